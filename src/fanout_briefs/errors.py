@@ -1,0 +1,134 @@
+"""The exceptions of the library: few, and named after the state they report.
+
+Each is built from typed facts and writes its own sentence, which ends with what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import frozen
+
+__all__ = [
+    "BadValue",
+    "InvalidPreferences",
+    "InvalidSchedule",
+    "ItemCancelled",
+    "NotSent",
+    "PermanentFailure",
+    "RetryLater",
+    "SchemaTooNew",
+    "SourceError",
+    "StorageUnavailable",
+]
+
+
+@frozen
+class BadValue:
+    """One value that was refused, and why.
+
+    Attributes:
+        field: Where the value stands: a parameter's or a column's name.
+        value: The value as it was given.
+        reason: What is wrong with it and what would be accepted, as a clause.
+        user_id: Whose value it is, where it belongs to one user.
+    """
+
+    field: str
+    value: object
+    reason: str
+    user_id: str | None = None
+
+    def __str__(self) -> str:
+        where = self.field if self.user_id is None else f"{self.field} of user {self.user_id!r}"
+        shown = repr(self.value)
+        return f"{where}={shown if len(shown) <= 80 else shown[:77] + '...'}: {self.reason}"
+
+
+class InvalidSchedule(ValueError):
+    """Preference fields make no schedule. ``problems`` names every bad field, not only the first."""
+
+    def __init__(self, problems: Sequence[BadValue]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(map(str, self.problems)))
+
+
+class InvalidPreferences(ValueError):
+    """A batch of preferences holds bad values; nothing of the batch was stored. ``problems`` names them all."""
+
+    def __init__(self, problems: Sequence[BadValue]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        lines = "".join(f"\n  {problem}" for problem in self.problems)
+        super().__init__(
+            f"{count} bad value{'s' if count != 1 else ''}, so nothing was stored; mend and store again:{lines}"
+        )
+
+
+class ItemCancelled(Exception):
+    """An item ended cancelled though nobody outside had cancelled it, such as by awaiting a cancelled future."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the item was cancelled from within: it awaited something cancelled, or cancelled its own task"
+        )
+
+
+class SourceError(Exception):
+    """The source of items raised; every item it had given was settled first. ``__cause__`` is what it raised.
+
+    Attributes:
+        outcomes: What the items pulled before the failure came to, in input order. Of a stream, only those
+            that the consumer had not taken yet are missing from what it saw: it has them all, so this is empty.
+    """
+
+    def __init__(self, outcomes: Sequence[Any] = ()) -> None:
+        self.outcomes = tuple(outcomes)
+        super().__init__(
+            f"the source of items raised; {len(self.outcomes)} outcomes are in .outcomes, its error is the cause"
+        )
+
+
+class StorageUnavailable(Exception):
+    """The storage cannot be opened or used. The message names the place and says what to do."""
+
+
+class SchemaTooNew(StorageUnavailable):
+    """The storage was written by a newer release of this library; nothing was changed."""
+
+    def __init__(self, place: str, found: int, supported: int) -> None:
+        self.place, self.found, self.supported = place, found, supported
+        super().__init__(
+            f"{place} has schema version {found}, and this release knows up to {supported}: upgrade fanout-briefs"
+        )
+
+
+class RetryLater(Exception):
+    """Raised by a generator, projects source or mailer to ask for another attempt after a given time.
+
+    Attributes:
+        seconds: How long to wait at least, such as a provider's ``Retry-After``.
+    """
+
+    def __init__(self, seconds: float, message: str = "asked to retry later") -> None:
+        if not seconds >= 0:
+            raise ValueError(f"seconds={seconds!r}: must be zero or more")
+        self.seconds = seconds
+        super().__init__(f"{message} (in {seconds:g} s)")
+
+
+class PermanentFailure(Exception):
+    """Raised by a generator, projects source or mailer when another attempt cannot help."""
+
+
+class NotSent(Exception):
+    """Raised by a mailer when the mail has surely not left. Any other error leaves the outcome unknown.
+
+    Attributes:
+        permanent: True when another attempt cannot help, such as an address that does not exist.
+    """
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        self.permanent = permanent
+        super().__init__(message)

@@ -1,0 +1,505 @@
+"""The values that travel between the stages: frozen, compared by content, without behaviour of their own.
+
+Instants are aware datetimes; a naive one is refused where the value is made. Local dates belong to the
+zone of the person's own schedule.
+"""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import Any, Generic, TypeVar
+
+from attrs import Attribute, Factory, field, frozen
+from attrs.validators import instance_of, optional
+
+__all__ = [
+    "Activity",
+    "Brief",
+    "Change",
+    "Claim",
+    "Claims",
+    "EngagementDecision",
+    "Enqueued",
+    "Finish",
+    "FollowUp",
+    "Html",
+    "Job",
+    "JobRef",
+    "JobStatus",
+    "Mail",
+    "Occurrence",
+    "Page",
+    "Preference",
+    "Progress",
+    "Project",
+    "ProjectBrief",
+    "Receipt",
+    "Recipient",
+    "Rendered",
+    "Section",
+    "SectionRequest",
+    "SkipReason",
+    "Window",
+]
+
+_JOB_NAMESPACE = uuid.UUID("4f0c2c5e-6f0a-5f57-9d6a-6c1f2b0f7f01")
+
+
+def _aware(_: object, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, datetime):
+        raise TypeError(f"{attribute.name}={value!r}: must be a datetime")
+    if value.utcoffset() is None:
+        raise ValueError(f"{attribute.name}={value!r}: must be aware, give it a tzinfo such as datetime.UTC")
+
+
+class JobStatus(enum.StrEnum):
+    """Where a slot of the ledger stands."""
+
+    PENDING = "pending"
+    """Waits for its time."""
+    PROCESSING = "processing"
+    """A worker holds it under a lease."""
+    COMPLETED = "completed"
+    """Its brief is saved, or its mail was accepted."""
+    EMPTY = "empty"
+    """There was nothing to say: no projects, or nothing new in any."""
+    SKIPPED = "skipped"
+    """Decided against, for the reason in ``code``. A later plan may take the slot up again."""
+    CANCELLED = "cancelled"
+    """Planned, then withdrawn for the reason in ``code``."""
+    FAILED = "failed"
+    """Attempts are used up, or the failure is permanent; ``error`` is the last one."""
+    UNKNOWN = "unknown"
+    """The mailer was called and never answered, so the mail may or may not have left."""
+
+
+class SkipReason(enum.StrEnum):
+    """Why somebody gets no brief for a date: the closed list of answers."""
+
+    NO_PREFERENCE = "no_preference"
+    """No preference is known for this user."""
+    SWITCHED_OFF = "switched_off"
+    """The preference is not active."""
+    INVALID_USER_ID = "invalid_user_id"
+    """The id is empty, longer than 255 characters, holds control characters, or is no string."""
+    INVALID_SCHEDULE = "invalid_schedule"
+    """The preference's fields make no schedule."""
+    DUPLICATE_USER = "duplicate_user"
+    """A second preference of the same user in one page; the first counts."""
+    NOT_SCHEDULED = "not_scheduled"
+    """The schedule has no occurrence on that local date."""
+    NOT_YET_EFFECTIVE = "not_yet_effective"
+    """The occurrence is before ``effective_from``."""
+    NOT_YET_DUE = "not_yet_due"
+    """The occurrence is beyond the planning horizon, or no plan has run since it came within."""
+    TOO_LATE = "too_late"
+    """It was missed, and for longer than ``max_lateness`` allows."""
+    MISSED = "missed"
+    """It was missed, and the catch-up policy is ``skip``."""
+    NEWER_OCCURRENCE = "newer_occurrence"
+    """It was missed, and the catch-up policy ``latest`` sends a later one."""
+    NEARBY_JOB = "nearby_job"
+    """Another live job of the user lies within the planner's ``tolerance``."""
+    ENGAGEMENT = "engagement"
+    """The engagement policy decided against; its own words are in ``reason``."""
+    ENGAGEMENT_UNAVAILABLE = "engagement_unavailable"
+    """The user's activity could not be read. No verdict: the next plan asks again."""
+    SUPERSEDED = "superseded"
+    """The preference changed after planning, so the slot no longer matches it."""
+    PAUSED = "paused"
+    """Paused by the host."""
+    WITHDRAWN = "withdrawn"
+    """Cancelled by the host."""
+    UNREACHABLE = "unreachable"
+    """No recipient is known for the mail."""
+    OPTED_OUT = "opted_out"
+    """The recipient has opted out of mail."""
+
+
+@frozen
+class Occurrence:
+    """One slot of a schedule.
+
+    Attributes:
+        local_date: The nominal date in the schedule's zone; it names the slot for good.
+        deliver_at: When the brief is to arrive, in UTC.
+    """
+
+    local_date: date
+    deliver_at: datetime = field(validator=_aware)
+
+
+@frozen
+class Window:
+    """What a brief covers: after ``start``, up to and including ``end``. Both aware."""
+
+    start: datetime = field(validator=_aware)
+    end: datetime = field(validator=_aware)
+
+
+@frozen(kw_only=True)
+class Preference:
+    """Who wants a brief, and when: one row of the host's preferences, with its fields as they are stored.
+
+    Nothing is checked here, so that one bad row never keeps a page from being read. ``Schedule.parse`` and
+    the planner check, and name what is wrong. None takes the default.
+
+    Attributes:
+        user_id: 1 to 255 characters without control characters, compared exactly.
+        frequency: ``daily`` (default), ``weekdays``, ``weekly``, ``custom`` or ``monthly``.
+        time_of_day: Wall-clock time ``HH:MM[:SS]`` in ``timezone``; default 09:00.
+        timezone: An IANA name; default UTC.
+        day_of_week: For ``weekly``: 0 = Sunday to 6 = Saturday; default 1, Monday.
+        days: For ``custom`` weekdays 0 = Sunday to 6; for ``monthly`` days of the month 1 to 31.
+        is_active: False while the person has switched the brief off.
+        effective_from: Aware. Occurrences before it were never promised, so they are not missed.
+    """
+
+    user_id: str
+    frequency: str | None = None
+    time_of_day: str | None = None
+    timezone: str | None = None
+    day_of_week: int | None = None
+    days: Sequence[int] | None = None
+    is_active: bool = True
+    effective_from: datetime | None = None
+
+
+_T_co = TypeVar("_T_co", covariant=True)
+
+
+@frozen
+class Page(Generic[_T_co]):
+    """Some rows, and the cursor that the next page starts from; None when these were the last."""
+
+    items: Sequence[_T_co]
+    next_cursor: str | None = None
+
+
+@frozen
+class Activity:
+    """What an engagement policy decides on. Instants are aware; None means never.
+
+    Attributes:
+        last_visit: When the user was last seen by the host.
+        last_brief: ``deliver_at`` of the user's latest brief before the one decided on, planned ones included.
+    """
+
+    user_id: str
+    last_visit: datetime | None = field(default=None, validator=optional(_aware))
+    last_brief: datetime | None = field(default=None, validator=optional(_aware))
+
+
+@frozen
+class EngagementDecision:
+    """What an engagement policy says of one occurrence.
+
+    Attributes:
+        send: Whether the brief is to be made.
+        is_reengagement: Whether it is a reminder to somebody who stays away.
+        reason: The policy's own word for the rule that decided.
+        days_inactive: Whole 24-hour periods since the last visit; 0 where there was none.
+    """
+
+    send: bool
+    is_reengagement: bool
+    reason: str
+    days_inactive: int = 0
+
+
+@frozen(kw_only=True)
+class Job:
+    """One slot of the ledger: a brief to make, or a mail to send, for one user and local date.
+
+    Attributes:
+        type: The brief's name, or the type of its mail job. No colon.
+        occurrence: The slot's date, and when it is to be delivered.
+        run_at: Not to be started before, in UTC.
+        window: What the content covers. A storage sets ``start`` at the first claim to where the user's last
+            saved brief ended, and never again.
+        code: Why it is skipped or cancelled.
+        reason: The engagement policy's own word, where it decided.
+        error: The last failure, for a person to read.
+        epoch: Raised by one each time a finished slot is taken up again.
+        attempts: How often it was claimed in this epoch, claims that were released not counted.
+        progress: The last one that was recorded, where there is one.
+        dedup_key: ``{type}:{local_date}:{user_id}``, unique over all states.
+    """
+
+    type: str
+    user_id: str
+    occurrence: Occurrence
+    run_at: datetime
+    window: Window
+    status: JobStatus = JobStatus.PENDING
+    code: SkipReason | None = None
+    reason: str | None = None
+    error: str | None = None
+    epoch: int = 1
+    attempts: int = 0
+    progress: Progress | None = None
+    dedup_key: str = field(
+        init=False,
+        default=Factory(lambda self: f"{self.type}:{self.occurrence.local_date}:{self.user_id}", takes_self=True),
+    )
+
+    @property
+    def id(self) -> uuid.UUID:
+        """The same for the same ``dedup_key``, everywhere and always."""
+        return uuid.uuid5(_JOB_NAMESPACE, self.dedup_key)
+
+    @property
+    def can_be_taken_up(self) -> bool:
+        """Whether a planner may plan this slot again: skipped, or cancelled because something changed."""
+        return self.status is JobStatus.SKIPPED or (
+            self.status is JobStatus.CANCELLED and self.code in (SkipReason.SUPERSEDED, SkipReason.PAUSED)
+        )
+
+
+@frozen
+class JobRef:
+    """What an engine carries: enough to claim the job in the ledger, nothing to run it from."""
+
+    dedup_key: str
+    type: str
+    run_at: datetime
+
+
+class Enqueued(enum.StrEnum):
+    """What became of one job given to ``enqueue``."""
+
+    CREATED = "created"
+    TAKEN_UP = "taken_up"
+    """The slot was skipped or superseded; it is pending again, its epoch raised."""
+    DUPLICATE = "duplicate"
+    """The slot exists; nothing was changed."""
+
+
+class Change(enum.StrEnum):
+    """What a host may ask of existing slots. Slots in other states stay as they are."""
+
+    CANCEL = "cancel"
+    """pending becomes cancelled (withdrawn)."""
+    RETRY = "retry"
+    """failed, unknown, skipped or cancelled becomes pending, the epoch raised."""
+    REGENERATE = "regenerate"
+    """completed or empty becomes pending, the epoch raised; the window stays."""
+
+
+@frozen
+class Progress:
+    """How far a brief has come. It counts completions, so it never goes back within an attempt.
+
+    Attributes:
+        step: ``projects``, ``sections``, ``composing``, ``saving`` or, of a mail, ``sending``.
+        completed: Sections settled so far, failed ones included.
+        total: Sections in all; 0 until the projects are known.
+        failed: Sections that failed.
+    """
+
+    step: str
+    completed: int = 0
+    total: int = 0
+    failed: int = 0
+
+
+@frozen(kw_only=True)
+class Claim:
+    """The right to run one job until ``until``. Every later write shows ``token``; a stale one changes nothing.
+
+    Attributes:
+        token: The fencing token, higher than any given for this job before.
+        until: When the lease ends unless a heartbeat moves it; by the claiming host's clock.
+        payload: What the follow-up was enqueued with: the rendered mail.
+    """
+
+    job: Job
+    token: int
+    until: datetime
+    payload: bytes | None = None
+    progress: Progress | None = None
+
+
+@frozen
+class Claims:
+    """What one call of ``claim`` got.
+
+    Attributes:
+        claims: The jobs that are ours now.
+        held_until: When the first lease ends among due jobs that are held already; None: none is.
+    """
+
+    claims: Sequence[Claim]
+    held_until: datetime | None = None
+
+
+@frozen
+class Project:
+    """One project of a user, which may become one section.
+
+    Attributes:
+        id: Unique among the user's projects.
+        name: For people; the section's title unless the generator gives another.
+        data: Whatever the host's generator wants to know; never stored.
+    """
+
+    id: str
+    name: str
+    data: Any = None
+
+
+class Html(str):
+    """Markup that the host vouches for. Plain strings are escaped; only this type is not."""
+
+    __slots__ = ()
+
+
+@frozen
+class ProjectBrief:
+    """What a generator made of one project.
+
+    Attributes:
+        text: The section in plain text; always there, for mail clients that show no HTML.
+        html: The section as markup; None shows ``text``, escaped.
+        title: None takes the project's name.
+    """
+
+    text: str = field(validator=instance_of(str))
+    html: Html | None = field(default=None, validator=optional(instance_of(Html)))
+    title: str | None = None
+
+
+@frozen(kw_only=True)
+class SectionRequest:
+    """What a generator is asked for: one section of one brief.
+
+    Attributes:
+        window: What the brief covers; the same for every section, attempt and regeneration.
+        occurrence: The brief's own date and time of delivery.
+        timezone: The user's IANA zone.
+        decision: What the engagement policy said, where there is one; a re-engagement may want another tone.
+    """
+
+    user_id: str
+    project: Project
+    window: Window
+    occurrence: Occurrence
+    timezone: str
+    decision: EngagementDecision | None = None
+
+
+@frozen(kw_only=True)
+class Section:
+    """One section of a saved brief: written, or failed with ``error``."""
+
+    project_id: str
+    title: str
+    text: str = ""
+    html: Html | None = None
+    error: str | None = None
+
+
+@frozen
+class Rendered:
+    """A brief as a person sees it. ``html`` is a whole document."""
+
+    subject: str
+    text: str
+    html: str
+
+
+@frozen(kw_only=True)
+class Brief:
+    """A finished brief. Sections stand in the order of the user's projects; projects with nothing new have none."""
+
+    type: str
+    user_id: str
+    occurrence: Occurrence
+    window: Window
+    epoch: int
+    sections: Sequence[Section]
+    rendered: Rendered
+
+    @property
+    def failed(self) -> Sequence[Section]:
+        """The sections that could not be made."""
+        return tuple(section for section in self.sections if section.error is not None)
+
+
+@frozen
+class Recipient:
+    """Where a user's mail goes, as it is known at the moment of sending.
+
+    Attributes:
+        locale: A BCP 47 tag, for hosts whose mailer cares.
+        opted_out: True stops the mail, also one that is queued already.
+    """
+
+    address: str
+    name: str | None = None
+    locale: str | None = None
+    opted_out: bool = False
+
+
+@frozen
+class Mail:
+    """One mail to one recipient, rendered when the brief was saved."""
+
+    recipient: Recipient
+    rendered: Rendered
+    user_id: str
+    occurrence: Occurrence
+
+
+@frozen
+class Receipt:
+    """A mailer's word that it has taken the mail.
+
+    Attributes:
+        reference: Whatever finds it again: a path, a provider's message id.
+    """
+
+    reference: str
+
+
+@frozen
+class FollowUp:
+    """A job that ``finish`` enqueues in its own transaction, with what it needs to run."""
+
+    job: Job
+    payload: bytes
+
+
+@frozen(kw_only=True)
+class Finish:
+    """How a claimed job ends.
+
+    Attributes:
+        status: Any but pending and processing.
+        brief: To be saved with it; replaces the brief of an earlier epoch.
+        reason: The policy's word, or the mailer's reference.
+    """
+
+    status: JobStatus
+    brief: Brief | None = None
+    code: SkipReason | None = None
+    reason: str | None = None
+    error: str | None = None
+
+
+def check_user_id(user_id: object) -> str | None:
+    """What is wrong with a user id, as a clause; None where it is good."""
+    if not isinstance(user_id, str):
+        return f"must be a string, not {type(user_id).__name__}"
+    if not user_id:
+        return "must not be empty"
+    if len(user_id) > 255:
+        return f"must be at most 255 characters, it has {len(user_id)}"
+    if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in user_id):
+        return "must hold no control characters"
+    if any(0xD800 <= ord(char) < 0xE000 for char in user_id):
+        return "must hold no lone surrogates"
+    return None

@@ -1,0 +1,321 @@
+"""What a host application gives to the library, and what a storage promises to it.
+
+Read the first three and the job is done: ``Preferences`` (who wants a brief, and when), ``Projects`` and
+``Generator`` (what goes in). With a shipped storage that keeps preferences, the last two suffice. The rest
+has a working default, or matters only to whoever writes a storage of their own.
+
+Every method is async, takes a batch and answers with a mapping, so that a page costs one query whatever its
+size. Implementations are told by their shape: no base class is needed. They must be safe to call from many
+tasks at once. Whatever they raise is taken as a failure of that call alone; cancellation must be let through.
+``adapters.in_thread`` turns an object with plain synchronous methods into such an implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import Protocol
+
+from fanout_briefs.model import (
+    Brief,
+    Change,
+    Claim,
+    Claims,
+    Enqueued,
+    Finish,
+    FollowUp,
+    Job,
+    JobRef,
+    Mail,
+    Page,
+    Preference,
+    Project,
+    ProjectBrief,
+    Receipt,
+    Recipient,
+    SectionRequest,
+    Window,
+)
+
+__all__ = [
+    "Dispatcher",
+    "Engagement",
+    "Generator",
+    "Ledger",
+    "Mailer",
+    "Preferences",
+    "Projects",
+    "Recipients",
+    "Storage",
+    "Work",
+]
+
+
+class Preferences(Protocol):
+    """Who wants a brief, and when."""
+
+    async def page(self, cursor: str | None, limit: int) -> Page[Preference]:
+        """Give up to ``limit`` preferences, in an order that stays the same from page to page.
+
+        Args:
+            cursor: None for the first page, then the ``next_cursor`` of the page before. It is yours: nobody
+                else looks into it, so it may be an id, a key in the database's own collation, or a token.
+            limit: At least 1. Fewer may come, even none; only ``next_cursor=None`` ends the scan.
+
+        Each user appears once in a scan. Somebody who signs up during it may appear or not: the next plan
+        scans again. Rows with bad values are given as they are; the planner reports them.
+
+        Raises:
+            Exception: The plan stops with this error. What earlier pages planned stays, and the next plan
+                covers the same span of time again.
+        """
+        ...
+
+    async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
+        """Give the preferences of these users as they are now; unknown users are absent.
+
+        Called before work starts, so that a switch to off or a changed time wins over an older plan.
+        """
+        ...
+
+
+class Projects(Protocol):
+    """What a user's brief is about."""
+
+    async def of(self, user_id: str, window: Window) -> Sequence[Project]:
+        """Give the user's projects, in the order in which their sections are to stand.
+
+        Args:
+            user_id: Whose.
+            window: What the brief covers, for hosts that leave out projects where nothing happened.
+
+        None at all is a good answer: the slot ends ``empty``, and no mail is made.
+
+        Raises:
+            RetryLater: Another attempt is made after that time.
+            PermanentFailure: The brief fails without another attempt.
+            Exception: The brief is tried again, with back-off.
+        """
+        ...
+
+
+class Generator(Protocol):
+    """How one project's section is made."""
+
+    async def generate(self, request: SectionRequest) -> ProjectBrief | None:
+        """Make one section, or answer None where there is nothing new.
+
+        Called for many sections at once, and again for the same one when an attempt is repeated: the same
+        request should come to the same content, or at least do no harm twice. It is cancelled when it takes
+        longer than the section's timeout or the brief's deadline; it must let that through.
+
+        Raises:
+            Exception: This section is marked as failed, and the others are not affected. Only when all
+                sections fail does the brief; then ``RetryLater`` and ``PermanentFailure`` are heeded.
+        """
+        ...
+
+
+class Engagement(Protocol):
+    """When users were last seen."""
+
+    async def last_visits(self, user_ids: Collection[str]) -> Mapping[str, datetime | None]:
+        """Give each user's last visit: an aware instant, or None for never.
+
+        A user whose visits cannot be read right now is left out of the mapping, which is not the same as
+        never: the policy says what happens then.
+
+        Raises:
+            Exception: As though every user had been left out.
+        """
+        ...
+
+
+class Recipients(Protocol):
+    """Where mail goes."""
+
+    async def get(self, user_ids: Collection[str]) -> Mapping[str, Recipient]:
+        """Give addresses as they are now, right before sending; users who cannot be reached are absent.
+
+        Opt-outs and suppressions are answered here too, by ``opted_out`` or by absence, so that they stop
+        mail that is queued already.
+
+        Raises:
+            Exception: The mail is tried again, with back-off; it has not been sent.
+        """
+        ...
+
+
+class Mailer(Protocol):
+    """Hands a mail to whoever delivers it."""
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether sending twice with one key delivers once.
+
+        Declare True only if the provider promises it. A mail whose outcome is unknown is sent again only then.
+        """
+        ...
+
+    async def send(self, mail: Mail, key: str) -> Receipt:
+        """Hand over one mail and return once it is accepted.
+
+        Args:
+            mail: Recipient and rendered brief.
+            key: The same for every attempt at this mail and for no other; the provider's idempotency key.
+
+        Raises:
+            NotSent: The mail has surely not left; it is tried again unless the error is permanent.
+            RetryLater: Likewise, not before the given time.
+            Exception: Nobody knows. The mail ends ``unknown``, or is sent again if the mailer is idempotent.
+        """
+        ...
+
+
+class Dispatcher(Protocol):
+    """Carries references of jobs to workers, on an engine of the host's choice."""
+
+    async def dispatch(self, jobs: Sequence[JobRef]) -> None:
+        """Hand over references of jobs that are committed in the ledger; the engine may deliver each more than once.
+
+        Raises:
+            Exception: The jobs stay in the ledger, to be dispatched again.
+        """
+        ...
+
+
+class Ledger(Protocol):
+    """The truth about every slot: which were planned, and what became of them.
+
+    One row a ``dedup_key``, over all states and for good, is the whole of exactly-once planning: any number of
+    planners may call at once, be killed anywhere and be run again. Each method is one transaction or, for
+    long batches, one a chunk in order of the keys: after a failure or a cancellation every row is wholly as
+    before or wholly as after, and calling again with the same arguments completes the rest.
+
+    Raises:
+        StorageUnavailable: From any method, when the storage cannot be used. Busy, serialization and deadlock
+            errors are tried again first.
+    """
+
+    async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
+        """Record new slots; answer for each job, in the order given, what became of it.
+
+        Jobs come as pending, or as skipped with a code. A key that exists is a ``DUPLICATE`` and stays as it
+        is, with one exception: a pending job takes up a slot for which ``Job.can_be_taken_up`` holds. That
+        row becomes the new job with its epoch raised by one and its attempts at zero, and keeps its window's start
+        if a worker had fixed it. Of equal keys in one batch the first counts. A conflict never raises.
+        """
+        ...
+
+    async def find(self, keys: Collection[str]) -> Mapping[str, Job]:
+        """Give the slots of these keys; those that do not exist are absent. One query, whatever their number."""
+        ...
+
+    async def last_briefs(self, type: str, before: Mapping[str, datetime]) -> Mapping[str, datetime]:  # noqa: A002
+        """Give the latest ``deliver_at`` of each user's pending, processing and completed jobs of this type.
+
+        Args:
+            type: The job type, so that briefs of another name do not count.
+            before: For each user the instant, aware, before which to look (exclusive).
+
+        Users who have none are absent.
+        """
+        ...
+
+    async def change(self, keys: Collection[str], change: Change) -> Collection[str]:
+        """Move slots by hand; answer with the keys that were in a state the change applies to, and moved."""
+        ...
+
+    async def advance(self, name: str, to: datetime | None = None, *, start: datetime | None = None) -> datetime | None:
+        """Read, and perhaps move, the mark up to which the planning of brief ``name`` is complete.
+
+        Args:
+            name: Whose mark.
+            to: Moves the mark forward to this instant. It never moves back: an earlier one changes nothing.
+            start: Where the mark begins if there is none yet. Without ``start``, ``to`` moves only an existing mark.
+
+        Returns:
+            The mark as it is now, aware; None where there is none. Without ``to`` and ``start`` nothing is written.
+        """
+        ...
+
+    async def forget(self, user_id: str) -> int:
+        """Erase everything that is stored about a user, and return how many rows that was.
+
+        A worker that holds one of these jobs finds its claim stale.
+        """
+        ...
+
+
+class Work(Protocol):
+    """How workers take jobs and hand in what they made. Every write shows a fencing token."""
+
+    async def claim(
+        self,
+        due_by: datetime,
+        *,
+        now: datetime,
+        lease: timedelta,
+        limit: int,
+        types: Collection[str],
+        key: str | None = None,
+    ) -> Claims:
+        """Take up to ``limit`` jobs, the longest due first. No job is ever given to two callers at once.
+
+        Due are pending jobs with ``run_at <= due_by``, and jobs in processing whose lease ended at or before
+        ``now``. A job waits while an earlier slot (by ``deliver_at``) of the same user and type is pending or
+        in processing, so that content windows never overlap. ``due_by`` and ``now`` are two clocks on purpose:
+        a run may be made for a past moment, while leases always run by the wall clock.
+
+        A claimed job is in processing, its attempts raised by one, its token too, its lease ends at
+        ``now + lease``. The first claim of a slot ever fixes its window's start: at the window's end of the
+        user's latest earlier saved brief of that type, or else as enqueued.
+
+        Args:
+            due_by: The moment of the schedule up to which to look.
+            now: The moment by the wall clock, for leases.
+            lease: How long the claims hold without a heartbeat.
+            limit: At least 1.
+            types: Job types to look for.
+            key: Looks at this one slot only.
+        """
+        ...
+
+    async def heartbeat(self, claims: Collection[Claim], until: datetime) -> Collection[str]:
+        """Move the lease of these claims to ``until`` and record their progress; answer with the keys that are lost.
+
+        A claim is lost when its token is stale or its job no longer in processing: whoever holds it must stop.
+        """
+        ...
+
+    async def finish(self, claim: Claim, finish: Finish, follow_ups: Sequence[FollowUp] = ()) -> bool:
+        """End a job: status, saved brief and follow-up jobs in one transaction.
+
+        A follow-up whose slot is new is created with its payload; one that is still pending, skipped, failed or
+        cancelled is renewed with the payload, attempts at zero and the epoch given; any other stays as it is.
+
+        Returns:
+            False if the claim is lost. Then nothing was changed.
+        """
+        ...
+
+    async def retry(self, claim: Claim, at: datetime, error: str) -> bool:
+        """Put a job back to pending until ``at``, keeping the error; False and no change if the claim is lost."""
+        ...
+
+    async def release(self, claims: Collection[Claim]) -> None:
+        """Put jobs back as though they had not been claimed: pending, the attempt not counted. Lost ones stay."""
+        ...
+
+    async def brief(self, type: str, user_id: str, on: date | None = None) -> Brief | None:  # noqa: A002
+        """Give the saved brief of that local date, or the one with the latest ``deliver_at``; None where there is none."""
+        ...
+
+
+class Storage(Ledger, Work, Protocol):
+    """A ledger and its work, in one place, so that ``finish`` can be one transaction.
+
+    A storage may keep preferences too; it says so by an attribute ``preferences`` that implements
+    ``Preferences``. Where it is an async context manager, ``Briefs`` opens and closes it; opening twice
+    at once must be harmless, and the last one to leave closes.
+    """
