@@ -12,6 +12,7 @@ from attrs import frozen
 
 __all__ = [
     "BadValue",
+    "BriefFailed",
     "InvalidPreferences",
     "InvalidSchedule",
     "ItemCancelled",
@@ -21,6 +22,7 @@ __all__ = [
     "SchemaTooNew",
     "SourceError",
     "StorageUnavailable",
+    "UnknownUser",
 ]
 
 
@@ -102,6 +104,18 @@ class SchemaTooNew(StorageUnavailable):
         super().__init__(
             f"{place} has schema version {found}, and this release knows up to {supported}: upgrade fanout-briefs"
         )
+
+
+class UnknownUser(LookupError):
+    """No preference is known for a user."""
+
+    def __init__(self, user_id: str) -> None:
+        self.user_id = user_id
+        super().__init__(f"no preference is known for user {user_id!r}: check the id against the host's preferences")
+
+
+class BriefFailed(Exception):
+    """A brief came to nothing, as when every one of its sections failed. It is tried again, with back-off."""
 
 
 class RetryLater(Exception):

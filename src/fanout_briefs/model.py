@@ -33,6 +33,7 @@ __all__ = [
     "Occurrence",
     "Page",
     "Preference",
+    "Problem",
     "Progress",
     "Project",
     "ProjectBrief",
@@ -43,6 +44,7 @@ __all__ = [
     "SectionRequest",
     "SkipReason",
     "Window",
+    "check_user_id",
 ]
 
 _JOB_NAMESPACE = uuid.UUID("4f0c2c5e-6f0a-5f57-9d6a-6c1f2b0f7f01")
@@ -92,7 +94,7 @@ class SkipReason(enum.StrEnum):
     NOT_SCHEDULED = "not_scheduled"
     """The schedule has no occurrence on that local date."""
     NOT_YET_EFFECTIVE = "not_yet_effective"
-    """The occurrence is before ``effective_from``."""
+    """The occurrence is before ``effective_from``, or its time was planned while the preference did not have it."""
     NOT_YET_DUE = "not_yet_due"
     """The occurrence is beyond the planning horizon, or no plan has run since it came within."""
     TOO_LATE = "too_late"
@@ -287,6 +289,15 @@ class Change(enum.StrEnum):
     """failed, unknown, skipped or cancelled becomes pending, the epoch raised."""
     REGENERATE = "regenerate"
     """completed or empty becomes pending, the epoch raised; the window stays."""
+
+
+@frozen
+class Problem:
+    """Something a person should look at: whose, which code, and what happened."""
+
+    message: str
+    user_id: str | None = None
+    code: SkipReason | None = None
 
 
 @frozen

@@ -1,0 +1,294 @@
+"""The composition root: wires a host's adapters to the planner, the builder, the worker and the delivery."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, date, datetime, timedelta
+from types import TracebackType
+from typing import Self, cast
+
+from attrs import evolve, frozen
+
+from fanout_briefs.builder import BriefBuilder
+from fanout_briefs.delivery import SENDING, Delivery, mail_job, mail_type
+from fanout_briefs.eligibility import Eligibility
+from fanout_briefs.engagement import BackoffPolicy, EngagementPolicy
+from fanout_briefs.explain import Explainer, Explanation
+from fanout_briefs.model import (
+    Brief,
+    Finish,
+    FollowUp,
+    Job,
+    JobStatus,
+    Occurrence,
+    Problem,
+    Progress,
+    Rendered,
+    Section,
+)
+from fanout_briefs.planner import CatchUp, PlanReport, SchedulePlanner, Timing, Verdict
+from fanout_briefs.ports import Engagement, Generator, Mailer, Preferences, Projects, Recipients, Storage
+from fanout_briefs.render import render_brief
+from fanout_briefs.worker import Ended, Held, Retrying, RunReport, Screen, Worker
+
+__all__ = ["BriefProgress", "Briefs"]
+
+_log = logging.getLogger("fanout_briefs")
+_KEPT_PROBLEMS = 100
+
+
+@frozen
+class BriefProgress:
+    """How far the brief of one slot has come."""
+
+    job: Job
+    progress: Progress
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Briefs:
+    """One kind of brief: who gets it, what goes in, and how it is delivered.
+
+    Constructing does no I/O and binds nothing to an event loop. Use it as an async context manager, which
+    opens the storage; the same object may be opened again later, also in another loop.
+
+    Args:
+        storage: The ledger and its work.
+        name: The job type; each kind of brief in one storage has its own. No colon.
+        projects: What a user's brief is about.
+        generator: Makes one section.
+        preferences: Who wants a brief, and when; None takes the storage's own.
+        engagement: When users were last seen; None sends to everyone.
+        recipients: Where mail goes.
+        mailer: Sends it; needs ``recipients``. None makes briefs without mailing them.
+        policy: Decides from visits and briefs; None is ``BackoffPolicy()``.
+        title: What a brief is called in its subject; None makes it from ``name``.
+        render: Lays out a brief's sections; None is ``render.render_brief`` under ``title``.
+        lead: How long before delivery the content is cut off and generation may start.
+        deadline: How long one brief may take to generate; what is not there by then is marked as failed.
+        horizon: How far ahead of ``lead`` a plan looks; plan more often than this.
+        catch_up: What happens to occurrences missed while nothing planned: ``skip``, ``latest`` or ``each``.
+        max_lateness: Missed occurrences older than this are never sent.
+        look_back: How far before its own moment the very first plan looks.
+        tolerance: Also drops slots within that distance of another live one of the same user.
+        page_size: How many preferences are planned at a time.
+        concurrency: How many briefs and mails are in the making at once.
+        section_limit: How many sections of one brief are in the making at once.
+        section_timeout: How long one section may take; None: as long as the brief.
+        lease: How long a claim outlives a worker that died.
+        retrying: How failed attempts are repeated.
+        on_progress: Called, synchronously, at each step of each brief. If it raises, that is logged and
+            reported, and the brief goes on.
+        clock: The wall clock, for leases only; moments of the schedule are arguments.
+
+    Raises:
+        ValueError: A bad argument; the message names it.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        name: str = "daily_brief",
+        projects: Projects,
+        generator: Generator,
+        preferences: Preferences | None = None,
+        engagement: Engagement | None = None,
+        recipients: Recipients | None = None,
+        mailer: Mailer | None = None,
+        policy: EngagementPolicy | None = None,
+        title: str | None = None,
+        render: Callable[[Occurrence, Sequence[Section]], Rendered] | None = None,
+        lead: timedelta = timedelta(minutes=15),
+        deadline: timedelta = timedelta(minutes=5),
+        horizon: timedelta = timedelta(hours=1),
+        catch_up: CatchUp | str = CatchUp.LATEST,
+        max_lateness: timedelta = timedelta(hours=12),
+        look_back: timedelta = timedelta(0),
+        tolerance: timedelta | None = None,
+        page_size: int = 1000,
+        concurrency: int = 10,
+        section_limit: int = 8,
+        section_timeout: timedelta | None = timedelta(seconds=60),
+        lease: timedelta = timedelta(seconds=30),
+        retrying: Retrying | None = None,
+        on_progress: Callable[[BriefProgress], object] | None = None,
+        clock: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        if mailer is not None and recipients is None:
+            raise ValueError("recipients=None: a mailer needs recipients, which say where mail goes")
+        if section_limit < 1:
+            raise ValueError(f"section_limit={section_limit}: must be at least 1")
+        self.name = name
+        self._storage = storage
+        self._preferences = preferences or _preferences_of(storage)
+        self._on_progress = on_progress
+        self._hook_problems: list[Problem] = []
+        policy = policy or BackoffPolicy()
+        timing = Timing(
+            lead=lead,
+            deadline=deadline,
+            horizon=horizon,
+            catch_up=CatchUp(catch_up),
+            max_lateness=max_lateness,
+            look_back=look_back,
+        )
+        self._planner = SchedulePlanner(
+            preferences=self._preferences,
+            engagement=engagement,
+            ledger=storage,
+            policy=policy,
+            name=name,
+            timing=timing,
+            tolerance=tolerance,
+            page_size=page_size,
+        )
+        shown = title or name.replace("_", " ").capitalize()
+        self._builder = BriefBuilder(
+            projects,
+            generator,
+            render=render or (lambda occurrence, sections: render_brief(shown, occurrence, sections)),
+            section_limit=section_limit,
+            section_timeout=section_timeout,
+            deadline=deadline,
+        )
+        self._delivery = None if mailer is None or recipients is None else Delivery(name, recipients, mailer)
+        eligibility = Eligibility(engagement, storage, policy)
+        self._explainer = Explainer(name, self._preferences, eligibility, storage, timing, mailer is not None)
+        self._worker = Worker(
+            work=storage,
+            name=name,
+            handlers={name: self._generate} | ({} if self._delivery is None else {mail_type(name): self._deliver}),
+            screen=Screen(self._preferences, eligibility),
+            concurrency=concurrency,
+            lease=lease,
+            retrying=retrying or Retrying(),
+            clock=clock,
+        )
+
+    async def __aenter__(self) -> Self:
+        if isinstance(self._storage, AbstractAsyncContextManager):
+            await self._storage.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(self._storage, AbstractAsyncContextManager):
+            await self._storage.__aexit__(kind, error, traceback)
+
+    async def plan(
+        self, now: datetime, dry_run: bool = False, on_verdict: Callable[[Verdict], object] | None = None
+    ) -> PlanReport:
+        """Queue a slot for everybody due; see ``SchedulePlanner.plan``.
+
+        Args:
+            now: The moment to plan for, aware.
+            dry_run: Decides alike and writes nothing.
+            on_verdict: Told about every preference, also of people who are not due.
+        """
+        return await self._planner.plan(now, dry_run, on_verdict)
+
+    async def run_once(self, now: datetime, on_ended: Callable[[Ended], object] | None = None) -> RunReport:
+        """Generate and deliver what is due at ``now``, and return when none of it is left, with anybody.
+
+        Briefs whose generation falls before ``now`` are made; of them only what has ``deliver_at <= now`` is
+        mailed. Jobs that another worker holds are waited for, and taken over when it dies.
+
+        Args:
+            now: The moment of the schedule, aware. Leases run by the wall clock all the same.
+            on_ended: Told about every job that ends, is put off or is lost.
+
+        Raises:
+            ValueError: ``now`` is naive.
+            Exception: What the storage raises.
+        """
+        if now.utcoffset() is None:
+            raise ValueError(f"now={now!r}: must be aware, give it a tzinfo such as datetime.UTC")
+        self._hook_problems = []
+        report = await self._worker.run(now.astimezone(UTC), on_ended)
+        return evolve(report, problems=[*report.problems, *self._hook_problems])
+
+    async def explain(self, user_id: str, on: date | None = None, now: datetime | None = None) -> Explanation:
+        """Say what became of a user's brief of one local date, or what would, and why.
+
+        Args:
+            user_id: Whose brief.
+            on: The local date in the user's own zone; None is today there.
+            now: The moment to judge by, aware; None is the present.
+        """
+        return await self._explainer.explain(user_id, on, now or _utc_now())
+
+    async def preview(self, user_id: str, now: datetime | None = None) -> Brief | None:
+        """Make the user's next brief as though it were due, saving and sending nothing.
+
+        Args:
+            user_id: Whose brief; the preference may be switched off.
+            now: The content is cut off here, aware; None is the present.
+
+        Returns:
+            The brief; None where there is nothing to say.
+
+        Raises:
+            UnknownUser: No preference is known for this user.
+            InvalidSchedule: The preference makes no schedule; every bad field is named.
+            Exception: What building raises; see ``BriefBuilder.build``.
+        """
+        job, timezone = await self._explainer.next_job(user_id, now or _utc_now())
+        latest = await self._storage.brief(self.name, user_id)
+        if latest is not None and latest.window.end < job.window.end:
+            job = evolve(job, window=evolve(job.window, start=latest.window.end))
+        return await self._builder.build(job, timezone=timezone, decision=None, on_progress=self._reporter(job))
+
+    async def latest(self, user_id: str) -> Brief | None:
+        """The user's latest saved brief; None where there is none."""
+        return await self._storage.brief(self.name, user_id)
+
+    async def forget(self, user_id: str) -> int:
+        """Erase everything the storage holds about a user, of every kind of brief; return how many rows that was."""
+        return await self._storage.forget(user_id)
+
+    async def _generate(self, held: Held) -> tuple[Finish, Sequence[FollowUp]]:
+        def report(progress: Progress) -> None:
+            held.progress = progress
+            tell(progress)
+
+        tell = self._reporter(held.job)
+        timezone = (held.preference and held.preference.timezone) or "UTC"
+        brief = await self._builder.build(held.job, timezone=timezone, decision=held.decision, on_progress=report)
+        if brief is None:
+            return Finish(status=JobStatus.EMPTY), ()
+        report(evolve(held.progress or Progress("saving"), step="saving"))
+        return Finish(status=JobStatus.COMPLETED, brief=brief), [mail_job(held.job, brief)] if self._delivery else ()
+
+    async def _deliver(self, held: Held) -> tuple[Finish, Sequence[FollowUp]]:
+        delivery = cast("Delivery", self._delivery)  # this handler is wired only where there is one
+        return await delivery.deliver(held.claim, lambda: held.record(Progress(SENDING))), ()
+
+    def _reporter(self, job: Job) -> Callable[[Progress], None]:
+        """Tell the host's hook; a hook that fails is reported and never costs a brief."""
+        hook = self._on_progress
+
+        def tell(progress: Progress) -> None:
+            if hook is None:
+                return
+            try:
+                hook(BriefProgress(job, progress))
+            except Exception as error:
+                _log.exception("the progress hook failed for %s", job.dedup_key)
+                if len(self._hook_problems) < _KEPT_PROBLEMS:
+                    self._hook_problems.append(Problem(f"the progress hook failed: {error!r}", job.user_id))
+
+        return tell
+
+
+def _preferences_of(storage: object) -> Preferences:
+    found = getattr(storage, "preferences", None)
+    if found is None:
+        raise ValueError(f"preferences=None: {type(storage).__name__} keeps none of its own, so pass preferences=")
+    return cast("Preferences", found)

@@ -1,0 +1,179 @@
+"""Builds one brief: its projects fan out to the generator at once, and one that fails never blocks another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import TypeAlias
+
+import anyio
+
+from fanout_briefs.errors import BriefFailed, PermanentFailure, RetryLater
+from fanout_briefs.model import (
+    Brief,
+    EngagementDecision,
+    Job,
+    Occurrence,
+    Progress,
+    Project,
+    ProjectBrief,
+    Rendered,
+    Section,
+    SectionRequest,
+)
+from fanout_briefs.ports import Generator, Projects
+from fanout_briefs.settled import Fulfilled, Rejected, Settled, iter_settled
+
+__all__ = ["BriefBuilder"]
+
+_Settled: TypeAlias = Settled[Project, ProjectBrief | None]
+
+
+class BriefBuilder:
+    """Makes briefs out of a host's projects and generator.
+
+    Args:
+        projects: What a user's brief is about.
+        generator: Makes one section.
+        render: Lays the sections out.
+        section_limit: How many sections of one brief are in the making at once.
+        section_timeout: How long one section may take; then it is cancelled and marked as failed.
+        deadline: How long the whole brief may take. What is not there by then is marked as failed.
+    """
+
+    def __init__(
+        self,
+        projects: Projects,
+        generator: Generator,
+        *,
+        render: Callable[[Occurrence, Sequence[Section]], Rendered],
+        section_limit: int,
+        section_timeout: timedelta | None,
+        deadline: timedelta,
+    ) -> None:
+        self._projects = projects
+        self._generator = generator
+        self._render = render
+        self._section_limit = section_limit
+        self._section_timeout = None if section_timeout is None else section_timeout.total_seconds()
+        self._deadline = deadline.total_seconds() or math.inf
+
+    async def build(
+        self,
+        job: Job,
+        *,
+        timezone: str,
+        decision: EngagementDecision | None,
+        on_progress: Callable[[Progress], object],
+    ) -> Brief | None:
+        """Build the brief of a slot.
+
+        Args:
+            job: The slot, its window fixed.
+            timezone: The user's zone, for the generator.
+            decision: The engagement policy's word, for the generator.
+            on_progress: Called at each step and each settled section; must not raise.
+
+        Returns:
+            The brief, with failed sections marked in their places; None where there was nothing to say.
+
+        Raises:
+            BriefFailed: Every section failed, or the projects did not come within the deadline.
+            RetryLater: Every section failed, and one asked for that; or the projects did.
+            PermanentFailure: Every section failed for good; or the projects did.
+            Exception: Whatever reading the projects raised.
+        """
+
+        async def generate(project: Project) -> ProjectBrief | None:
+            request = SectionRequest(
+                user_id=job.user_id,
+                project=project,
+                window=job.window,
+                occurrence=job.occurrence,
+                timezone=timezone,
+                decision=decision,
+            )
+            return await self._generator.generate(request)
+
+        on_progress(Progress("projects"))
+        projects: Sequence[Project] = ()
+        outcomes: dict[int, _Settled] = {}
+        with anyio.move_on_after(self._deadline) as deadline:
+            projects = await self._projects.of(job.user_id, job.window)
+            await self._fan_out(generate, projects, outcomes, on_progress)
+        if deadline.cancelled_caught and not projects:
+            raise BriefFailed(f"the projects of user {job.user_id!r} did not come within {self._deadline:g} s")
+        sections = [
+            section
+            for index, project in enumerate(projects)
+            if (section := self._section(project, outcomes.get(index))) is not None
+        ]
+        if not sections:
+            return None
+        if all(section.error is not None for section in sections):
+            raise _total_failure(sections, list(outcomes.values()))
+        failed = sum(section.error is not None for section in sections)
+        on_progress(Progress("composing", len(projects), len(projects), failed))
+        return Brief(
+            type=job.type,
+            user_id=job.user_id,
+            occurrence=job.occurrence,
+            window=job.window,
+            epoch=job.epoch,
+            sections=sections,
+            rendered=self._render(job.occurrence, sections),
+        )
+
+    async def _fan_out(
+        self,
+        generate: Callable[[Project], Awaitable[ProjectBrief | None]],
+        projects: Sequence[Project],
+        outcomes: dict[int, _Settled],
+        on_progress: Callable[[Progress], object],
+    ) -> None:
+        """Fill ``outcomes`` as sections settle, so that what is done stays when the deadline strikes."""
+        total, failed = len(projects), 0
+        on_progress(Progress("sections", 0, total))
+        async with iter_settled(
+            generate, projects, limit=self._section_limit, item_timeout=self._section_timeout
+        ) as settling:
+            async for outcome in settling:
+                outcomes[outcome.index] = outcome
+                failed += isinstance(outcome, Rejected)
+                on_progress(Progress("sections", len(outcomes), total, failed))
+
+    def _section(self, project: Project, outcome: _Settled | None) -> Section | None:
+        match outcome:
+            case Fulfilled(value=None):
+                return None
+            case Fulfilled(value=ProjectBrief() as made):
+                title = made.title or project.name
+                return Section(project_id=project.id, title=title, text=made.text, html=made.html)
+            case Fulfilled(value=other):
+                error = f"the generator gave {type(other).__name__} instead of a ProjectBrief or None"
+            case Rejected(error=raised):
+                error = _one_line(raised)
+            case None:
+                error = f"it was not ready when the brief's deadline of {self._deadline:g} s struck"
+        return Section(project_id=project.id, title=project.name, error=error)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _total_failure(
+    sections: Sequence[Section], outcomes: Sequence[_Settled]
+) -> BriefFailed | RetryLater | PermanentFailure:
+    """The one error that stands for all sections having failed; it says how to go on."""
+    reasons = "; ".join(dict.fromkeys(str(section.error) for section in sections))
+    message = f"every section failed ({len(sections)}): {reasons}"
+    errors = [outcome.error for outcome in outcomes if isinstance(outcome, Rejected)]
+    waits = [error.seconds for error in errors if isinstance(error, RetryLater)]
+    if waits:
+        return RetryLater(max(waits), message)
+    if len(errors) == len(sections) and all(isinstance(error, PermanentFailure) for error in errors):
+        return PermanentFailure(message)
+    return BriefFailed(message)

@@ -1,0 +1,80 @@
+"""Which planned jobs exist already: one index over the existing ones, then a look-up for each candidate.
+
+Pure. It saves work; what makes a slot exactly-once is the ledger's unique key.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from fanout_briefs.model import Job, JobStatus
+
+__all__ = ["BatchDeduplicator"]
+
+_LIVE = frozenset({JobStatus.PENDING, JobStatus.PROCESSING})
+
+
+class BatchDeduplicator:
+    """Tells candidates that are new from those that exist already.
+
+    Without a tolerance, a candidate is a duplicate if an existing job, whatever its status, has the same
+    ``dedup_key``. With one, it is a duplicate if a pending or processing job of the same user and type is to be
+    delivered at most ``tolerance`` before or after it, both ends included; keys and dates of existing jobs do not
+    count then. That is the rule of ``seed/phase1.md``, where the tolerance is 30 minutes.
+
+    In both modes only the first of the candidates with one ``dedup_key`` is looked at; the others are duplicates,
+    whatever became of the first.
+
+    Args:
+        existing_jobs: Read once, here.
+        tolerance: None, or zero or more.
+
+    Raises:
+        ValueError: ``tolerance`` is negative.
+    """
+
+    def __init__(self, existing_jobs: Iterable[Job], tolerance: timedelta | None = None) -> None:
+        if tolerance is not None and tolerance < timedelta(0):
+            raise ValueError(f"tolerance={tolerance!r}: must be zero or more, or None to compare keys")
+        self._tolerance = tolerance
+        self._keys: set[str] = set()
+        self._times: dict[tuple[str, str], list[datetime]] = {}
+        if tolerance is None:
+            self._keys.update(job.dedup_key for job in existing_jobs)
+        else:
+            self._times = _live_times(existing_jobs)
+
+    def split(self, candidates: Iterable[Job]) -> tuple[list[Job], list[Job]]:
+        """Part the candidates into fresh ones and duplicates, both in the order given.
+
+        It may be called again: candidates of an earlier call do not count, the existing jobs are the whole truth.
+        """
+        fresh: list[Job] = []
+        duplicates: list[Job] = []
+        seen: set[str] = set()
+        for job in candidates:
+            taken = job.dedup_key in seen or self._exists(job)
+            seen.add(job.dedup_key)
+            (duplicates if taken else fresh).append(job)
+        return fresh, duplicates
+
+    def _exists(self, job: Job) -> bool:
+        if self._tolerance is None:
+            return job.dedup_key in self._keys
+        at = job.occurrence.deliver_at.astimezone(UTC)
+        times = self._times.get((job.user_id, job.type), [])
+        index = bisect_left(times, at)
+        # The nearest on either side are enough. Differences, since a sum may leave the calendar.
+        return any(abs(at - near) <= self._tolerance for near in times[max(index - 1, 0) : index + 1])
+
+
+def _live_times(jobs: Iterable[Job]) -> dict[tuple[str, str], list[datetime]]:
+    times: dict[tuple[str, str], list[datetime]] = {}
+    for job in jobs:
+        if job.status in _LIVE:
+            times.setdefault((job.user_id, job.type), []).append(job.occurrence.deliver_at.astimezone(UTC))
+    for instants in times.values():
+        instants.sort()
+    return times

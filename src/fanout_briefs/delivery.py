@@ -1,0 +1,101 @@
+"""Sends the mail of a saved brief, as a job of its own, so that a slow mail server never delays a brief.
+
+A mail leaves at most once unless the mailer is idempotent: ``sending`` is recorded before the mailer is
+called, and whoever finds that record under an expired lease calls the outcome unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from fanout_briefs.encoding import decode_rendered, encode_rendered
+from fanout_briefs.errors import NotSent, PermanentFailure, RetryLater
+from fanout_briefs.model import Brief, Claim, Finish, FollowUp, Job, JobStatus, Mail, SkipReason
+from fanout_briefs.ports import Mailer, Recipients
+
+__all__ = ["SENDING", "Delivery", "mail_job", "mail_type"]
+
+SENDING = "sending"
+"""The progress step that says the mailer has been called."""
+
+
+def mail_type(name: str) -> str:
+    """The job type of a brief's mail; it holds the brief's name, so that two briefs a day are two mails."""
+    return f"generate_brief_email.{name}"
+
+
+def mail_job(job: Job, brief: Brief) -> FollowUp:
+    """The job that sends a brief, not before its time, with the bytes it was rendered to."""
+    mail = Job(
+        type=mail_type(job.type),
+        user_id=job.user_id,
+        occurrence=job.occurrence,
+        run_at=job.occurrence.deliver_at,
+        window=job.window,
+        epoch=job.epoch,
+    )
+    return FollowUp(mail, encode_rendered(brief.rendered))
+
+
+class Delivery:
+    """Sends mails through a host's mailer to where its recipients are now."""
+
+    def __init__(self, name: str, recipients: Recipients, mailer: Mailer) -> None:
+        self._name = name
+        self._recipients = recipients
+        self._mailer = mailer
+
+    def is_unsettled(self, job: Job) -> bool:
+        """Whether an earlier attempt called the mailer and never came back, so that sending again could send twice."""
+        called = job.progress is not None and job.progress.step == SENDING
+        return called and not self._mailer.idempotent
+
+    async def deliver(self, claim: Claim, record_sending: Callable[[], Awaitable[None]]) -> Finish:
+        """Send one mail.
+
+        Args:
+            claim: A mail job.
+            record_sending: Commits ``sending`` under the claim's token; raises if the claim is lost.
+
+        Returns:
+            How the job ends: completed with the receipt's reference, skipped, failed or unknown.
+
+        Raises:
+            NotSent: The mail has not left and may be tried again.
+            RetryLater: Likewise, after that time.
+            Exception: What reading the recipient raised; the mail has not left.
+        """
+        job = claim.job
+        if self.is_unsettled(job):
+            return Finish(status=JobStatus.UNKNOWN, error="a worker died while the mailer had the mail")
+        recipient = (await self._recipients.get([job.user_id])).get(job.user_id)
+        if recipient is None:
+            return Finish(status=JobStatus.SKIPPED, code=SkipReason.UNREACHABLE)
+        if recipient.opted_out:
+            return Finish(status=JobStatus.SKIPPED, code=SkipReason.OPTED_OUT)
+        if claim.payload is None:
+            return Finish(status=JobStatus.FAILED, error="the outbox holds no rendered mail for this job")
+        mail = Mail(recipient, decode_rendered(claim.payload), job.user_id, job.occurrence)
+        await record_sending()
+        return await self._send(mail, self._key(job))
+
+    async def _send(self, mail: Mail, key: str) -> Finish:
+        try:
+            receipt = await self._mailer.send(mail, key)
+        except NotSent as error:
+            if error.permanent:
+                return Finish(status=JobStatus.FAILED, error=str(error))
+            raise
+        except PermanentFailure as error:
+            return Finish(status=JobStatus.FAILED, error=str(error))
+        except RetryLater:
+            raise
+        except Exception as error:
+            if self._mailer.idempotent:
+                raise
+            return Finish(status=JobStatus.UNKNOWN, error=f"the mailer failed half-way: {error!r}")
+        return Finish(status=JobStatus.COMPLETED, reason=receipt.reference)
+
+    def _key(self, job: Job) -> str:
+        """The brief's own key and epoch: the same for each attempt at this mail."""
+        return f"{self._name}:{job.occurrence.local_date}:{job.user_id}:{job.epoch}"

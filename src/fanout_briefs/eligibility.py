@@ -1,0 +1,153 @@
+"""Decides whether slots are to be sent, from preference and activity as they are at this moment.
+
+The planner asks before it enqueues, to save work; a worker asks again when it claims, so that what
+happened in between counts. Both get the same answer for the same facts, since both ask here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TypeAlias
+
+from attrs import frozen
+
+from fanout_briefs.engagement import EngagementPolicy
+from fanout_briefs.errors import InvalidSchedule
+from fanout_briefs.model import Activity, EngagementDecision, Job, JobStatus, Preference, SkipReason
+from fanout_briefs.ports import Engagement, Ledger
+from fanout_briefs.schedule import Schedule
+
+__all__ = ["Decision", "Eligibility", "Refusal", "parse", "superseded"]
+
+_COUNTS_AS_BRIEF = frozenset({JobStatus.PENDING, JobStatus.PROCESSING, JobStatus.COMPLETED})
+
+EVERYONE = EngagementDecision(send=True, is_reengagement=False, reason="everyone")
+"""The decision where no engagement is plugged in."""
+
+
+@frozen
+class Refusal:
+    """Why a slot is not to be sent.
+
+    Attributes:
+        retryable: It is no verdict: the facts could not be read, so ask again later.
+        detail: For people: the policy's own word, or what failed.
+    """
+
+    code: SkipReason
+    detail: str | None = None
+    retryable: bool = False
+
+
+Decision: TypeAlias = EngagementDecision | Refusal
+
+
+def parse(preference: Preference) -> Schedule:
+    """The schedule of a preference.
+
+    Raises:
+        InvalidSchedule: Names every bad field.
+    """
+    return Schedule.parse(
+        preference.frequency, preference.time_of_day, preference.timezone, preference.day_of_week, preference.days
+    )
+
+
+def superseded(job: Job, preference: Preference | None) -> Refusal | None:
+    """Why a planned slot no longer matches the preference; None where it still does."""
+    if preference is None:
+        return Refusal(SkipReason.SUPERSEDED, "the preference is gone")
+    if not preference.is_active:
+        return Refusal(SkipReason.SUPERSEDED, "the brief was switched off")
+    try:
+        now_planned = parse(preference).on(job.occurrence.local_date)
+    except InvalidSchedule as error:
+        return Refusal(SkipReason.SUPERSEDED, f"the preference makes no schedule any more: {error}")
+    if now_planned is None:
+        return Refusal(SkipReason.SUPERSEDED, f"the schedule no longer has {job.occurrence.local_date}")
+    if now_planned.deliver_at != job.occurrence.deliver_at:
+        return Refusal(SkipReason.SUPERSEDED, f"the schedule now says {now_planned.deliver_at:%Y-%m-%d %H:%M:%S} UTC")
+    return None
+
+
+class Eligibility:
+    """Asks the engagement policy about a batch of slots of one brief, with two reads whatever its size."""
+
+    def __init__(self, engagement: Engagement | None, ledger: Ledger, policy: EngagementPolicy) -> None:
+        self._engagement = engagement
+        self._ledger = ledger
+        self._policy = policy
+        # Optional and declared as data; a policy that says nothing does not send blindly.
+        self._sends_blindly = bool(getattr(policy, "sends_when_unavailable", False))
+
+    async def decide(self, jobs: Sequence[Job], existing: Sequence[Job] = ()) -> Mapping[str, Decision]:
+        """Give each job's decision by its ``dedup_key``.
+
+        Args:
+            jobs: Slots of one type. Of one user, an earlier slot that is to be sent counts as the last brief
+                of the later ones.
+            existing: Slots of these users that the caller has read already.
+
+        Raises:
+            Exception: What the ledger raises. A failing engagement is a decision, not an error.
+        """
+        if self._engagement is None or not jobs:
+            return {job.dedup_key: EVERYONE for job in jobs}
+        by_user = _by_user(jobs)
+        visits, problem = await self._visits(self._engagement, list(by_user))
+        first = {user_id: slots[0].occurrence.deliver_at for user_id, slots in by_user.items()}
+        briefs = await self._ledger.last_briefs(jobs[0].type, first)
+        known = _by_user([job for job in existing if job.status in _COUNTS_AS_BRIEF])
+        decisions: dict[str, Decision] = {}
+        for user_id, slots in by_user.items():
+            last = briefs.get(user_id)
+            for job in slots:
+                at = job.occurrence.deliver_at
+                earlier = [slot.occurrence.deliver_at for slot in known.get(user_id, ())]
+                last = max((then for then in (last, *earlier) if then is not None and then < at), default=last)
+                decision = self._decide(user_id, visits, problem, last, at)
+                decisions[job.dedup_key] = decision
+                if isinstance(decision, EngagementDecision):
+                    last = at
+        return decisions
+
+    async def _visits(
+        self, engagement: Engagement, user_ids: Sequence[str]
+    ) -> tuple[Mapping[str, datetime | None], str | None]:
+        try:
+            return await engagement.last_visits(user_ids), None
+        except Exception as error:
+            return {}, f"reading activity failed: {error!r}"
+
+    def _decide(
+        self,
+        user_id: str,
+        visits: Mapping[str, datetime | None],
+        problem: str | None,
+        last_brief: datetime | None,
+        at: datetime,
+    ) -> Decision:
+        if user_id not in visits:
+            return self._unavailable(problem or "the user's activity could not be read")
+        try:
+            decision = self._policy.decide(Activity(user_id, visits[user_id], last_brief), at)
+        except Exception as error:
+            return self._unavailable(f"deciding failed: {error!r}")
+        return decision if decision.send else Refusal(SkipReason.ENGAGEMENT, decision.reason)
+
+    def _unavailable(self, detail: str) -> Decision:
+        if self._sends_blindly:
+            return EngagementDecision(send=True, is_reengagement=False, reason=SkipReason.ENGAGEMENT_UNAVAILABLE.value)
+        return Refusal(SkipReason.ENGAGEMENT_UNAVAILABLE, detail, retryable=True)
+
+
+def _by_user(jobs: Sequence[Job]) -> Mapping[str, list[Job]]:
+    """Each user's jobs, the earliest first."""
+    grouped: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        grouped[job.user_id].append(job)
+    for slots in grouped.values():
+        slots.sort(key=lambda job: job.occurrence.deliver_at)
+    return grouped

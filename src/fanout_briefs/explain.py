@@ -1,0 +1,168 @@
+"""Answers, for any user and local date, what became of the brief and why. No path ends without a code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from typing import TypeAlias
+
+from attrs import frozen
+
+from fanout_briefs.delivery import mail_type
+from fanout_briefs.eligibility import Eligibility, Refusal, parse
+from fanout_briefs.errors import InvalidSchedule, UnknownUser
+from fanout_briefs.model import Job, JobStatus, Occurrence, Preference, SkipReason, Window, check_user_id
+from fanout_briefs.planner import Timing
+from fanout_briefs.ports import Preferences, Storage
+from fanout_briefs.schedule import Schedule
+
+__all__ = ["Code", "Explainer", "Explanation", "Stage"]
+
+Code: TypeAlias = JobStatus | SkipReason
+"""The closed list of answers: where the slot stands, or why there is nothing to send."""
+
+
+@frozen
+class Stage:
+    """What one stage of the way from preference to mail has to say."""
+
+    name: str
+    verdict: str
+
+
+@frozen(kw_only=True)
+class Explanation:
+    """The answer for one user and local date.
+
+    Attributes:
+        occurrence: The slot's, else the schedule's; None where the date has none.
+        code: The one answer.
+        stages: From preference to mail, as far as it came.
+        job: The brief's slot, where there is one.
+        mail: Its mail's slot, where there is one.
+    """
+
+    user_id: str
+    on: date
+    occurrence: Occurrence | None = None
+    code: Code
+    stages: Sequence[Stage] = ()
+    job: Job | None = None
+    mail: Job | None = None
+
+
+@frozen
+class Explainer:
+    """Looks the answer up in the ledger, or works it out as the planner would."""
+
+    name: str
+    preferences: Preferences
+    eligibility: Eligibility
+    storage: Storage
+    timing: Timing
+    mails: bool
+
+    async def explain(self, user_id: str, on: date | None, now: datetime) -> Explanation:
+        """See ``Briefs.explain``."""
+        wrong = check_user_id(user_id)
+        if wrong is not None:
+            stages = [Stage("preference", f"the id {wrong}")]
+            return Explanation(user_id=user_id, on=on or now.date(), code=SkipReason.INVALID_USER_ID, stages=stages)
+        preference = (await self.preferences.get([user_id])).get(user_id)
+        stages, schedule, refused = _read(preference)
+        on = on or now.astimezone(schedule.zone if schedule else UTC).date()
+        key, mail_key = (f"{kind}:{on}:{user_id}" for kind in (self.name, mail_type(self.name)))
+        slots = await self.storage.find([key, mail_key])
+        job, mail = slots.get(key), slots.get(mail_key)
+        if job is not None:
+            code = self._from_slots(job, mail, stages)
+            return Explanation(
+                user_id=user_id, on=on, occurrence=job.occurrence, code=code, stages=stages, job=job, mail=mail
+            )
+        occurrence = None if schedule is None else schedule.on(on)
+        if refused is None:
+            refused = await self._without_slot(user_id, preference, occurrence, now, stages)
+        return Explanation(user_id=user_id, on=on, occurrence=occurrence, code=refused, stages=stages)
+
+    async def next_job(self, user_id: str, now: datetime) -> tuple[Job, str]:
+        """The slot that a preview is made for, and the user's zone; see ``Briefs.preview``."""
+        preference = (await self.preferences.get([user_id])).get(user_id)
+        if preference is None:
+            raise UnknownUser(user_id)
+        occurrence = parse(preference).next_after(now)
+        window = Window(self._content_from(parse(preference), now), now.astimezone(UTC))
+        job = Job(type=self.name, user_id=user_id, occurrence=occurrence, run_at=window.end, window=window)
+        return job, preference.timezone or "UTC"
+
+    def _content_from(self, schedule: Schedule, now: datetime) -> datetime:
+        return schedule.previous_before(now).deliver_at - self.timing.lead
+
+    def _from_slots(self, job: Job, mail: Job | None, stages: list[Stage]) -> Code:
+        stages.append(Stage("slot", _describe(job)))
+        if job.status is not JobStatus.COMPLETED or not self.mails:
+            return _code(job)
+        if mail is None:
+            stages.append(Stage("mail", "none was queued: the brief was saved without a mailer"))
+            return job.status
+        stages.append(Stage("mail", _describe(mail)))
+        return _code(mail)
+
+    async def _without_slot(
+        self,
+        user_id: str,
+        preference: Preference | None,
+        occurrence: Occurrence | None,
+        now: datetime,
+        stages: list[Stage],
+    ) -> SkipReason:
+        """Work out why the ledger has no slot."""
+        if occurrence is None:
+            stages.append(Stage("due", "the schedule has no occurrence on this date"))
+            return SkipReason.NOT_SCHEDULED
+        at, since = occurrence.deliver_at, preference.effective_from if preference else None
+        stages.append(Stage("due", f"to be delivered at {at:%Y-%m-%d %H:%M:%S} UTC"))
+        mark = await self.storage.advance(self.name)
+        if since is not None and at < since:
+            stages.append(Stage("window", f"before the preference took effect at {since.isoformat()}"))
+            return SkipReason.NOT_YET_EFFECTIVE
+        if mark is not None and at < mark:
+            stages.append(
+                Stage("window", f"planned up to {mark.isoformat()} while the preference did not have this slot")
+            )
+            return SkipReason.NOT_YET_EFFECTIVE
+        if at < now - self.timing.max_lateness:
+            stages.append(Stage("window", f"missed, more than {self.timing.max_lateness} ago"))
+            return SkipReason.TOO_LATE
+        job = Job(type=self.name, user_id=user_id, occurrence=occurrence, run_at=at, window=Window(at, at))
+        decision = (await self.eligibility.decide([job]))[job.dedup_key]
+        if isinstance(decision, Refusal):
+            stages.append(Stage("engagement", f"{decision.code}: {decision.detail}"))
+            return decision.code
+        stages.append(Stage("engagement", f"would be sent: {decision.reason}"))
+        stages.append(Stage("slot", "no plan has recorded it yet"))
+        return SkipReason.NOT_YET_DUE
+
+
+def _read(preference: Preference | None) -> tuple[list[Stage], Schedule | None, SkipReason | None]:
+    """The first stage: what the preference says, and why it may come to nothing."""
+    if preference is None:
+        return [Stage("preference", "none is known for this user")], None, SkipReason.NO_PREFERENCE
+    try:
+        schedule = parse(preference)
+    except InvalidSchedule as error:
+        return [Stage("preference", f"unusable: {error}")], None, SkipReason.INVALID_SCHEDULE
+    if not preference.is_active:
+        return [Stage("preference", "switched off")], schedule, SkipReason.SWITCHED_OFF
+    return [Stage("preference", f"{schedule.frequency} at {schedule.time} in {schedule.zone.key}")], schedule, None
+
+
+def _code(job: Job) -> Code:
+    return job.code or job.status
+
+
+def _describe(job: Job) -> str:
+    parts: list[str] = [job.status.value]
+    parts += [str(extra) for extra in (job.code, job.reason, job.error) if extra]
+    if job.status in (JobStatus.PENDING, JobStatus.PROCESSING):
+        parts.append(f"starts at {job.run_at:%Y-%m-%d %H:%M:%S} UTC" if job.status is JobStatus.PENDING else "running")
+    return ", ".join(parts) + f" (epoch {job.epoch}, attempts {job.attempts})"

@@ -1,0 +1,62 @@
+"""Turns finished sections into what a person sees: a subject, plain text and an HTML document. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from fanout_briefs.model import Html, Occurrence, Rendered, Section
+
+__all__ = ["render_brief"]
+
+_BODY = "margin:0;padding:24px 16px;background:#f5f5f4;color:#1c1917;font:16px/1.5 system-ui,sans-serif"
+_CARD = "max-width:640px;margin:0 auto 16px;padding:16px 24px;background:#fff;border-radius:8px"
+_TITLE = "margin:0 0 8px;font-size:18px"
+_FAILED = "margin:0;color:#b91c1c"
+_PLAIN = "margin:0;white-space:pre-wrap;font:inherit"
+
+
+def render_brief(title: str, occurrence: Occurrence, sections: Sequence[Section]) -> Rendered:
+    """Lay out a brief, one section after another; a section that failed says so in its place.
+
+    Args:
+        title: Stands in the subject and on top, such as "Daily brief".
+        occurrence: Gives the local date in the subject.
+        sections: At least one. Plain text in them is escaped; only ``Html`` is taken as markup.
+    """
+    date = f"{occurrence.local_date:%A}, {occurrence.local_date.day} {occurrence.local_date:%B %Y}"
+    subject = f"{title} for {date}"
+    failed = sum(section.error is not None for section in sections)
+    note = f"{failed} of {len(sections)} sections could not be made." if failed else ""
+    return Rendered(subject, _text(subject, note, sections), _html(subject, note, sections))
+
+
+def _text(subject: str, note: str, sections: Sequence[Section]) -> str:
+    blocks = [f"{subject}\n{'=' * len(subject)}"]
+    if note:
+        blocks.append(note)
+    for section in sections:
+        body = section.text.strip() if section.error is None else f"[This section could not be made: {section.error}]"
+        blocks.append(f"{section.title}\n{'-' * len(section.title)}\n{body}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _html(subject: str, note: str, sections: Sequence[Section]) -> str:
+    cards = "\n".join(
+        f'<section style="{_CARD}">\n<h2 style="{_TITLE}">{escape(section.title)}</h2>\n{_section(section)}\n</section>'
+        for section in sections
+    )
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{escape(subject)}</title></head>\n'
+        f'<body style="{_BODY}">\n<header style="max-width:640px;margin:0 auto 16px">'
+        f'<h1 style="font-size:22px;margin:0">{escape(subject)}</h1>'
+        f'<p style="{_FAILED}">{escape(note)}</p></header>\n{cards}\n</body>\n</html>\n'
+    )
+
+
+def _section(section: Section) -> Html:
+    if section.error is not None:
+        return Html(f'<p style="{_FAILED}">This section could not be made: {escape(section.error)}</p>')
+    if section.html is not None:
+        return section.html
+    return Html(f'<p style="{_PLAIN}">{escape(section.text.strip())}</p>')

@@ -1,0 +1,77 @@
+"""What is public is said once, in ``__all__``, and it is true both ways."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+
+import fanout_briefs
+from fanout_briefs import ports
+
+FACADES = {"fanout_briefs"}
+
+
+def public_modules() -> list[str]:
+    below = pkgutil.walk_packages(fanout_briefs.__path__, "fanout_briefs.")
+    names = [module.name for module in below if not any(part.startswith("_") for part in module.name.split("."))]
+    return ["fanout_briefs", *names]
+
+
+def defined_in(module: ModuleType) -> set[str]:
+    """Public classes and functions that a module defines itself."""
+    return {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == module.__name__
+    }
+
+
+@pytest.mark.parametrize("name", public_modules())
+def test_every_name_in_all_exists(name: str) -> None:
+    module = importlib.import_module(name)
+    missing = [public for public in getattr(module, "__all__", ()) if not hasattr(module, public)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", sorted(set(public_modules()) - FACADES))
+def test_every_public_class_and_function_is_in_all(name: str) -> None:
+    module = importlib.import_module(name)
+    assert sorted(defined_in(module) - set(getattr(module, "__all__", ()))) == []
+
+
+@pytest.mark.parametrize("name", public_modules())
+def test_every_public_name_is_documented(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__
+    undocumented = [
+        f"{owner}.{member}" if member else owner
+        for owner in getattr(module, "__all__", ())
+        for member, value in documentable(getattr(module, owner))
+        if not inspect.getdoc(value)
+    ]
+    assert undocumented == []
+
+
+def documentable(value: object) -> Iterator[tuple[str, object]]:
+    """The value itself, and the public functions and properties of a class of ours."""
+    if inspect.isfunction(value):
+        yield "", value
+    elif inspect.isclass(value) and value.__module__.startswith("fanout_briefs"):
+        yield "", value
+        for name, member in vars(value).items():
+            is_described = inspect.isfunction(member) or isinstance(member, property)
+            if not name.startswith("_") and is_described and not promised_by_a_port(value, name):
+                yield name, member
+
+
+def promised_by_a_port(adapter: type, method: str) -> bool:
+    """Adapters do not repeat the prose of ``ports``."""
+    promised = (name for port in ports.__all__ for name in vars(getattr(ports, port)))
+    return ".adapters." in adapter.__module__ and method in promised
