@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": set(),
     "encoding": VALUES,
     "ports": VALUES,
-    **{pure: VALUES for pure in PURE},
+    **dict.fromkeys(PURE, VALUES),
     "eligibility": VALUES | PURE | {"ports"},
     "builder": VALUES | PURE | {"ports"},
     "delivery": VALUES | {"ports", "encoding"},

@@ -202,8 +202,8 @@ class Ledger(Protocol):
 
         Jobs come as pending, or as skipped with a code. A key that exists is a ``DUPLICATE`` and stays as it
         is, with one exception: a pending job takes up a slot for which ``Job.can_be_taken_up`` holds. That
-        row becomes the new job with its epoch raised by one and its attempts at zero, and keeps its window's start
-        if a worker had fixed it. Of equal keys in one batch the first counts. A conflict never raises.
+        row becomes the new job with its epoch raised by one, its attempts at zero and no progress; it keeps its
+        window's start if a worker had fixed it. Of equal keys in one batch the first counts. A conflict never raises.
         """
         ...
 
@@ -300,11 +300,18 @@ class Work(Protocol):
         ...
 
     async def retry(self, claim: Claim, at: datetime, error: str) -> bool:
-        """Put a job back to pending until ``at``, keeping the error; False and no change if the claim is lost."""
+        """Put a job back to pending until ``at``, keeping the error and clearing its progress.
+
+        Returns:
+            False if the claim is lost. Then nothing was changed.
+        """
         ...
 
     async def release(self, claims: Collection[Claim]) -> None:
-        """Put jobs back as though they had not been claimed: pending, the attempt not counted. Lost ones stay."""
+        """Put jobs back as though they had not been claimed: pending, no progress, the attempt not counted.
+
+        Lost ones stay as they are.
+        """
         ...
 
     async def brief(self, type: str, user_id: str, on: date | None = None) -> Brief | None:  # noqa: A002

@@ -1,0 +1,88 @@
+"""Every Python fence in the documentation runs as printed."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FENCE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+# What the README's fence imports as the host's own: a users table, and something that writes.
+MYAPP = """
+import types
+
+class Row(types.SimpleNamespace):
+    pass
+
+USERS = [Row(id="ana", email="ana@example.org", brief_time="{time}", timezone="UTC", opted_out=False),
+         Row(id="bo", email="bo@example.org", brief_time="{time}", timezone="UTC", opted_out=True)]
+
+class db:
+    async def users_after(cursor, limit):
+        return [row for row in USERS if row.id > cursor][:limit]
+    async def users(user_ids):
+        return [row for row in USERS if row.id in user_ids]
+    async def projects(user_id):
+        return [Row(id=1, name="Apollo"), Row(id=2, name="Gemini")]
+
+class llm:
+    async def summarise(project_id, since):
+        if project_id == 2:
+            raise RuntimeError("the model is overloaded")
+        return "All is well since " + since.isoformat()
+"""
+
+
+def fences() -> list[object]:
+    found: list[object] = []
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        for number, match in enumerate(FENCE.finditer(page.read_text(encoding="utf-8")), start=1):
+            found.append(pytest.param(match[1], id=f"{page.relative_to(ROOT)}:{number}"))
+    return found
+
+
+def run(code: str, folder: Path) -> str:
+    script = folder / "fence.py"
+    script.write_text(code, encoding="utf-8")
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", script], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.parametrize("code", fences())
+def test_a_fence_of_the_documentation_runs_as_printed(code: str, tmp_path: Path) -> None:
+    run(code, tmp_path)
+
+
+def test_the_minute_of_getting_started_prints_a_brief_with_its_failed_section(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
+    printed = run(FENCE.findall(page)[0], tmp_path)
+    assert "with failed sections: 1" in printed
+    assert "All is well since Sunday" in printed
+    assert "the tracker is down" in printed
+
+
+def test_the_lines_of_the_readme_plan_and_send_for_a_host_with_its_own_users_table(tmp_path: Path) -> None:
+    # A weekday's 09:00 may lie outside the window of this very moment, so the fence's tick is told the moment.
+    (tmp_path / "myapp.py").write_text(MYAPP.replace("{time}", "09:00"), encoding="utf-8")
+    (code,) = FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    tick = "now := datetime.now(UTC)"
+    assert tick in code
+    code = code.replace(tick, "now := datetime(2026, 11, 23, 9, tzinfo=UTC)")
+    run(code + "\nimport anyio\nanyio.run(tick)\nanyio.run(tick)\n", tmp_path)
+    (path,) = (tmp_path / "outbox").glob("*.eml")
+    mail = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+    body = mail.get_body(("plain",))
+    assert mail["To"] == "ana@example.org"
+    assert body is not None
+    assert "All is well since 2026-11-20T08:45:00+00:00" in body.get_content()
+    assert "the model is overloaded" in body.get_content()
