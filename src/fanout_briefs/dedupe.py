@@ -63,7 +63,7 @@ class BatchDeduplicator:
     def _exists(self, job: Job) -> bool:
         if self._tolerance is None:
             return job.dedup_key in self._keys
-        at = job.occurrence.deliver_at.astimezone(UTC)
+        at = job.occurrence.deliver_at
         times = self._times.get((job.user_id, job.type), [])
         index = bisect_left(times, at)
         # The nearest on either side are enough. Differences, since a sum may leave the calendar.

@@ -85,7 +85,7 @@ class BackoffPolicy:
 
     @classmethod
     def phase1(cls) -> BackoffPolicy:
-        """The rules of the system this library started from, to the letter; see ``seed/phase1.md``.
+        """The rules of the system this library started from, to the letter.
 
         Days count by equality: a reminder on day 4 if the last brief is 2 days old, on day 10 if it is 6, and from
         day 31 on whenever it is 31. There is no slack, and users whose activity cannot be read are sent to.

@@ -5,10 +5,13 @@ Each is built from typed facts and writes its own sentence, which ends with what
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
 from attrs import frozen
+
+_SHORT = reprlib.Repr(maxstring=80, maxother=80, maxlong=40)
 
 __all__ = [
     "BadValue",
@@ -44,8 +47,15 @@ class BadValue:
 
     def __str__(self) -> str:
         where = self.field if self.user_id is None else f"{self.field} of user {self.user_id!r}"
-        shown = repr(self.value)
-        return f"{where}={shown if len(shown) <= 80 else shown[:77] + '...'}: {self.reason}"
+        return f"{where}={_shown(self.value)}: {self.reason}"
+
+
+def _shown(value: object) -> str:
+    """A value for a message: short, and never failing, whatever the value is."""
+    try:
+        return _SHORT.repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
 
 
 class InvalidSchedule(ValueError):

@@ -318,12 +318,15 @@ def _zone(value: object) -> ZoneInfo:
 
 @lru_cache(maxsize=2048)
 def _load_zone(name: str) -> ZoneInfo | None:
-    """Load a zone, once. A failure that may pass, such as too many open files, is raised and not kept."""
+    """Load a zone, once. A failure that may pass, such as too many open files, is raised and not kept.
+
+    A folder of the database, such as America, is an IsADirectoryError, or a PermissionError on Windows.
+    """
     if _NOT_ZONES.fullmatch(name):
         return None
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, IsADirectoryError, NotADirectoryError, PermissionError):
+    except (ZoneInfoNotFoundError, ValueError, IsADirectoryError, PermissionError):
         return None
 
 
