@@ -22,7 +22,7 @@ class BatchDeduplicator:
     Without a tolerance, a candidate is a duplicate if an existing job, whatever its status, has the same
     ``dedup_key``. With one, it is a duplicate if a pending or processing job of the same user and type is to be
     delivered at most ``tolerance`` before or after it, both ends included; keys and dates of existing jobs do not
-    count then. That is the rule of ``seed/phase1.md``, where the tolerance is 30 minutes.
+    count then. The system this library started from did so, with 30 minutes.
 
     In both modes only the first of the candidates with one ``dedup_key`` is looked at; the others are duplicates,
     whatever became of the first.

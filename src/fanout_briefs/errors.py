@@ -11,8 +11,6 @@ from typing import Any
 
 from attrs import frozen
 
-_SHORT = reprlib.Repr(maxstring=80, maxother=80, maxlong=40)
-
 __all__ = [
     "BadValue",
     "BriefFailed",
@@ -27,6 +25,9 @@ __all__ = [
     "StorageUnavailable",
     "UnknownUser",
 ]
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 @frozen
@@ -91,15 +92,14 @@ class SourceError(Exception):
     """The source of items raised; every item it had given was settled first. ``__cause__`` is what it raised.
 
     Attributes:
-        outcomes: What the items pulled before the failure came to, in input order. Of a stream, only those
-            that the consumer had not taken yet are missing from what it saw: it has them all, so this is empty.
+        outcomes: What the items pulled before the failure came to, in input order. Empty where a stream raises
+            it, since the reader has taken them all.
     """
 
     def __init__(self, outcomes: Sequence[Any] = ()) -> None:
         self.outcomes = tuple(outcomes)
-        super().__init__(
-            f"the source of items raised; {len(self.outcomes)} outcomes are in .outcomes, its error is the cause"
-        )
+        kept = f"; .outcomes holds what the {len(self.outcomes)} items before that came to" if outcomes else ""
+        super().__init__(f"the source of items raised, see the cause{kept}")
 
 
 class StorageUnavailable(Exception):

@@ -24,7 +24,7 @@ from contextvars import copy_context
 from functools import partial
 from operator import is_, length_hint
 from time import monotonic
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import anyio
 from anyio import CancelScope, Event, create_task_group, current_effective_deadline, get_cancelled_exc_class
@@ -142,9 +142,8 @@ def iter_settled(
     return _stream(pool)
 
 
-def _check(limit: int, item_timeout: float | None) -> None:
-    given: object = limit  # Untyped callers may pass anything.
-    if not isinstance(given, int) or given < 1:
+def _check(limit: object, item_timeout: float | None) -> None:
+    if not isinstance(limit, int) or limit < 1:
         raise ValueError(f"limit={limit!r}: must be an int of at least 1, how many items may be in progress at once")
     if item_timeout is not None and not item_timeout > 0:
         raise ValueError(f"item_timeout={item_timeout!r}: must be more than 0 seconds, or None for no timeout")
@@ -237,7 +236,8 @@ class _Pool(Generic[T, R]):
         if isinstance(items, AsyncIterable):
             self._source, self._most = items, limit
         else:
-            self._iterator, self._most = iter(items), max(1, min(limit, length_hint(items, limit)))
+            self._iterator = iter(items)
+            self._most = max(1, min(limit, length_hint(self._iterator, limit)))
         self._timeout = math.inf if item_timeout is None else item_timeout
         self._window = window
         self._by_index = by_index
@@ -266,6 +266,11 @@ class _Pool(Generic[T, R]):
     def finished(self) -> bool:
         """Whether every item there is has its outcome."""
         return self._drained and self.settled == self.pulled
+
+    @property
+    def _has_more(self) -> bool:
+        """Whether there is, or may yet be, an item to take."""
+        return not self._drained or bool(self._ready)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -348,24 +353,32 @@ class _Pool(Generic[T, R]):
     async def _feed(self, source: AsyncIterable[T]) -> None:
         """Read an async source, always in this one task: a generator may hold a cancel scope across its yields."""
         iterator = aiter(source)
-        failure: Exception | None = None
-        try:
-            async for item in iterator:
-                self._ready.append((self.pulled, item))
-                self.pulled += 1
-                if not self._work.ring() and self._crew < self._most:
-                    self._hire()
-                while self._ready or self.pulled - self.released >= self._window:
-                    await self._room.wait()
-        except BaseException as error:
-            failure = self._own_failure(error)
-            if failure is None:
-                raise
-        finally:
+        error: BaseException | None = None
+        with CancelScope() as scope:  # Entered before any scope of the generator's, so as to shield the closing.
+            try:
+                await self._read(iterator)
+            except BaseException as raised:
+                error = raised
+            scope.shield = True
             if isinstance(iterator, AsyncGenerator):
-                with CancelScope(shield=True):
-                    await iterator.aclose()
-        self._drain(failure)
+                await iterator.aclose()
+        try:
+            # Judged only now: a scope that the generator held may be what cancelled the reading.
+            failure = None if error is None else self._own_failure(error)
+            if error is not None and failure is None:
+                raise error
+            self._drain(failure)
+        finally:
+            del error  # Its traceback leads to this frame.
+
+    async def _read(self, iterator: AsyncIterator[T]) -> None:
+        async for item in iterator:
+            self._ready.append((self.pulled, item))
+            self.pulled += 1
+            if not self._work.ring() and self._crew < self._most:
+                self._hire()
+            while self._ready or self.pulled - self.released >= self._window:
+                await self._room.wait()
 
     def _drain(self, failure: Exception | None = None) -> None:
         """Note that the source has given its last item."""
@@ -421,21 +434,22 @@ class _Pool(Generic[T, R]):
     async def _be_worker(self) -> None:
         """Work until no item is left, or an item has left its mark on this task's context variables."""
         born = tuple(copy_context().values())
-        while not self._drained and _has_values(born):
+        while self._has_more and _has_values(born):
             scope = CancelScope()
             try:
                 with scope:
                     await self._work_under(scope, born)
-            except BaseException as error:  # Part of a group, or an item that also cancelled itself.
-                if not scope.cancel_called or not self._reject_timed_out(scope, error):
+                timed_out = scope.cancelled_caught
+            except self._cancelled:  # The item cancelled its own task too, so the scope took no side.
+                timed_out = scope.cancel_called and not _is_cancelled_from_outside()
+                if not timed_out:
                     raise
-            else:
-                if scope.cancelled_caught:
-                    self._reject_timed_out(scope, None)
+            if timed_out:
+                self._reject_timed_out(scope)
             if scope.cancel_called:
                 await self._forget_cancel()
         self._crew -= 1
-        if not self._drained:
+        if self._has_more:
             self._hire()
 
     async def _work_under(self, scope: CancelScope, born: tuple[object, ...]) -> None:
@@ -454,10 +468,8 @@ class _Pool(Generic[T, R]):
                     raise
             else:
                 self._settle(Fulfilled(index, item, value))
-            if timed:
-                del self._timed[scope]
-                if scope.cancel_called:  # Too late: the item had ended by itself.
-                    return
+            if timed and self._was_cancelled_too_late(scope):
+                return
             if task is not None and task.cancelling():
                 await self._forget_cancel()
             if not _has_values(born):
@@ -466,41 +478,40 @@ class _Pool(Generic[T, R]):
             if self._last is scope and monotonic() > self._slice_end:
                 await self._yield_slice()
 
+    def _was_cancelled_too_late(self, scope: CancelScope) -> bool:
+        del self._timed[scope]
+        return scope.cancel_called
+
     def _reject(self, index: int, item: T, error: BaseException) -> bool:
         """Settle an item that raised; False if what it raised is not for the item to fail with."""
+        traceback = error.__traceback__
+        error.__traceback__ = traceback and traceback.tb_next  # Without the frame of the engine.
         failure = self._own_failure(error)
         if failure is None:
             return False
-        if error.__traceback__ is not None:
-            error.__traceback__ = error.__traceback__.tb_next  # Without the frame of the engine.
         self._settle(Rejected(index, item, failure))
         return True
 
-    def _reject_timed_out(self, scope: CancelScope, error: BaseException | None) -> bool:
-        failure = None if error is None else self._own_failure(error)
-        if error is not None and failure is None:
-            return False
+    def _reject_timed_out(self, scope: CancelScope) -> None:
         _, index, item = self._timed.pop(scope)
-        timeout = TimeoutError(f"item {index} was cancelled: it took longer than item_timeout={self._timeout:g} s")
-        timeout.__cause__ = failure
-        self._settle(Rejected(index, item, timeout))
-        return True
+        error = TimeoutError(f"item {index} was cancelled: it took longer than item_timeout={self._timeout:g} s")
+        self._settle(Rejected(index, item, error))
 
     def _own_failure(self, error: BaseException) -> Exception | None:
         """What an item or the source failed with by itself; None for what has to leave."""
         if isinstance(error, Exception):
             return error
-        rest: BaseException | None = None
         if isinstance(error, BaseExceptionGroup):
-            rest = error.split(self._cancelled)[1]
+            rest = cast("BaseExceptionGroup[BaseException]", error).split(self._cancelled)[1]
+            if rest is not None:  # A cancellation in force comes again; what is ordinary beside it is a failure.
+                return rest if isinstance(rest, Exception) else None
         elif not isinstance(error, self._cancelled):
             return None
-        if _is_cancelled_from_outside() or not (rest is None or isinstance(rest, Exception)):
+        if _is_cancelled_from_outside():
             return None
-        if rest is None:
-            rest = ItemCancelled()
-            rest.__cause__ = error
-        return rest
+        failure = ItemCancelled()
+        failure.__cause__ = error
+        return failure
 
     async def _undisturbed(self, wait: Callable[[], Awaitable[object]]) -> None:
         """Wait, whatever cancel of its own task an item has left behind for later."""
@@ -519,7 +530,7 @@ class _Pool(Generic[T, R]):
                 task.uncancel()
             with suppress(asyncio.CancelledError):  # Python 3.11 and 3.12 still deliver what was uncancelled.
                 await asyncio.sleep(0)
-        await checkpoint()
+        await self._undisturbed(checkpoint)
 
     async def _yield_slice(self) -> None:
         """Let the loop turn. The first worker back opens the next slice: one a turn, however many workers."""
@@ -545,7 +556,7 @@ class _Pool(Generic[T, R]):
 def _has_values(born: tuple[object, ...]) -> bool:
     """Whether the context variables are still the very objects they were: ``==`` would run the items' own code."""
     now = copy_context()
-    return len(now) == len(born) and all(map(is_, now.values(), born))
+    return len(now) == len(born) and (not born or all(map(is_, now.values(), born)))
 
 
 def _is_cancelled_from_outside() -> bool:

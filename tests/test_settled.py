@@ -1,0 +1,1234 @@
+"""What gather_settled and iter_settled promise, on asyncio, uvloop, asyncio with eager tasks, and trio."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from contextvars import ContextVar
+from itertools import count
+from typing import Any
+
+import anyio
+import pytest
+from anyio import CancelScope, Event, create_task_group, move_on_after, wait_all_tasks_blocked
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
+from attrs.exceptions import FrozenInstanceError
+from trio.testing import MockClock
+
+from fanout_briefs.errors import ItemCancelled, SourceError
+from fanout_briefs.settled import Fulfilled, Rejected, Settled, gather_settled, iter_settled
+
+
+def eager_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(getattr(asyncio, "eager_task_factory", None))
+    return loop
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock jumps to the next timer instead of waiting for it."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def _run_once(self) -> None:
+        if not self._ready and self._scheduled:  # type: ignore[attr-defined]  # asyncio's own queues
+            self.now = max(self.now, self._scheduled[0].when())  # type: ignore[attr-defined]  # as above
+        super()._run_once()  # type: ignore[misc]  # as above
+
+
+NO_OPTIONS: dict[str, Any] = {}
+ASYNCIO = [
+    pytest.param(("asyncio", NO_OPTIONS), id="asyncio"),
+    pytest.param(
+        ("asyncio", {"use_uvloop": True}),
+        id="uvloop",
+        marks=pytest.mark.skipif(sys.platform == "win32", reason="uvloop does not build on Windows"),
+    ),
+    pytest.param(
+        ("asyncio", {"loop_factory": eager_loop}),
+        id="eager",
+        marks=pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12"),
+    ),
+]
+BACKENDS = [*ASYNCIO, pytest.param(("trio", NO_OPTIONS), id="trio")]
+on_asyncio = pytest.mark.parametrize("anyio_backend", ASYNCIO)
+
+
+@pytest.fixture(params=BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+async def quiet() -> None:
+    """Let every other task run until it waits for something."""
+    for _ in range(30):
+        await cancel_shielded_checkpoint()
+    await wait_all_tasks_blocked()  # Which sleeps on asyncio if a task is not waiting yet.
+
+
+class Gauge:
+    """Counts what runs at once, and what has begun."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = self.begun = 0
+
+    def __enter__(self) -> None:
+        self.begun += 1
+        self.now += 1
+        self.peak = max(self.peak, self.now)
+
+    def __exit__(self, *_: object) -> None:
+        self.now -= 1
+
+
+class Gates:
+    """One event an item: the item waits until the test opens its gate."""
+
+    def __init__(self) -> None:
+        self.running = Gauge()
+        self._events: dict[int, Event] = {}
+
+    def _gate(self, item: int) -> Event:
+        return self._events.setdefault(item, Event())
+
+    async def open(self, *items: int) -> None:
+        for item in items:
+            self._gate(item).set()
+        await quiet()
+
+    async def wait(self, item: int) -> int:
+        with self.running:
+            await self._gate(item).wait()
+        return item
+
+
+async def double(number: int) -> int:
+    return number * 2
+
+
+async def double_later(number: int) -> int:
+    await checkpoint()
+    return number * 2
+
+
+async def hang(item: object) -> None:
+    await anyio.sleep_forever()
+
+
+async def numbers(stop: int) -> AsyncIterator[int]:
+    for number in range(stop):
+        await checkpoint()
+        yield number
+
+
+def values(outcomes: list[Settled[Any, Any]]) -> list[Any]:
+    return [outcome.value if isinstance(outcome, Fulfilled) else type(outcome.error) for outcome in outcomes]
+
+
+def cancel_own_task() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+
+
+# What comes back
+
+
+@pytest.mark.parametrize("work", [double, double_later])
+@pytest.mark.parametrize("limit", [1, 2, 7, 100])
+@pytest.mark.parametrize("source", [range, numbers], ids=["sync", "async"])
+async def test_there_is_one_outcome_an_item_in_input_order(work: Any, limit: int, source: Any) -> None:
+    outcomes = await gather_settled(work, source(10), limit=limit)
+
+    assert outcomes == [Fulfilled(number, number, number * 2) for number in range(10)]
+
+
+async def test_a_failing_item_is_rejected_and_disturbs_no_other() -> None:
+    async def invert(number: int) -> float:
+        await checkpoint()
+        return 1 / number
+
+    outcomes = await gather_settled(invert, [2, 0, 4], limit=2)
+
+    assert values(outcomes) == [0.5, ZeroDivisionError, 0.25]
+    assert (outcomes[1].index, outcomes[1].item) == (1, 0)
+
+
+async def test_a_callable_that_raises_before_it_returns_an_awaitable_is_rejected() -> None:
+    def broken(item: int) -> Any:
+        raise LookupError(item)
+
+    assert values(await gather_settled(broken, [1], limit=1)) == [LookupError]
+
+
+async def test_a_callable_that_cannot_take_the_item_is_rejected() -> None:
+    func: Any = hang
+
+    def none() -> None: ...
+
+    func = none
+    assert values(await gather_settled(func, [1], limit=1)) == [TypeError]
+
+
+@pytest.mark.parametrize("source", [range, numbers], ids=["sync", "async"])
+async def test_nothing_comes_of_an_empty_source(source: Any) -> None:
+    assert await gather_settled(double, source(0), limit=3) == []
+    async with iter_settled(double, source(0), limit=3) as outcomes:
+        assert [outcome async for outcome in outcomes] == []
+
+
+def test_outcomes_are_frozen_slotted_and_matched_by_position() -> None:
+    fulfilled = Fulfilled(0, "a", 1)
+    with pytest.raises(FrozenInstanceError):
+        fulfilled.value = 2  # type: ignore[misc]  # what is tested
+    assert not hasattr(fulfilled, "__dict__")
+    assert Fulfilled.__match_args__ == ("index", "item", "value")
+    assert Rejected.__match_args__ == ("index", "item", "error")
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, None, "3"])
+@pytest.mark.parametrize("call", [gather_settled, iter_settled])
+def test_a_limit_that_is_no_positive_int_is_refused_by_the_call(call: Any, limit: Any) -> None:
+    with pytest.raises(ValueError, match=r"limit=.*must be an int of at least 1"):
+        call(double, [], limit=limit)
+
+
+@pytest.mark.parametrize("call", [gather_settled, iter_settled])
+def test_the_limit_is_required(call: Any) -> None:
+    with pytest.raises(TypeError, match="limit"):
+        call(double, [])
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+@pytest.mark.parametrize("call", [gather_settled, iter_settled])
+def test_a_timeout_that_is_not_positive_is_refused_by_the_call(call: Any, seconds: float) -> None:
+    with pytest.raises(ValueError, match="item_timeout="):
+        call(double, [], limit=1, item_timeout=seconds)
+
+
+@pytest.mark.parametrize("call", [gather_settled, iter_settled])
+def test_what_is_not_iterable_is_refused_by_the_call(call: Any) -> None:
+    with pytest.raises(TypeError, match="not iterable"):
+        call(double, 3, limit=1)
+
+
+# Limit and laziness
+
+
+@pytest.mark.parametrize("source", [range, numbers], ids=["sync", "async"])
+async def test_exactly_limit_items_run_at_once(source: Any) -> None:
+    gates = Gates()
+    async with create_task_group() as group:
+        group.start_soon(lambda: gather_settled(gates.wait, source(20), limit=7))
+        await quiet()
+        assert gates.running.now == 7
+        await gates.open(3)
+        assert gates.running.now == 7
+        await gates.open(*range(20))
+
+    assert (gates.running.peak, gates.running.begun) == (7, 20)
+
+
+async def test_a_sync_source_is_pulled_only_as_workers_come_free() -> None:
+    pulled: list[int] = []
+
+    def source() -> Iterator[int]:
+        for number in range(10):
+            pulled.append(number)
+            yield number
+
+    gates = Gates()
+    async with create_task_group() as group:
+        group.start_soon(lambda: gather_settled(gates.wait, source(), limit=3))
+        await quiet()
+        assert pulled == [0, 1, 2]
+        await gates.open(1)
+        assert pulled == [0, 1, 2, 3]
+        await gates.open(*range(10))
+    assert len(pulled) == 10
+
+
+async def test_items_that_never_suspend_share_one_task() -> None:
+    tasks: set[int] = set()
+
+    async def note(item: int) -> None:
+        tasks.add(anyio.get_current_task().id)
+
+    await gather_settled(note, range(200), limit=100)
+
+    assert len(tasks) == 1
+
+
+async def test_items_that_never_suspend_do_not_starve_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "fanout_briefs.settled.monotonic", count().__next__
+    )  # Each look at the clock is a second later.
+
+    with move_on_after(0.01) as scope:
+        await gather_settled(double, count(), limit=3)
+
+    assert scope.cancelled_caught
+
+
+# Cancellation from outside
+
+
+async def test_an_outer_cancel_wins_and_leaves_no_item_running() -> None:
+    gauge = Gauge()
+
+    async def stay(item: int) -> None:
+        with gauge:
+            await anyio.sleep_forever()
+
+    async with create_task_group() as group:
+
+        async def gather() -> None:
+            await gather_settled(stay, range(10), limit=4)
+            pytest.fail("a cancelled gather returned")
+
+        group.start_soon(gather)
+        await quiet()
+        assert gauge.now == 4
+        group.cancel_scope.cancel()
+
+    assert (gauge.now, gauge.begun) == (0, 4)
+
+
+async def test_a_gather_in_a_scope_that_is_already_cancelled_returns_nothing() -> None:
+    with CancelScope() as scope:
+        scope.cancel()
+        await gather_settled(double, [1], limit=1)
+        pytest.fail("a cancelled gather returned")
+    assert scope.cancelled_caught
+
+
+async def test_items_that_swallow_an_outer_cancel_do_not_swallow_it_for_the_gather() -> None:
+    started = Gauge()
+
+    async def stubborn(item: int) -> None:
+        with started:
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class():
+                return
+
+    with CancelScope() as scope:
+        async with create_task_group() as group:
+            group.start_soon(lambda: gather_settled(stubborn, count(), limit=3))
+            await quiet()
+            scope.cancel()
+
+    assert scope.cancelled_caught
+    assert started.now == 0
+
+
+async def test_an_item_that_cancels_the_outer_scope_cancels_the_gather() -> None:
+    with CancelScope() as scope:
+
+        async def cancel(item: int) -> None:
+            scope.cancel()
+            await checkpoint()
+
+        await gather_settled(cancel, range(3), limit=2)
+        pytest.fail("a cancelled gather returned")
+    assert scope.cancelled_caught
+
+
+async def test_an_outer_cancel_takes_a_group_of_its_cancellation_and_errors_with_it() -> None:
+    async def fail_in_cleanup(item: int) -> None:
+        async with create_task_group() as group:
+            group.start_soon(hang, item)
+            try:
+                await anyio.sleep_forever()
+            finally:
+                raise LookupError(item)
+
+    async with create_task_group() as group:
+        group.start_soon(lambda: gather_settled(fail_in_cleanup, range(2), limit=2))
+        await quiet()
+        group.cancel_scope.cancel()
+
+
+@on_asyncio
+async def test_a_native_cancel_of_the_caller_wins() -> None:
+    gauge = Gauge()
+
+    async def stay(item: int) -> None:
+        with gauge:
+            await anyio.sleep_forever()
+
+    task = asyncio.ensure_future(gather_settled(stay, range(10), limit=4))
+    await quiet()
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (gauge.now, gauge.begun) == (0, 4)
+
+
+@on_asyncio
+async def test_asyncio_timeout_around_the_gather_works() -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.001):
+            await gather_settled(hang, range(3), limit=2)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+@on_asyncio
+async def test_the_end_of_the_loop_ends_a_gather() -> None:
+    gauge = Gauge()
+
+    async def stay(item: int) -> None:
+        with gauge:
+            await anyio.sleep_forever()
+
+    gather = asyncio.ensure_future(gather_settled(stay, count(), limit=3))
+    await quiet()
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:  # As asyncio.run() does.
+        if "gather" in repr(task) or "_be_worker" in repr(task):
+            task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gather
+    assert gauge.now == 0
+
+
+async def test_a_group_that_was_cancelled_silently_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def give_up(pool: Any) -> None:
+        pool._group.cancel_scope.cancel()
+
+    monkeypatch.setattr("fanout_briefs.settled._Pool._be_worker", give_up)
+    with pytest.raises(RuntimeError, match="some items have no outcome"):
+        await gather_settled(double, [1], limit=1)
+    with pytest.raises(RuntimeError, match="some items have no outcome"):
+        async with iter_settled(double, [1], limit=1) as outcomes:
+            await anext(outcomes)
+
+
+# Errors that leave, groups, stray cancels
+
+
+class Quit(BaseException):
+    """Stands for KeyboardInterrupt, which asyncio raises through the loop."""
+
+
+@pytest.mark.parametrize("error", [Quit(), BaseExceptionGroup("both", [Quit(), ValueError()])], ids=["lone", "group"])
+@pytest.mark.parametrize("seconds", [None, 60])
+async def test_what_is_no_exception_leaves_as_itself(error: BaseException, seconds: float | None) -> None:
+    async def leave(item: int) -> None:
+        await checkpoint()
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        await gather_settled(leave, [1], limit=2, item_timeout=seconds)
+    assert repr(caught.value) == repr(error)
+
+    with pytest.raises(type(error)) as caught:
+        async with iter_settled(leave, [1], limit=2, item_timeout=seconds) as outcomes:
+            await anext(outcomes)
+    assert repr(caught.value) == repr(error)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_keyboard_interrupt_and_system_exit_end_the_run(backend: str, error: type[BaseException]) -> None:
+    async def leave(item: int) -> None:
+        raise error
+
+    async def main() -> None:
+        await gather_settled(leave, [1], limit=2)
+
+    with pytest.raises(error):
+        anyio.run(main, backend=backend)
+
+
+async def test_two_items_that_leave_at_once_leave_as_a_group() -> None:
+    async def leave(item: int) -> None:
+        try:
+            await anyio.sleep_forever() if item else await checkpoint()
+        finally:
+            raise Quit
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await gather_settled(leave, range(2), limit=2)
+    assert [type(error) for error in caught.value.exceptions] == [Quit, Quit]
+
+
+async def test_a_group_of_ordinary_errors_is_one_failure() -> None:
+    group = ExceptionGroup("both", [ValueError(), KeyError()])
+
+    async def fail(item: int) -> None:
+        raise group
+
+    (outcome,) = await gather_settled(fail, [1], limit=1)
+
+    assert isinstance(outcome, Rejected)
+    assert outcome.error is group
+
+
+@on_asyncio
+async def test_of_a_group_of_cancellation_and_errors_the_errors_are_the_failure() -> None:
+    async def fail(item: int) -> None:
+        raise BaseExceptionGroup("mixed", [asyncio.CancelledError(), ValueError(item)])
+
+    outcomes = await gather_settled(fail, range(3), limit=2)
+
+    for outcome in outcomes:
+        assert isinstance(outcome, Rejected)
+        assert repr(outcome.error) == f"ExceptionGroup('mixed', [ValueError({outcome.item})])"
+
+
+@on_asyncio
+@pytest.mark.parametrize("seconds", [None, 60])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_stray_cancel_is_that_items_own_failure(seconds: float | None, stream: bool) -> None:
+    async def act(item: str) -> str:
+        match item:
+            case "awaits a cancelled future":
+                future = asyncio.get_running_loop().create_future()
+                future.cancel()
+                await future
+            case "raises a group of one cancellation":
+                raise BaseExceptionGroup("", [asyncio.CancelledError()])
+            case "cancels its own task":
+                cancel_own_task()
+                await checkpoint()
+            case "cancels its own task and returns":
+                cancel_own_task()
+            case "cancels its own task and swallows it":
+                cancel_own_task()
+                with suppress(asyncio.CancelledError):
+                    await checkpoint()
+            case "cancels its own task and fails":
+                cancel_own_task()
+                raise ValueError
+            case "plants more cancels than one":
+                task = asyncio.current_task()
+                assert task is not None
+                for _ in range(3):
+                    asyncio.get_running_loop().call_soon(task.cancel)
+                cancel_own_task()
+            case _:
+                await checkpoint()
+        return item
+
+    items = [
+        "awaits a cancelled future", "fine", "raises a group of one cancellation", "fine", "cancels its own task",
+        "fine", "cancels its own task and returns", "fine", "cancels its own task and swallows it", "fine",
+        "cancels its own task and fails", "fine", "plants more cancels than one", "cancels its own task and returns",
+    ]  # fmt: skip
+    for limit in (1, 2, 20):
+        if stream:
+            async with iter_settled(act, items, limit=limit, ordered=True, item_timeout=seconds) as stream_:
+                outcomes = [outcome async for outcome in stream_]
+        else:
+            outcomes = await gather_settled(act, items, limit=limit, item_timeout=seconds)
+        expected = {
+            "awaits a cancelled future": ItemCancelled,
+            "raises a group of one cancellation": ItemCancelled,
+            "cancels its own task": ItemCancelled,
+            "cancels its own task and fails": ValueError,
+        }
+        assert values(outcomes) == [expected.get(item, item) for item in items]
+
+
+@on_asyncio
+async def test_a_cancel_that_arrives_after_its_item_harms_nobody() -> None:
+    loop = asyncio.get_running_loop()
+
+    async def plant(item: int) -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        loop.call_soon(task.cancel)
+        return item
+
+    # The one worker is waiting when the cancel arrives: for the loop to turn, for room, and for the source.
+    async with iter_settled(plant, range(9), limit=1) as outcomes:
+        for index in range(9):
+            await quiet()
+            assert (await anext(outcomes)).index == index
+    assert values(await gather_settled(plant, numbers(5), limit=1)) == list(range(5))
+
+
+@on_asyncio
+async def test_a_callback_that_cancels_the_current_task_harms_nobody() -> None:
+    outcomes = await gather_settled(double, range(3), limit=1, on_settled=lambda _: cancel_own_task())
+
+    assert values(outcomes) == [0, 2, 4]
+
+
+@on_asyncio
+async def test_a_stray_cancel_names_where_it_came_from() -> None:
+    async def act(item: int) -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel("the far end hung up")
+        await future
+
+    (outcome,) = await gather_settled(act, [1], limit=1)
+
+    assert isinstance(outcome, Rejected)
+    assert isinstance(outcome.error.__cause__, asyncio.CancelledError)
+
+
+# Timeouts
+
+
+class TestTimeouts:
+    """In virtual time: an hour passes at once, and only on the event loop's own clock."""
+
+    @pytest.fixture(params=["asyncio", "trio"])
+    def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
+        if request.param == "trio":
+            return "trio", {"clock": MockClock(autojump_threshold=0)}
+        return "asyncio", {"loop_factory": VirtualTimeLoop}
+
+    @pytest.mark.parametrize("source", [range, numbers], ids=["sync", "async"])
+    async def test_an_item_that_times_out_is_really_cancelled_and_its_slot_is_free(self, source: Any) -> None:
+        ends: list[tuple[int, float]] = []
+        start = anyio.current_time()
+
+        async def work(item: int) -> int:
+            try:
+                await anyio.sleep(7200 if item % 2 else 1800)
+            finally:
+                ends.append((item, anyio.current_time() - start))
+            return item
+
+        outcomes = await gather_settled(work, source(5), limit=1, item_timeout=3600)
+
+        assert values(outcomes) == [0, TimeoutError, 2, TimeoutError, 4]
+        assert ends == [(0, 1800), (1, 5400), (2, 7200), (3, 10800), (4, 12600)]
+        assert "item 1" in str(outcomes[1].error) if isinstance(outcomes[1], Rejected) else False
+
+    async def test_the_stream_times_items_out_too(self) -> None:
+        async with iter_settled(anyio.sleep, [5, 50, 500, 1], limit=2, item_timeout=100) as outcomes:
+            seen = [(outcome.index, type(outcome)) async for outcome in outcomes]
+
+        assert seen == [(0, Fulfilled), (1, Fulfilled), (3, Fulfilled), (2, Rejected)]
+
+    async def test_items_that_end_in_time_are_left_alone(self) -> None:
+        assert values(await gather_settled(anyio.sleep, [9.9] * 30, limit=4, item_timeout=10)) == [None] * 30
+
+    async def test_an_item_is_timed_from_its_own_start(self) -> None:
+        start = anyio.current_time()
+        outcomes = await gather_settled(anyio.sleep, [6, 8, 20, 6], limit=2, item_timeout=10)
+
+        assert values(outcomes) == [None, None, TimeoutError, None]
+        assert anyio.current_time() - start == 16
+
+    async def test_a_finished_item_beats_a_late_cancel(self) -> None:
+        async def finish_anyway(item: int) -> int:
+            with CancelScope(shield=True):
+                await anyio.sleep(20)
+            return item
+
+        async def swallow(item: int) -> int:
+            with suppress(anyio.get_cancelled_exc_class()):
+                await anyio.sleep(20)
+            return item
+
+        async def fail(item: int) -> None:
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class():
+                raise LookupError from None
+
+        assert values(await gather_settled(finish_anyway, range(3), limit=1, item_timeout=10)) == [0, 1, 2]
+        assert values(await gather_settled(swallow, range(3), limit=1, item_timeout=10)) == [0, 1, 2]
+        assert values(await gather_settled(fail, range(2), limit=1, item_timeout=10)) == [LookupError] * 2
+
+    async def test_an_item_that_will_not_go_does_not_delay_the_timeouts_of_others(self) -> None:
+        ends: dict[int, float] = {}
+        start = anyio.current_time()
+
+        async def work(item: int) -> None:
+            try:
+                with CancelScope(shield=item == 0):
+                    await anyio.sleep(100)
+            finally:
+                ends[item] = anyio.current_time() - start
+
+        outcomes = await gather_settled(work, range(4), limit=2, item_timeout=10)
+
+        assert values(outcomes) == [None, TimeoutError, TimeoutError, TimeoutError]
+        assert ends == {0: 100, 1: 10, 2: 20, 3: 30}
+
+    async def test_errors_raised_beside_the_cancellation_are_the_failure(self) -> None:
+        async def fail_in_cleanup(item: int) -> None:
+            async with create_task_group() as group:
+                group.start_soon(hang, item)
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    raise LookupError(item)
+
+        async def mixed(item: int) -> None:
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class() as cancelled:
+                raise BaseExceptionGroup("mixed", [cancelled, LookupError(item)]) from None
+
+        for func in (fail_in_cleanup, mixed):
+            outcomes = await gather_settled(func, range(2), limit=1, item_timeout=10)
+            assert values(outcomes) == [ExceptionGroup] * 2
+            assert "Cancelled" not in repr(outcomes)
+
+    async def test_a_group_of_nothing_but_the_cancellation_is_a_timeout(self) -> None:
+        async def wrap(item: int) -> None:
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class() as cancelled:
+                raise BaseExceptionGroup("", [cancelled]) from None
+
+        assert values(await gather_settled(wrap, range(2), limit=1, item_timeout=10)) == [TimeoutError] * 2
+
+    async def test_a_source_whose_own_scope_runs_out_between_items_has_failed(self) -> None:
+        async def source() -> AsyncIterator[int]:
+            with move_on_after(5):
+                for number in count():
+                    yield number
+
+        async def leave_a_mark(seconds: int) -> None:
+            VARIABLE.set(seconds)
+            await anyio.sleep(seconds)
+
+        with pytest.raises(SourceError) as caught:
+            await gather_settled(leave_a_mark, source(), limit=1)
+        assert values(list(caught.value.outcomes)) == [None] * 5
+        assert isinstance(caught.value.__cause__, ItemCancelled)
+
+    async def test_what_is_no_exception_leaves_in_spite_of_a_timeout(self) -> None:
+        async def leave(item: int) -> None:
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class() as cancelled:
+                raise BaseExceptionGroup("mixed", [cancelled, Quit()]) from None
+
+        with pytest.raises(BaseExceptionGroup, check=lambda error: "Quit" in repr(error)):
+            await gather_settled(leave, [1], limit=1, item_timeout=10)
+
+    async def test_context_variables_set_before_a_timeout_do_not_leak(self) -> None:
+        async def work(item: int) -> int:
+            seen: int = VARIABLE.get()
+            VARIABLE.set(item)
+            await anyio.sleep(20 if item == 1 else 0)
+            return seen
+
+        assert values(await gather_settled(work, [1, 2, 3], limit=1, item_timeout=10)) == [TimeoutError, 0, 0]
+
+    async def test_an_outer_cancel_at_the_same_instant_wins(self) -> None:
+        with move_on_after(10) as scope:
+            await gather_settled(anyio.sleep, [20] * 5, limit=2, item_timeout=10)
+            pytest.fail("a cancelled gather returned")
+        assert scope.cancelled_caught
+
+    async def test_a_stream_read_that_times_out_loses_nothing(self) -> None:
+        async with iter_settled(anyio.sleep, [1, 9, 3], limit=1, ordered=True) as outcomes:
+            assert (await anext(outcomes)).index == 0
+            with move_on_after(5) as scope:
+                await anext(outcomes)
+            assert scope.cancelled_caught
+            assert [outcome.index async for outcome in outcomes] == [1, 2]
+
+    async def test_an_item_that_cancels_itself_as_it_times_out_is_rejected(self) -> None:
+        async def work(item: int) -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
+                    cancel_own_task()
+
+        assert values(await gather_settled(work, range(3), limit=1, item_timeout=10)) == [TimeoutError] * 3
+
+
+# Context variables
+
+VARIABLE: ContextVar[Any] = ContextVar("VARIABLE", default=0)
+
+
+class Equal:
+    """Equal to everything, and not to be asked."""
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("compared")
+
+    __hash__ = None  # type: ignore[assignment]  # as Python does beside __eq__
+
+
+@pytest.mark.parametrize("source", [range, numbers], ids=["sync", "async"])
+@pytest.mark.parametrize("suspends", [False, True])
+async def test_context_variables_of_one_item_never_reach_another(source: Any, suspends: bool) -> None:
+    outer = Equal()
+    VARIABLE.set(outer)
+
+    async def work(item: int) -> Any:
+        seen = VARIABLE.get()
+        VARIABLE.set(Equal() if item % 2 else item)
+        if suspends:
+            await checkpoint()
+        return seen
+
+    outcomes = await gather_settled(work, source(12), limit=3)
+
+    assert all(value is outer for value in values(outcomes))
+    assert VARIABLE.get() is outer
+
+
+async def test_a_variable_that_was_not_set_before_is_noticed_too() -> None:
+    fresh: ContextVar[int] = ContextVar("fresh")
+
+    async def work(item: int) -> Any:
+        seen = fresh.get(None)
+        fresh.set(item)
+        return seen
+
+    assert values(await gather_settled(work, range(3), limit=1)) == [None] * 3
+
+
+async def test_a_context_that_was_put_back_keeps_its_worker() -> None:
+    async def work(item: int) -> int:
+        VARIABLE.reset(VARIABLE.set(item))
+        return anyio.get_current_task().id
+
+    assert len(set(values(await gather_settled(work, range(5), limit=1)))) == 1
+
+
+# Sources
+
+
+class Broken(Exception):
+    pass
+
+
+def breaks_at(stop: int) -> Iterator[int]:
+    yield from range(stop)
+    raise Broken
+
+
+async def breaks_later_at(stop: int) -> AsyncIterator[int]:
+    for number in range(stop):
+        yield number
+    raise Broken
+
+
+@pytest.mark.parametrize("source", [breaks_at, breaks_later_at])
+async def test_when_the_source_raises_items_in_progress_settle_and_come_along(source: Any) -> None:
+    gates = Gates()
+    caught: list[SourceError] = []
+
+    async def gather() -> None:
+        with pytest.raises(SourceError) as error:
+            await gather_settled(gates.wait, source(3), limit=5)
+        caught.append(error.value)
+
+    async with create_task_group() as group:
+        group.start_soon(gather)
+        await quiet()
+        assert caught == []
+        await gates.open(0, 2)
+        assert caught == []
+        await gates.open(1)
+
+    assert list(caught[0].outcomes) == [Fulfilled(number, number, number) for number in range(3)]
+    assert isinstance(caught[0].__cause__, Broken)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("source", [breaks_at, breaks_later_at])
+async def test_a_stream_raises_the_sources_error_after_all_outcomes(source: Any, ordered: bool) -> None:
+    seen: list[int] = []
+    with pytest.raises(SourceError) as caught:  # noqa: PT012  # The block is what is tested.
+        async with iter_settled(double_later, source(5), limit=2, ordered=ordered) as outcomes:
+            async for outcome in outcomes:
+                seen.append(outcome.index)
+
+    assert sorted(seen) == list(range(5))
+    assert caught.value.outcomes == ()
+    assert isinstance(caught.value.__cause__, Broken)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_source_that_is_interrupted_ends_the_gather(asynchronous: bool) -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        raise Quit
+
+    async def async_source() -> AsyncIterator[int]:
+        yield 1
+        raise Quit
+
+    with pytest.raises(Quit):
+        await gather_settled(double, async_source() if asynchronous else source(), limit=2)
+
+
+@on_asyncio
+async def test_a_source_that_awaits_something_cancelled_has_failed() -> None:
+    async def source() -> AsyncIterator[int]:
+        yield 1
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    with pytest.raises(SourceError) as caught:
+        await gather_settled(double, source(), limit=2)
+    assert isinstance(caught.value.__cause__, ItemCancelled)
+
+
+async def test_an_async_generator_lives_in_one_task_and_is_closed_there() -> None:
+    tasks: set[int] = set()
+
+    async def source() -> AsyncIterator[int]:
+        tasks.add(anyio.get_current_task().id)
+        with CancelScope():
+            try:
+                for number in count():
+                    yield number
+                    tasks.add(anyio.get_current_task().id)
+            finally:
+                with CancelScope(shield=True):
+                    await checkpoint()
+                await cancel_shielded_checkpoint()
+                tasks.add(anyio.get_current_task().id)
+                tasks.add(-1)
+
+    async with iter_settled(double_later, source(), limit=3) as outcomes:
+        async for outcome in outcomes:
+            if outcome.index == 20:
+                break
+
+    assert -1 in tasks
+    assert len(tasks - {-1}) == 1
+    assert anyio.get_current_task().id not in tasks
+
+
+async def test_a_generator_may_await_while_it_is_closed() -> None:
+    closed: list[bool] = []
+
+    async def source() -> AsyncIterator[int]:
+        try:
+            for number in count():
+                yield number
+        finally:
+            await checkpoint()
+            closed.append(True)
+
+    with CancelScope() as scope:
+        async with create_task_group() as group:
+            group.start_soon(lambda: gather_settled(hang, source(), limit=3))
+            await quiet()
+            scope.cancel()
+    assert closed == [True]
+
+
+async def test_what_closing_the_source_raises_surfaces_as_itself() -> None:
+    async def source() -> AsyncIterator[int]:
+        try:
+            for number in count():
+                yield number
+        finally:
+            raise Broken
+
+    with pytest.raises(Broken):
+        async with iter_settled(double, source(), limit=2) as outcomes:
+            await anext(outcomes)
+    with pytest.raises(LookupError):  # noqa: PT012  # The block is what is tested.
+        async with iter_settled(double, source(), limit=2) as outcomes:
+            await anext(outcomes)
+            raise LookupError
+
+
+async def test_an_async_source_is_read_at_most_one_item_ahead() -> None:
+    pulled: list[int] = []
+
+    async def source() -> AsyncIterator[int]:
+        for number in count():
+            pulled.append(number)
+            yield number
+
+    gates = Gates()
+    async with create_task_group() as group:
+        group.start_soon(lambda: gather_settled(gates.wait, source(), limit=3))
+        await quiet()
+        assert len(pulled) == 4
+        await gates.open(0, 2)
+        assert len(pulled) == 6
+        group.cancel_scope.cancel()
+
+
+async def test_a_slow_async_source_needs_no_more_workers_than_it_keeps_busy() -> None:
+    tasks: set[int] = set()
+
+    async def note(item: int) -> None:
+        tasks.add(anyio.get_current_task().id)
+
+    async def source() -> AsyncIterator[int]:
+        for number in range(20):
+            await quiet()
+            yield number
+
+    await gather_settled(note, source(), limit=10)
+
+    assert len(tasks) == 1
+
+
+async def test_an_async_iterator_that_is_no_generator_is_left_open() -> None:
+    send, receive = anyio.create_memory_object_stream[int](10)
+    for number in range(10):
+        send.send_nowait(number)
+    async with iter_settled(double, receive, limit=1) as outcomes:
+        assert (await anext(outcomes)).item == 0
+    assert receive.statistics().open_receive_streams == 1
+    send.close()
+    receive.close()
+
+
+# on_settled
+
+
+async def test_on_settled_is_called_in_settling_order() -> None:
+    gates = Gates()
+    seen: list[int] = []
+    async with create_task_group() as group:
+        group.start_soon(
+            lambda: gather_settled(gates.wait, range(4), limit=4, on_settled=lambda outcome: seen.append(outcome.index))
+        )
+        await quiet()
+        for item in (2, 0, 3, 1):
+            await gates.open(item)
+    assert seen == [2, 0, 3, 1]
+
+
+async def test_what_on_settled_raises_surfaces_as_itself_and_it_is_not_called_again() -> None:
+    gauge = Gauge()
+    calls: list[int] = []
+    broken = Broken()
+
+    async def work(item: int) -> int:
+        with gauge:
+            if item:
+                try:
+                    await anyio.sleep_forever()
+                except anyio.get_cancelled_exc_class():
+                    return item
+            await quiet()
+            return item
+
+    def note(outcome: Settled[int, int]) -> None:
+        calls.append(outcome.index)
+        raise broken
+
+    with pytest.raises(Broken) as caught:
+        await gather_settled(work, range(3), limit=3, on_settled=note)
+
+    assert caught.value is broken
+    assert (calls, gauge.now) == ([0], 0)
+
+
+# The stream
+
+
+@pytest.mark.parametrize("source", [range, numbers], ids=["sync", "async"])
+async def test_a_stream_yields_in_settling_order_unless_asked_for_input_order(source: Any) -> None:
+    for ordered, expected in ((False, [2, 0, 1]), (True, [0, 1, 2])):
+        gates = Gates()
+        seen: list[int] = []
+
+        async def read() -> None:
+            async with iter_settled(gates.wait, source(3), limit=3, ordered=ordered) as outcomes:  # noqa: B023
+                seen.extend([outcome.index async for outcome in outcomes])  # noqa: B023  # Awaited in this turn.
+
+        async with create_task_group() as group:
+            group.start_soon(read)
+            await quiet()
+            for item in (2, 0, 1):
+                await gates.open(item)
+        assert seen == expected
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("asynchronous", [True, False])
+async def test_a_slow_reader_holds_the_source_back_to_twice_the_limit(ordered: bool, asynchronous: bool) -> None:
+    pulled: list[int] = []
+
+    def source() -> Iterator[int]:
+        for number in count():
+            pulled.append(number)
+            yield number
+
+    async def async_source() -> AsyncIterator[int]:
+        for number in source():
+            yield number
+
+    gauge = Gauge()
+
+    async def work(item: int) -> int:
+        with gauge:
+            await checkpoint()
+        return item
+
+    items: Any = async_source() if asynchronous else source()
+    async with iter_settled(work, items, limit=3, ordered=ordered) as outcomes:
+        for taken in range(20):
+            await quiet()
+            assert len(pulled) == taken + 6
+            await anext(outcomes)
+    assert gauge.peak <= 3
+
+
+async def test_in_input_order_one_slow_item_holds_the_source_back() -> None:
+    gates = Gates()
+    await gates.open(*range(1, 50))
+    async with iter_settled(gates.wait, range(50), limit=3, ordered=True) as outcomes:
+        await quiet()
+        assert gates.running.begun == 6
+        await gates.open(0)
+        assert [outcome.index async for outcome in outcomes] == list(range(50))
+
+
+async def test_leaving_a_stream_early_cancels_and_awaits_what_is_in_progress() -> None:
+    gauge = Gauge()
+
+    async def work(item: int) -> int:
+        with gauge:
+            if item:
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    await cancel_shielded_checkpoint()
+        return item
+
+    async with iter_settled(work, count(), limit=4) as outcomes:
+        async for _ in outcomes:
+            break
+        await quiet()
+        assert gauge.now == 4
+    assert gauge.now == 0
+
+
+@pytest.mark.parametrize("error", [Broken(), ExceptionGroup("mine", [Broken()]), StopIteration(), StopAsyncIteration()])
+async def test_the_readers_own_error_leaves_as_itself(error: Exception) -> None:
+    gauge = Gauge()
+
+    async def work(item: int) -> None:
+        with gauge:
+            await anyio.sleep_forever()
+
+    with pytest.raises(type(error)) as caught:  # noqa: PT012  # The block is what is tested.
+        async with iter_settled(work, count(), limit=2):
+            await quiet()
+            assert gauge.now == 2
+            raise error
+    assert caught.value is error
+    assert error.__cause__ is None
+    assert gauge.now == 0
+
+
+async def test_an_outer_cancel_of_the_reader_wins() -> None:
+    with CancelScope() as scope:
+        async with iter_settled(hang, count(), limit=2) as outcomes:
+            scope.cancel()
+            await anext(outcomes)
+    assert scope.cancelled_caught
+
+
+@on_asyncio
+async def test_asyncio_timeout_around_a_stream_works() -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.001), iter_settled(hang, count(), limit=2) as outcomes:
+            await anext(outcomes)
+
+
+async def test_a_stream_that_was_left_says_so() -> None:
+    async with iter_settled(double, count(), limit=2) as outcomes:
+        await anext(outcomes)
+    with pytest.raises(RuntimeError, match="the stream is closed"):
+        await anext(outcomes)
+
+
+async def test_an_exhausted_stream_stays_exhausted() -> None:
+    async with iter_settled(double, range(3), limit=2) as outcomes:
+        assert len([outcome async for outcome in outcomes]) == 3
+        assert [outcome async for outcome in outcomes] == []
+    assert [outcome async for outcome in outcomes] == []
+
+
+async def test_two_readers_share_a_stream() -> None:
+    seen: list[int] = []
+
+    async def read(outcomes: AsyncIterator[Settled[int, int]]) -> None:
+        seen.extend([outcome.index async for outcome in outcomes])
+
+    async with iter_settled(double_later, range(20), limit=3) as outcomes, create_task_group() as group:
+        group.start_soon(read, outcomes)
+        group.start_soon(read, outcomes)
+    assert sorted(seen) == list(range(20))
+
+
+@on_asyncio
+async def test_a_reader_that_is_cancelled_as_it_is_woken_passes_the_outcome_on() -> None:
+    readers: list[asyncio.Task[Settled[int, int]]] = []
+
+    async def work(item: int) -> int:
+        if item:  # Starts in the very step in which item 0 settled and woke the first reader.
+            readers[0].cancel()
+            await anyio.sleep_forever()
+        await quiet()
+        return item
+
+    async with iter_settled(work, range(2), limit=1) as outcomes:
+
+        async def read() -> Settled[int, int]:
+            return await anext(outcomes)
+
+        readers.extend(asyncio.create_task(read()) for _ in range(2))
+        assert (await readers[1]).index == 0
+        assert readers[0].cancelled()
+
+
+# What a failure holds on to
+
+
+async def test_a_failures_traceback_begins_in_the_callable() -> None:
+    async def fail(item: int) -> None:
+        raise LookupError
+
+    (outcome,) = await gather_settled(fail, [1], limit=1)
+
+    assert isinstance(outcome, Rejected)
+    assert outcome.error.__traceback__ is not None
+    assert outcome.error.__traceback__.tb_frame.f_code is fail.__code__
+
+
+class Local:
+    pass
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_failures_locals_go_with_its_outcome(stream: bool) -> None:
+    kept: list[weakref.ref[Local]] = []
+
+    async def fail(item: int) -> None:
+        local = Local()
+        kept.append(weakref.ref(local))
+        await checkpoint()
+        raise LookupError
+
+    gc.collect()
+    gc.disable()
+    try:
+        if stream:
+            async with iter_settled(fail, range(6), limit=2) as outcomes:
+                assert len([outcome.index async for outcome in outcomes]) == 6
+        else:
+            await gather_settled(fail, range(6), limit=2)
+        assert [ref for ref in kept if ref() is not None] == []
+    finally:
+        gc.enable()
