@@ -76,7 +76,9 @@ def _decode(what: str, data: bytes, build: Callable[[Any], _T]) -> _T:
         if version == _VERSION:
             return build(fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{data[:40]!r} is no {what}: {error!r}; it was damaged, or something else wrote it") from error
+        raise ValueError(
+            f"{data[:40]!r} is no {what}: {error!r}; it was damaged, or something else wrote it"
+        ) from error
     raise ValueError(f"this {what} has version {version!r}, and this release knows {_VERSION}: upgrade fanout-briefs")
 
 

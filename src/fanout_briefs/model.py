@@ -234,7 +234,7 @@ class Job:
     type: str
     user_id: str
     occurrence: Occurrence
-    run_at: datetime
+    run_at: datetime = field(validator=_aware)
     window: Window
     status: JobStatus = JobStatus.PENDING
     code: SkipReason | None = None
@@ -329,7 +329,7 @@ class Claim:
 
     job: Job
     token: int
-    until: datetime
+    until: datetime = field(validator=_aware)
     payload: bytes | None = None
     progress: Progress | None = None
 

@@ -200,7 +200,7 @@ class Ledger(Protocol):
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
         """Record new slots; answer for each job, in the order given, what became of it.
 
-        Jobs come as pending, or as skipped with a code. A key that exists is a ``DUPLICATE`` and stays as it
+        Jobs come as pending, or as skipped with a code; any other status is a ``ValueError``. A key that exists is a ``DUPLICATE`` and stays as it
         is, with one exception: a pending job takes up a slot for which ``Job.can_be_taken_up`` holds. That
         row becomes the new job with its epoch raised by one, its attempts at zero and no progress; it keeps its
         window's start if a worker had fixed it. Of equal keys in one batch the first counts. A conflict never raises.
@@ -223,7 +223,10 @@ class Ledger(Protocol):
         ...
 
     async def change(self, keys: Collection[str], change: Change) -> Collection[str]:
-        """Move slots by hand; answer with the keys that were in a state the change applies to, and moved."""
+        """Move slots by hand; answer with the keys that were in a state the change applies to, and moved.
+
+        A slot that becomes pending again begins a new epoch, with no attempts, progress, code, reason or error.
+        """
         ...
 
     async def advance(self, name: str, to: datetime | None = None, *, start: datetime | None = None) -> datetime | None:
@@ -291,6 +294,8 @@ class Work(Protocol):
     async def finish(self, claim: Claim, finish: Finish, follow_ups: Sequence[FollowUp] = ()) -> bool:
         """End a job: status, saved brief and follow-up jobs in one transaction.
 
+        ``code`` and ``error`` become those of ``finish``; ``reason`` only where it gives one.
+
         A follow-up whose slot is new is created with its payload; one that is still pending, skipped, failed or
         cancelled is renewed with the payload, attempts at zero and the epoch given; any other stays as it is.
 
@@ -308,7 +313,7 @@ class Work(Protocol):
         ...
 
     async def release(self, claims: Collection[Claim]) -> None:
-        """Put jobs back as though they had not been claimed: pending, no progress, the attempt not counted.
+        """Put jobs back: pending, no progress, the attempt not counted. The window's start stays fixed.
 
         Lost ones stay as they are.
         """

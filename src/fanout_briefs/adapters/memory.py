@@ -1,0 +1,338 @@
+"""A storage in plain dicts: for tests, previews and small tools.
+
+It keeps every promise of the ports except lasting longer than the process. Each method is one synchronous
+step after a checkpoint, so it is atomic without a lock; a claim looks at every live slot.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from itertools import filterfalse, islice
+from types import TracebackType
+from typing import Final, Self
+
+from anyio.lowlevel import checkpoint
+from attrs import define, evolve
+
+from fanout_briefs.adapters._rules import (
+    BRIEFED,
+    LIVE,
+    RENEWABLE,
+    TRANSITIONS,
+    check_finish,
+    check_limit,
+    check_new,
+    normal,
+    not_open,
+    readable,
+    storable,
+    utc,
+)
+from fanout_briefs.encoding import decode_brief, encode_brief
+from fanout_briefs.model import (
+    Brief,
+    Change,
+    Claim,
+    Claims,
+    Enqueued,
+    Finish,
+    FollowUp,
+    Job,
+    JobStatus,
+    Page,
+    Preference,
+    Window,
+)
+
+__all__ = ["MemoryPreferences", "MemoryStorage"]
+
+
+@define
+class _Slot:
+    """One row: the job, and what only the storage knows of it."""
+
+    job: Job
+    token: int
+    until: datetime | None = None
+    window_fixed: bool = False
+
+
+class MemoryStorage:
+    """Keeps everything in this process. Closing keeps the content; it goes when the object does."""
+
+    def __init__(self) -> None:
+        self.preferences: Final = MemoryPreferences(self._ready)
+        self._users = 0
+        self._slots: dict[str, _Slot] = {}
+        self._owners: dict[tuple[str, str], list[_Slot]] = {}
+        self._payloads: dict[str, bytes] = {}
+        self._briefs: dict[tuple[str, str], dict[date, Brief]] = {}
+        self._marks: dict[str, datetime] = {}
+        self._floor = 0
+
+    async def __aenter__(self) -> Self:
+        await checkpoint()
+        self._users += 1
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._users = max(0, self._users - 1)
+
+    async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
+        await self._ready()
+        for job in jobs:
+            check_new(job)
+        fresh = [normal(job) for job in jobs]
+        seen: set[str] = set()
+        outcomes: list[Enqueued] = []
+        for job in fresh:
+            outcomes.append(Enqueued.DUPLICATE if job.dedup_key in seen else self._plan(job))
+            seen.add(job.dedup_key)
+        return outcomes
+
+    def _plan(self, job: Job) -> Enqueued:
+        slot = self._slots.get(job.dedup_key)
+        if slot is None:
+            self._create(job)
+            return Enqueued.CREATED
+        if job.status is not JobStatus.PENDING or not slot.job.can_be_taken_up:
+            return Enqueued.DUPLICATE
+        _replace(slot, evolve(job, epoch=slot.job.epoch + 1))
+        return Enqueued.TAKEN_UP
+
+    def _create(self, job: Job) -> None:
+        slot = self._slots[job.dedup_key] = _Slot(job, self._floor)
+        self._owners.setdefault((job.user_id, job.type), []).append(slot)
+
+    async def find(self, keys: Collection[str]) -> Mapping[str, Job]:
+        await self._ready()
+        return {key: self._slots[key].job for key in keys if key in self._slots}
+
+    async def last_briefs(self, type: str, before: Mapping[str, datetime]) -> Mapping[str, datetime]:  # noqa: A002  # the port's name
+        await self._ready()
+        latest: dict[str, datetime] = {}
+        limits = {user_id: utc(instant) for user_id, instant in before.items()}
+        for user_id, limit in limits.items():
+            jobs = (slot.job for slot in self._owners.get((user_id, type), ()))
+            delivered = (job.occurrence.deliver_at for job in jobs if job.status in BRIEFED)
+            at = max((at for at in delivered if at < limit), default=None)
+            if at is not None:
+                latest[user_id] = at
+        return latest
+
+    async def change(self, keys: Collection[str], change: Change) -> Collection[str]:
+        await self._ready()
+        rule = TRANSITIONS[change]
+        moved = {key for key in keys if key in self._slots and self._slots[key].job.status in rule.applies_to}
+        for slot in map(self._slots.__getitem__, moved):
+            slot.job = evolve(slot.job, status=rule.to, code=rule.code)
+            if rule.renews:
+                slot.job = evolve(
+                    slot.job, epoch=slot.job.epoch + 1, attempts=0, progress=None, reason=None, error=None
+                )
+        return moved
+
+    async def advance(self, name: str, to: datetime | None = None, *, start: datetime | None = None) -> datetime | None:
+        await self._ready()
+        mark = self._marks.get(name, None if start is None else utc(start))
+        if mark is not None:
+            self._marks[name] = mark = mark if to is None else max(mark, utc(to))
+        return mark
+
+    async def forget(self, user_id: str) -> int:
+        await self._ready()
+        owners = [owner for owner in self._owners if owner[0] == user_id]
+        slots = [slot for owner in owners for slot in self._owners.pop(owner)]
+        payloads = [self._payloads.pop(slot.job.dedup_key, None) for slot in slots]
+        briefs = [self._briefs.pop(owner) for owner in list(self._briefs) if owner[1] == user_id]
+        for slot in slots:
+            del self._slots[slot.job.dedup_key]
+            # A slot of the same key may be planned again; a worker of the old one must not pass for its own.
+            self._floor = max(self._floor, slot.token)
+        rows = len(slots) + sum(payload is not None for payload in payloads) + sum(map(len, briefs))
+        return rows + self.preferences.erase(user_id)
+
+    async def claim(
+        self,
+        due_by: datetime,
+        *,
+        now: datetime,
+        lease: timedelta,
+        limit: int,
+        types: Collection[str],
+        key: str | None = None,
+    ) -> Claims:
+        await self._ready()
+        check_limit(limit)
+        due_by, now = utc(due_by), utc(now)
+        until = now + lease
+        asked = [slot for slot in self._asked(key) if slot.job.type in types]
+        held = [end for slot in asked if (end := slot.until) is not None and end > now and slot.job.run_at <= due_by]
+        due = [slot for slot in asked if (slot.job.run_at <= due_by if slot.until is None else slot.until <= now)]
+        due.sort(key=lambda slot: slot.job.run_at)
+        free = islice(filterfalse(self._waits, due), limit)
+        # All are chosen before any is taken; taking one does not free another.
+        return Claims([self._take(slot, until) for slot in tuple(free)], min(held, default=None))
+
+    def _asked(self, key: str | None) -> Iterable[_Slot]:
+        slots = self._slots.values() if key is None else filter(None, (self._slots.get(key),))
+        return (slot for slot in slots if slot.job.status in LIVE)
+
+    def _waits(self, slot: _Slot) -> bool:
+        at = slot.job.occurrence.deliver_at
+        peers = self._owners[slot.job.user_id, slot.job.type]
+        return any(peer.job.status in LIVE and peer.job.occurrence.deliver_at < at for peer in peers)
+
+    def _take(self, slot: _Slot, until: datetime) -> Claim:
+        job = slot.job
+        window = job.window if slot.window_fixed else self._window(job)
+        slot.job = job = evolve(job, status=JobStatus.PROCESSING, attempts=job.attempts + 1, window=window)
+        slot.token, slot.until, slot.window_fixed = slot.token + 1, until, True
+        return Claim(
+            job=job,
+            token=slot.token,
+            until=until,
+            payload=self._payloads.get(job.dedup_key),
+            progress=job.progress,
+        )
+
+    def _window(self, job: Job) -> Window:
+        saved = self._briefs.get((job.type, job.user_id), {}).values()
+        earlier = [brief for brief in saved if brief.occurrence.deliver_at < job.occurrence.deliver_at]
+        return evolve(job.window, start=max(earlier, key=_place).window.end) if earlier else job.window
+
+    async def heartbeat(self, claims: Collection[Claim], until: datetime) -> Collection[str]:
+        await self._ready()
+        held = {claim.job.dedup_key: slot for claim in claims if (slot := self._held(claim)) is not None}
+        for claim in claims:
+            if (slot := self._held(claim)) is not None:
+                slot.until = utc(until)
+                slot.job = evolve(slot.job, progress=claim.progress or slot.job.progress)
+        return {claim.job.dedup_key for claim in claims} - held.keys()
+
+    async def finish(self, claim: Claim, finish: Finish, follow_ups: Sequence[FollowUp] = ()) -> bool:
+        await self._ready()
+        check_finish(finish)
+        for follow_up in follow_ups:
+            check_new(follow_up.job)
+        jobs = [normal(follow_up.job) for follow_up in follow_ups]
+        brief = None if finish.brief is None else decode_brief(encode_brief(finish.brief))
+        slot = self._held(claim)
+        if slot is None:
+            return False
+        slot.until = None
+        slot.job = evolve(
+            slot.job,
+            status=finish.status,
+            code=finish.code,
+            reason=slot.job.reason if finish.reason is None else readable(finish.reason),
+            error=readable(finish.error),
+        )
+        if brief is not None:
+            self._briefs.setdefault((brief.type, brief.user_id), {})[brief.occurrence.local_date] = brief
+        for job, follow_up in zip(jobs, follow_ups, strict=True):
+            self._follow(job, follow_up.payload)
+        return True
+
+    def _follow(self, job: Job, payload: bytes) -> None:
+        slot = self._slots.get(job.dedup_key)
+        if slot is None:
+            self._create(job)
+        elif slot.job.status in RENEWABLE:
+            _replace(slot, job)
+        else:
+            return
+        self._payloads[job.dedup_key] = payload
+
+    async def retry(self, claim: Claim, at: datetime, error: str) -> bool:
+        await self._ready()
+        at = utc(at)
+        slot = self._held(claim)
+        if slot is None:
+            return False
+        slot.until = None
+        slot.job = evolve(slot.job, status=JobStatus.PENDING, run_at=at, error=readable(error), progress=None)
+        return True
+
+    async def release(self, claims: Collection[Claim]) -> None:
+        await self._ready()
+        for slot in map(self._held, claims):
+            if slot is not None:
+                slot.until = None
+                slot.job = evolve(slot.job, status=JobStatus.PENDING, attempts=slot.job.attempts - 1, progress=None)
+
+    async def brief(self, type: str, user_id: str, on: date | None = None) -> Brief | None:  # noqa: A002  # the port's name
+        await self._ready()
+        saved = self._briefs.get((type, user_id), {})
+        if on is not None:
+            return saved.get(on)
+        return max(saved.values(), key=_place, default=None)
+
+    def _held(self, claim: Claim) -> _Slot | None:
+        slot = self._slots.get(claim.job.dedup_key)
+        holds = slot is not None and slot.token == claim.token and slot.job.status is JobStatus.PROCESSING
+        return slot if holds else None
+
+    async def _ready(self) -> None:
+        await checkpoint()
+        if not self._users:
+            raise not_open("the storage in memory")
+
+
+class MemoryPreferences:
+    """The preferences that a ``MemoryStorage`` keeps, in order of their user ids."""
+
+    def __init__(self, ready: Callable[[], Awaitable[None]]) -> None:
+        self._ready = ready
+        self._rows: dict[str, Preference] = {}
+        self._order: list[str] | None = None
+
+    async def page(self, cursor: str | None, limit: int) -> Page[Preference]:
+        await self._ready()
+        check_limit(limit)
+        if self._order is None:
+            self._order = sorted(self._rows)
+        begin = 0 if cursor is None else bisect_right(self._order, cursor)
+        items = [self._rows[user_id] for user_id in self._order[begin : begin + limit]]
+        return Page(items, items[-1].user_id if begin + limit < len(self._order) else None)
+
+    async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
+        await self._ready()
+        return {user_id: self._rows[user_id] for user_id in user_ids if user_id in self._rows}
+
+    async def put(self, preferences: Iterable[Preference]) -> None:
+        """Store these preferences, each in place of what was stored for its user; all of them or none.
+
+        Raises:
+            InvalidPreferences: Some hold values that cannot be stored. Whether they make a schedule is the
+                planner's question.
+        """
+        rows = storable(preferences)
+        await self._ready()
+        self._rows.update((row.user_id, row) for row in rows)
+        self._order = None
+
+    async def remove(self, user_ids: Collection[str]) -> None:
+        """Remove the preferences of these users; the others stay, and so do slots and briefs."""
+        await self._ready()
+        for user_id in user_ids:
+            self.erase(user_id)
+
+    def erase(self, user_id: str) -> int:
+        """Remove one user's row at once, and return how many rows that was."""
+        self._order = None
+        return int(self._rows.pop(user_id, None) is not None)
+
+
+def _replace(slot: _Slot, job: Job) -> None:
+    start = slot.job.window.start if slot.window_fixed else job.window.start
+    slot.job = evolve(job, attempts=0, progress=None, window=Window(start=start, end=job.window.end))
+    slot.until = None
+
+
+def _place(brief: Brief) -> tuple[datetime, date]:
+    return brief.occurrence.deliver_at, brief.occurrence.local_date

@@ -1,0 +1,343 @@
+"""A storage in one SQLite file: for one machine, and as many processes on it as like.
+
+It needs nothing but Python. Writes are transactions that hold the write lock from their beginning, so what one
+reads cannot have changed by the time it writes; readers wait for nobody. Not for network file systems.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from sqlite3 import Connection
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from fanout_briefs.adapters import sqlite_statements as sql
+from fanout_briefs.adapters._rules import (
+    TAKEN_UP_FROM,
+    TRANSITIONS,
+    check_finish,
+    check_limit,
+    check_new,
+    not_open,
+    readable,
+    storable,
+    utc,
+)
+from fanout_briefs.adapters.sqlite_connection import Database, Session, Unit
+from fanout_briefs.encoding import decode_brief
+from fanout_briefs.model import (
+    Brief,
+    Change,
+    Claim,
+    Claims,
+    Enqueued,
+    Finish,
+    FollowUp,
+    Job,
+    JobStatus,
+    Page,
+    Preference,
+)
+
+__all__ = ["SqlitePreferences", "SqliteStorage"]
+
+_CHUNK: Final = 4_000
+"""Rows a transaction, so that other writers get their turn within some hundredths of a second."""
+
+
+class SqliteStorage:
+    """Keeps everything in the file at ``path``, which is made if there is none.
+
+    Args:
+        path: The file; its folder must exist. Next to it SQLite keeps ``-wal`` and ``-shm`` files.
+        durability: ``normal`` survives every crash of the process, and after a power cut may lack the last
+            moments, never a part of a transaction. ``full`` waits for the disk at each transaction.
+        busy_timeout: How long to wait for the file while another process writes.
+        trace: For diagnostics: called with each statement of SQL before it runs, in a thread; never with values.
+            If it raises, the transaction is undone.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: Literal["normal", "full"] = "normal",
+        busy_timeout: timedelta = timedelta(seconds=30),
+        trace: Callable[[str], None] | None = None,
+    ) -> None:
+        if os.fspath(path) in ("", ":memory:"):
+            raise ValueError(f"path={path!r}: must be a file; MemoryStorage keeps everything in memory")
+        if durability not in ("normal", "full"):
+            raise ValueError(f"durability={durability!r}: must be 'normal' or 'full'")
+        self._database = Database(path=Path(path), durability=durability, busy_timeout=busy_timeout, trace=trace)
+        self._session: Session | None = None
+        self.preferences: Final = SqlitePreferences(self._open_session)
+
+    async def __aenter__(self) -> Self:
+        # No await before the count is right: another task may enter or leave at any.
+        session = self._session = self._session or Session(self._database)
+        session.users += 1
+        try:
+            await session.open()
+        except BaseException:
+            await self._leave(session)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._leave(self._session)
+
+    async def _leave(self, session: Session) -> None:
+        session.users -= 1
+        if session.users == 0:
+            self._session = None
+            await session.close()
+
+    def _open_session(self) -> Session:
+        if self._session is None:
+            raise not_open(str(self._database.path))
+        return self._session
+
+    async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
+        writer = self._open_session().writer
+        first: dict[str, Job] = {}
+        for job in jobs:
+            check_new(job)
+            first.setdefault(job.dedup_key, job)
+        outcomes: dict[str, Enqueued] = {}
+        for keys in _chunks(first):
+            chunk = [first[key] for key in keys]
+            outcomes.update(await writer.write(partial(_enqueue, jobs=chunk)))
+        # The outcome belongs to the first of equal keys; popping leaves none for the others.
+        return [outcomes.pop(job.dedup_key, Enqueued.DUPLICATE) for job in jobs]
+
+    async def find(self, keys: Collection[str]) -> Mapping[str, Job]:
+        asked = (sql.array(keys),)
+        return await self._open_session().reader.read(
+            lambda connection: {row[0]: sql.to_job(row) for row in connection.execute(sql.FIND, asked)}
+        )
+
+    async def last_briefs(self, type: str, before: Mapping[str, datetime]) -> Mapping[str, datetime]:  # noqa: A002  # the port's name
+        reader = self._open_session().reader
+        user_ids = [user_id for user_id in before if "\0" not in user_id]
+        asked = json.dumps([(user_id, sql.micros(before[user_id])) for user_id in user_ids])
+        rows = await reader.read(_all(sql.LAST_BRIEFS, {"type": type, "before": asked}))
+        return {user_ids[place]: sql.instant(latest) for place, latest in rows if latest is not None}
+
+    async def change(self, keys: Collection[str], change: Change) -> Collection[str]:
+        writer = self._open_session().writer
+        rule = TRANSITIONS[change]
+        statement = sql.CHANGE_AND_RENEW if rule.renews else sql.CHANGE
+        values = {
+            "applies_to": sql.array(rule.applies_to),
+            "to": rule.to.value,
+            "code": None if rule.code is None else rule.code.value,
+        }
+        moved: set[str] = set()
+        for chunk in _chunks(set(keys)):
+            rows = await writer.write(_all(statement, {**values, "keys": sql.array(chunk)}))
+            moved.update(key for (key,) in rows)
+        return moved
+
+    async def advance(self, name: str, to: datetime | None = None, *, start: datetime | None = None) -> datetime | None:
+        session = self._open_session()
+        if to is None and start is None:
+            rows = await session.reader.read(_all(sql.MARK, (name,)))
+        else:
+            begin, end = (None if at is None else sql.micros(at) for at in (start, to))
+            rows = await session.writer.write(partial(_advance, name=name, begin=begin, end=end))
+        return sql.instant(rows[0][0]) if rows else None
+
+    async def forget(self, user_id: str) -> int:
+        return await self._open_session().writer.write(partial(_forget, user_id=user_id))
+
+    async def claim(
+        self,
+        due_by: datetime,
+        *,
+        now: datetime,
+        lease: timedelta,
+        limit: int,
+        types: Collection[str],
+        key: str | None = None,
+    ) -> Claims:
+        writer = self._open_session().writer
+        check_limit(limit)
+        until = utc(now) + lease
+        values = {
+            "due_by": sql.micros(due_by),
+            "now": sql.micros(now),
+            "until": sql.micros(until),
+            "limit": limit,
+            "key": key,
+        }
+        rows, held_until = await writer.write(partial(_claim, values=values, types=sorted(set(types))))
+        return Claims([_to_claim(row, until) for row in rows], None if held_until is None else sql.instant(held_until))
+
+    async def heartbeat(self, claims: Collection[Claim], until: datetime) -> Collection[str]:
+        values = {"claims": sql.from_claims(claims), "until": sql.micros(until)}
+        rows = await self._open_session().pulse.write(_all(sql.BEAT, values))
+        return {claim.job.dedup_key for claim in claims} - {key for (key,) in rows}
+
+    async def finish(self, claim: Claim, finish: Finish, follow_ups: Sequence[FollowUp] = ()) -> bool:
+        writer = self._open_session().writer
+        check_finish(finish)
+        for follow_up in follow_ups:
+            check_new(follow_up.job)
+        return await writer.write(partial(_finish, claim=claim, finish=finish, follow_ups=follow_ups))
+
+    async def retry(self, claim: Claim, at: datetime, error: str) -> bool:
+        values = {**_held_by(claim), "at": sql.micros(at), "error": readable(error)}
+        return await self._open_session().writer.write(
+            lambda connection: connection.execute(sql.RETRY, values).rowcount == 1
+        )
+
+    async def release(self, claims: Collection[Claim]) -> None:
+        await self._open_session().writer.write(_all(sql.RELEASE, {"claims": sql.from_claims(claims)}))
+
+    async def brief(self, type: str, user_id: str, on: date | None = None) -> Brief | None:  # noqa: A002  # the port's name
+        reader = self._open_session().reader
+        if on is None:
+            rows = await reader.read(_all(sql.LAST_BRIEF, (type, user_id)))
+        else:
+            rows = await reader.read(_all(sql.BRIEF_ON, (type, user_id, on.isoformat())))
+        return decode_brief(rows[0][0]) if rows else None
+
+
+class SqlitePreferences:
+    """The preferences that a ``SqliteStorage`` keeps, in order of their user ids."""
+
+    def __init__(self, session: Callable[[], Session]) -> None:
+        self._session = session
+
+    async def page(self, cursor: str | None, limit: int) -> Page[Preference]:
+        reader = self._session().reader
+        check_limit(limit)
+        # One row more than asked for tells whether this page is the last.
+        items = await reader.read(_preferences(sql.PREFERENCES_AFTER, (cursor or "", limit + 1)))
+        return Page(items[:limit], items[limit - 1].user_id if len(items) > limit else None)
+
+    async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
+        rows = await self._session().reader.read(_preferences(sql.PREFERENCES, (sql.array(user_ids),)))
+        return {row.user_id: row for row in rows}
+
+    async def put(self, preferences: Iterable[Preference]) -> None:
+        """Store these preferences, each in place of what was stored for its user; all of them or none.
+
+        Raises:
+            InvalidPreferences: Some hold values that cannot be stored. Whether they make a schedule is the
+                planner's question.
+        """
+        writer = self._session().writer
+        rows = sorted(storable(preferences), key=lambda preference: preference.user_id)
+        await writer.write(
+            lambda connection: connection.executemany(sql.PUT_PREFERENCE, map(sql.from_preference, rows))
+        )
+
+    async def remove(self, user_ids: Collection[str]) -> None:
+        """Remove the preferences of these users; the others stay, and so do slots and briefs."""
+        await self._session().writer.write(_all(sql.REMOVE_PREFERENCES, (sql.array(user_ids),)))
+
+
+def _all(statement: str, values: Any) -> Unit[list[Any]]:
+    return lambda connection: connection.execute(statement, values).fetchall()
+
+
+def _preferences(statement: str, values: Any) -> Unit[list[Preference]]:
+    return lambda connection: [sql.to_preference(row) for row in connection.execute(statement, values)]
+
+
+def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
+    # In order of the keys: pages of the indexes are then visited once.
+    ordered = sorted(keys)
+    for begin in range(0, len(ordered), _CHUNK):
+        yield ordered[begin : begin + _CHUNK]
+
+
+def _enqueue(connection: Connection, jobs: Sequence[Job]) -> dict[str, Enqueued]:
+    asked = sql.array(job.dedup_key for job in jobs)
+    known = {key: (state, epoch) for key, *state, epoch in connection.execute(sql.STATES, (asked,))}
+    (token,) = connection.execute(sql.FENCE).fetchone()
+    outcomes: dict[str, Enqueued] = {}
+    rows: list[tuple[object, ...]] = []
+    for job in jobs:
+        state, epoch = known.get(job.dedup_key, (None, 0))
+        if state is None:
+            outcomes[job.dedup_key] = Enqueued.CREATED
+            rows.append(sql.from_job(job, job.epoch, token))
+        elif job.status is JobStatus.PENDING and tuple(state) in TAKEN_UP_FROM:
+            outcomes[job.dedup_key] = Enqueued.TAKEN_UP
+            rows.append(sql.from_job(job, epoch + 1, token))
+        else:
+            outcomes[job.dedup_key] = Enqueued.DUPLICATE
+    if rows:
+        connection.executemany(sql.PUT_JOB, rows)
+    return outcomes
+
+
+def _advance(connection: Connection, name: str, begin: int | None, end: int | None) -> list[Any]:
+    if begin is not None:
+        connection.execute(sql.START_MARK, (name, begin))
+    if end is not None:
+        connection.execute(sql.MOVE_MARK, (end, name))
+    return connection.execute(sql.MARK, (name,)).fetchall()
+
+
+def _forget(connection: Connection, user_id: str) -> int:
+    # A slot of the same key may be planned again; a worker of the old one must not pass for its own.
+    connection.execute(sql.RAISE_FENCE, (user_id,))
+    return sum(connection.execute(statement, (user_id,)).rowcount for statement in sql.FORGET)
+
+
+def _claim(connection: Connection, values: Mapping[str, Any], types: Sequence[str]) -> tuple[list[Any], int | None]:
+    only = "" if values["key"] is None else sql.ONE_SLOT
+    held: list[int] = []
+    due: list[tuple[int, int]] = []
+    # Asked type by type, each answer comes from its index in order, and the limit ends it.
+    for asked in ({**values, "type": kind} for kind in types):
+        held += (end for (end,) in connection.execute(sql.HELD + only, asked) if end is not None)
+        for question in sql.DUE:
+            due += connection.execute(question + only + sql.LONGEST_DUE, asked)
+    seqs = [seq for _, seq in sorted(due)[: values["limit"]]]
+    if not seqs:
+        return [], min(held, default=None)
+    taken = connection.execute(sql.TAKE, {"until": values["until"], "seqs": json.dumps(seqs)})
+    place = {seq: number for number, seq in enumerate(seqs)}
+    return sorted(taken, key=lambda row: place[row[0]]), min(held, default=None)
+
+
+def _to_claim(row: tuple[Any, ...], until: datetime) -> Claim:
+    _, *columns, token, payload = row
+    job = sql.to_job(tuple(columns))
+    return Claim(job=job, token=token, until=until, payload=payload, progress=job.progress)
+
+
+def _held_by(claim: Claim) -> dict[str, object]:
+    return {"key": claim.job.dedup_key, "token": claim.token}
+
+
+def _finish(connection: Connection, claim: Claim, finish: Finish, follow_ups: Sequence[FollowUp]) -> bool:
+    values = {
+        **_held_by(claim),
+        "status": finish.status.value,
+        "code": None if finish.code is None else finish.code.value,
+        "reason": readable(finish.reason),
+        "error": readable(finish.error),
+    }
+    if connection.execute(sql.FINISH, values).rowcount != 1:
+        return False
+    if finish.brief is not None:
+        connection.execute(sql.PUT_BRIEF, sql.from_brief(finish.brief))
+    (token,) = connection.execute(sql.FENCE).fetchone()
+    for follow_up in follow_ups:
+        renewed = connection.execute(sql.RENEW_JOB, sql.from_job(follow_up.job, follow_up.job.epoch, token)).fetchall()
+        connection.executemany(sql.PUT_PAYLOAD, [(seq, follow_up.payload) for (seq,) in renewed])
+    return True

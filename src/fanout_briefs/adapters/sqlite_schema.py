@@ -1,0 +1,123 @@
+"""The tables of a SQLite storage, and how a file comes to have them.
+
+A file is either empty, ours and known, ours and too new, or somebody else's; the last two are refused before
+anything is written. Migrations only go forward, each file knows by ``user_version`` how many it has seen.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from fanout_briefs.errors import SchemaTooNew, StorageUnavailable
+from fanout_briefs.model import JobStatus
+
+__all__ = ["APPLICATION_ID", "MIGRATIONS", "examine", "migrate"]
+
+APPLICATION_ID: Final = 0x46_42_52_46
+"""``FBRF`` in the file's header, so that ``file`` and this module know whose it is."""
+
+# Instants are microseconds since 1970 in UTC, exact from year 1 to 9999. Local dates are ISO texts.
+_FIRST: Final = f"""
+CREATE TABLE jobs (
+    seq          INTEGER PRIMARY KEY,
+    dedup_key    TEXT NOT NULL UNIQUE,
+    type         TEXT NOT NULL,
+    user_id      TEXT NOT NULL,
+    local_date   TEXT NOT NULL,
+    deliver_at   INTEGER NOT NULL,
+    run_at       INTEGER NOT NULL,
+    window_start INTEGER NOT NULL,
+    window_end   INTEGER NOT NULL,
+    window_fixed INTEGER NOT NULL DEFAULT 0,
+    status       TEXT NOT NULL,
+    code         TEXT,
+    reason       TEXT,
+    error        TEXT,
+    epoch        INTEGER NOT NULL,
+    attempts     INTEGER NOT NULL,
+    progress     TEXT,
+    token        INTEGER NOT NULL,
+    lease_until  INTEGER
+);
+CREATE INDEX jobs_due ON jobs (type, run_at) WHERE status = '{JobStatus.PENDING}';
+CREATE INDEX jobs_held ON jobs (type, lease_until) WHERE status = '{JobStatus.PROCESSING}';
+CREATE INDEX jobs_of_user ON jobs (user_id, type, deliver_at, status);
+
+CREATE TABLE outbox (
+    seq     INTEGER PRIMARY KEY REFERENCES jobs (seq) ON DELETE CASCADE,
+    payload BLOB NOT NULL
+);
+
+CREATE TABLE briefs (
+    seq        INTEGER PRIMARY KEY,
+    user_id    TEXT NOT NULL,
+    type       TEXT NOT NULL,
+    local_date TEXT NOT NULL,
+    deliver_at INTEGER NOT NULL,
+    window_end INTEGER NOT NULL,
+    body       BLOB NOT NULL,
+    UNIQUE (user_id, type, local_date)
+);
+CREATE INDEX briefs_of_user ON briefs (user_id, type, deliver_at, local_date, window_end);
+
+CREATE TABLE marks (
+    name    TEXT PRIMARY KEY,
+    instant INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE preferences (
+    user_id        TEXT PRIMARY KEY,
+    frequency      TEXT,
+    time_of_day    TEXT,
+    timezone       TEXT,
+    day_of_week    INTEGER,
+    days           TEXT,
+    is_active      INTEGER NOT NULL,
+    effective_from INTEGER
+) WITHOUT ROWID;
+
+-- One row: the highest token of slots that were erased. New slots begin there, so that no old claim fits them.
+CREATE TABLE fence (token INTEGER NOT NULL);
+INSERT INTO fence VALUES (0);
+"""  # noqa: S608  # Only values of our own enums are spliced in.
+
+MIGRATIONS: Final = (_FIRST,)
+"""What makes each version of the schema from the one before. Scripts are split at every semicolon."""
+
+# Changes nothing, and yet fails on a read-only file: better told at opening than at the first job.
+_TOUCH: Final = "DELETE FROM fence WHERE false"
+
+
+def examine(connection: sqlite3.Connection, place: str) -> int:
+    """Give the file's schema version, 0 for an empty one. To be called inside a transaction.
+
+    Raises:
+        SchemaTooNew: A newer release of this library made it.
+        StorageUnavailable: Another program did.
+    """
+    application, version, tables = (
+        connection.execute(question).fetchone()[0]
+        for question in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+    )
+    if application == APPLICATION_ID:
+        if version > len(MIGRATIONS):
+            raise SchemaTooNew(place, version, len(MIGRATIONS))
+        return int(version)
+    if application or version or tables:
+        raise StorageUnavailable(
+            f"{place} is a SQLite database of another program, and was left as it is: give the path of a new file"
+        )
+    return 0
+
+
+def migrate(connection: sqlite3.Connection, place: str) -> None:
+    """Bring the file to the newest version. To be called inside a transaction that holds the write lock."""
+    known = examine(connection, place)
+    for script in MIGRATIONS[known:]:
+        for statement in filter(str.strip, script.split(";")):
+            connection.execute(statement)
+    if known < len(MIGRATIONS):
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    connection.execute(_TOUCH)

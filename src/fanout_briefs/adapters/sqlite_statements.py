@@ -1,0 +1,335 @@
+"""The SQL of a SQLite storage, and how its rows become values.
+
+Parameters are ``?`` or ``:name``; sets of them come as one JSON array, so that a batch is one statement of
+any size. What is spliced in are names of columns and values of our own enums, taken from the rules.
+"""
+
+# ruff: noqa: S608  # As said above: nothing that is spliced in comes from outside.
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
+
+from fanout_briefs.adapters._rules import BRIEFED, LIVE, RENEWABLE, readable, utc
+from fanout_briefs.encoding import encode_brief
+from fanout_briefs.model import (
+    Brief,
+    Claim,
+    Job,
+    JobStatus,
+    Occurrence,
+    Preference,
+    Progress,
+    SkipReason,
+    Window,
+)
+
+__all__ = [
+    "BEAT",
+    "BRIEF_ON",
+    "CHANGE",
+    "CHANGE_AND_RENEW",
+    "DUE",
+    "FENCE",
+    "FIND",
+    "FINISH",
+    "FORGET",
+    "HELD",
+    "LAST_BRIEF",
+    "LAST_BRIEFS",
+    "LONGEST_DUE",
+    "MARK",
+    "MOVE_MARK",
+    "ONE_SLOT",
+    "PREFERENCES",
+    "PREFERENCES_AFTER",
+    "PUT_BRIEF",
+    "PUT_JOB",
+    "PUT_PAYLOAD",
+    "PUT_PREFERENCE",
+    "RAISE_FENCE",
+    "RELEASE",
+    "REMOVE_PREFERENCES",
+    "RENEW_JOB",
+    "RETRY",
+    "START_MARK",
+    "STATES",
+    "TAKE",
+    "array",
+    "from_brief",
+    "from_claims",
+    "from_job",
+    "from_preference",
+    "instant",
+    "micros",
+    "to_job",
+    "to_preference",
+]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_JOB: Final = (
+    "dedup_key, type, user_id, local_date, deliver_at, run_at, window_start, window_end, "
+    "status, code, reason, error, epoch, attempts, progress"
+)
+
+
+def _among(statuses: Iterable[JobStatus]) -> str:
+    return "(" + ", ".join(f"'{status}'" for status in statuses) + ")"
+
+
+FENCE: Final = "SELECT token FROM fence"
+
+PUT_JOB: Final = f"""
+INSERT INTO jobs ({_JOB}, token) VALUES ({"?, " * 15}?)
+ON CONFLICT (dedup_key) DO UPDATE SET
+    deliver_at = excluded.deliver_at,
+    run_at = excluded.run_at,
+    window_start = CASE WHEN window_fixed THEN window_start ELSE excluded.window_start END,
+    window_end = excluded.window_end,
+    status = excluded.status,
+    code = excluded.code,
+    reason = excluded.reason,
+    error = excluded.error,
+    epoch = excluded.epoch,
+    attempts = 0,
+    progress = NULL,
+    lease_until = NULL
+"""
+RENEW_JOB: Final = f"{PUT_JOB} WHERE jobs.status IN {_among(RENEWABLE)} RETURNING seq"
+PUT_PAYLOAD: Final = """
+INSERT INTO outbox (seq, payload) VALUES (?, ?) ON CONFLICT (seq) DO UPDATE SET payload = excluded.payload
+"""
+
+STATES: Final = """
+SELECT dedup_key, status, code, epoch FROM (SELECT value AS asked FROM json_each(?)) CROSS JOIN jobs ON dedup_key = asked
+"""
+FIND: Final = f"SELECT {_JOB} FROM (SELECT value AS asked FROM json_each(?)) CROSS JOIN jobs ON dedup_key = asked"
+
+LAST_BRIEFS: Final = f"""
+SELECT asked.key, (
+    SELECT deliver_at FROM jobs
+    WHERE user_id = json_extract(asked.value, '$[0]') AND type = :type
+        AND deliver_at < json_extract(asked.value, '$[1]') AND status IN {_among(BRIEFED)}
+    ORDER BY deliver_at DESC LIMIT 1
+)
+FROM json_each(:before) AS asked
+"""
+
+_CHANGE: Final = """
+UPDATE jobs SET {changes}
+WHERE dedup_key IN (SELECT value FROM json_each(:keys)) AND status IN (SELECT value FROM json_each(:applies_to))
+RETURNING dedup_key
+"""
+CHANGE: Final = _CHANGE.format(changes="status = :to, code = :code")
+CHANGE_AND_RENEW: Final = _CHANGE.format(
+    changes="status = :to, code = :code, epoch = epoch + 1, attempts = 0, progress = NULL, reason = NULL, error = NULL"
+)
+
+MARK: Final = "SELECT instant FROM marks WHERE name = ?"
+START_MARK: Final = "INSERT INTO marks (name, instant) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
+MOVE_MARK: Final = "UPDATE marks SET instant = max(instant, ?) WHERE name = ?"
+
+RAISE_FENCE: Final = """
+UPDATE fence SET token = max(token, (SELECT coalesce(max(token), 0) FROM jobs WHERE user_id = ?))
+"""
+FORGET: Final = (
+    "DELETE FROM outbox WHERE seq IN (SELECT seq FROM jobs WHERE user_id = ?)",
+    "DELETE FROM jobs WHERE user_id = ?",
+    "DELETE FROM briefs WHERE user_id = ?",
+    "DELETE FROM preferences WHERE user_id = ?",
+)
+
+_HELD: Final = f"type = :type AND status = '{JobStatus.PROCESSING}' AND lease_until"
+_UNBLOCKED: Final = f"""NOT EXISTS (
+    SELECT 1 FROM jobs AS earlier
+    WHERE earlier.user_id = jobs.user_id AND earlier.type = jobs.type
+        AND earlier.deliver_at < jobs.deliver_at AND earlier.status IN {_among(LIVE)}
+)"""
+HELD: Final = f"SELECT min(lease_until) FROM jobs WHERE {_HELD} > :now AND run_at <= :due_by"
+DUE: Final = (
+    f"""
+    SELECT run_at, seq FROM jobs
+    WHERE type = :type AND status = '{JobStatus.PENDING}' AND run_at <= :due_by AND {_UNBLOCKED}
+    """,
+    f"SELECT run_at, seq FROM jobs WHERE {_HELD} <= :now AND {_UNBLOCKED}",
+)
+ONE_SLOT: Final = " AND dedup_key = :key"
+LONGEST_DUE: Final = " ORDER BY run_at, seq LIMIT :limit"
+TAKE: Final = f"""
+UPDATE jobs SET
+    status = '{JobStatus.PROCESSING}',
+    attempts = attempts + 1,
+    token = token + 1,
+    lease_until = :until,
+    window_fixed = 1,
+    window_start = CASE WHEN window_fixed THEN window_start ELSE coalesce((
+        SELECT briefs.window_end FROM briefs
+        WHERE briefs.user_id = jobs.user_id AND briefs.type = jobs.type AND briefs.deliver_at < jobs.deliver_at
+        ORDER BY briefs.deliver_at DESC, briefs.local_date DESC LIMIT 1
+    ), window_start) END
+WHERE seq IN (SELECT value FROM json_each(:seqs))
+RETURNING seq, {_JOB}, token, (SELECT payload FROM outbox WHERE outbox.seq = jobs.seq)
+"""
+
+_OURS: Final = f"dedup_key = :key AND token = :token AND status = '{JobStatus.PROCESSING}'"
+# Of many claims, each an array of key, token and progress.
+_ALL_OURS: Final = f"""
+FROM json_each(:claims) AS held
+WHERE dedup_key = json_extract(held.value, '$[0]') AND token = json_extract(held.value, '$[1]')
+    AND status = '{JobStatus.PROCESSING}'
+"""
+BEAT: Final = f"""
+UPDATE jobs SET lease_until = :until, progress = coalesce(json_extract(held.value, '$[2]'), progress) {_ALL_OURS}
+RETURNING dedup_key
+"""
+RELEASE: Final = f"""
+UPDATE jobs SET status = '{JobStatus.PENDING}', attempts = attempts - 1, progress = NULL, lease_until = NULL
+{_ALL_OURS}
+"""
+RETRY: Final = f"""
+UPDATE jobs SET
+    status = '{JobStatus.PENDING}', run_at = :at, error = :error, progress = NULL, lease_until = NULL
+WHERE {_OURS}
+"""
+FINISH: Final = f"""
+UPDATE jobs SET status = :status, code = :code, reason = coalesce(:reason, reason), error = :error, lease_until = NULL
+WHERE {_OURS}
+"""
+PUT_BRIEF: Final = """
+INSERT INTO briefs (user_id, type, local_date, deliver_at, window_end, body) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (user_id, type, local_date) DO UPDATE SET
+    deliver_at = excluded.deliver_at, window_end = excluded.window_end, body = excluded.body
+"""
+BRIEF_ON: Final = "SELECT body FROM briefs WHERE type = ? AND user_id = ? AND local_date = ?"
+LAST_BRIEF: Final = """
+SELECT body FROM briefs WHERE type = ? AND user_id = ? ORDER BY deliver_at DESC, local_date DESC LIMIT 1
+"""
+
+_PREFERENCE: Final = "user_id, frequency, time_of_day, timezone, day_of_week, days, is_active, effective_from"
+PREFERENCES_AFTER: Final = f"SELECT {_PREFERENCE} FROM preferences WHERE user_id > ? ORDER BY user_id LIMIT ?"
+PREFERENCES: Final = f"""
+SELECT {_PREFERENCE} FROM (SELECT value AS asked FROM json_each(?)) CROSS JOIN preferences ON user_id = asked
+"""
+PUT_PREFERENCE: Final = f"""
+INSERT INTO preferences ({_PREFERENCE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (user_id) DO UPDATE SET
+    frequency = excluded.frequency, time_of_day = excluded.time_of_day, timezone = excluded.timezone,
+    day_of_week = excluded.day_of_week, days = excluded.days, is_active = excluded.is_active,
+    effective_from = excluded.effective_from
+"""
+REMOVE_PREFERENCES: Final = "DELETE FROM preferences WHERE user_id IN (SELECT value FROM json_each(?))"
+
+
+def micros(instant: datetime) -> int:
+    """Give an aware instant as microseconds since 1970; floats would lose the last digits."""
+    return (utc(instant) - _EPOCH) // _MICROSECOND
+
+
+def instant(number: int) -> datetime:
+    """Give the instant back, in UTC."""
+    return _EPOCH + timedelta(microseconds=number)
+
+
+def array(texts: Iterable[str]) -> str:
+    """Give a set of keys as one parameter.
+
+    SQLite's JSON ends a text at its first NUL, which would then be another key; no key holds one.
+    """
+    return json.dumps([text for text in texts if "\0" not in text])
+
+
+def from_job(job: Job, epoch: int, token: int) -> tuple[object, ...]:
+    """Give the parameters of ``PUT_JOB``."""
+    return (
+        job.dedup_key,
+        job.type,
+        job.user_id,
+        job.occurrence.local_date.isoformat(),
+        micros(job.occurrence.deliver_at),
+        micros(job.run_at),
+        micros(job.window.start),
+        micros(job.window.end),
+        job.status.value,
+        None if job.code is None else job.code.value,
+        readable(job.reason),
+        readable(job.error),
+        epoch,
+        job.attempts,
+        _from_progress(job.progress),
+        token,
+    )
+
+
+def to_job(row: tuple[Any, ...]) -> Job:
+    """Give the job of a row of job columns."""
+    _, kind, user_id, on, at, run_at, start, end, status, code, reason, error, epoch, attempts, progress = row
+    return Job(
+        type=kind,
+        user_id=user_id,
+        occurrence=Occurrence(local_date=date.fromisoformat(on), deliver_at=instant(at)),
+        run_at=instant(run_at),
+        window=Window(start=instant(start), end=instant(end)),
+        status=JobStatus(status),
+        code=None if code is None else SkipReason(code),
+        reason=reason,
+        error=error,
+        epoch=epoch,
+        attempts=attempts,
+        progress=None if progress is None else Progress(*json.loads(progress)),
+    )
+
+
+def from_claims(claims: Iterable[Claim]) -> str:
+    """Give claims as one parameter."""
+    return json.dumps([[claim.job.dedup_key, claim.token, _from_progress(claim.progress)] for claim in claims])
+
+
+def _from_progress(progress: Progress | None) -> str | None:
+    if progress is None:
+        return None
+    return json.dumps([progress.step, progress.completed, progress.total, progress.failed])
+
+
+def from_brief(brief: Brief) -> tuple[object, ...]:
+    """Give the parameters of ``PUT_BRIEF``."""
+    return (
+        brief.user_id,
+        brief.type,
+        brief.occurrence.local_date.isoformat(),
+        micros(brief.occurrence.deliver_at),
+        micros(brief.window.end),
+        encode_brief(brief),
+    )
+
+
+def from_preference(preference: Preference) -> tuple[object, ...]:
+    """Give the parameters of ``PUT_PREFERENCE``."""
+    return (
+        preference.user_id,
+        preference.frequency,
+        preference.time_of_day,
+        preference.timezone,
+        preference.day_of_week,
+        None if preference.days is None else json.dumps(list(preference.days)),
+        preference.is_active,
+        None if preference.effective_from is None else micros(preference.effective_from),
+    )
+
+
+def to_preference(row: tuple[Any, ...]) -> Preference:
+    """Give the preference of a row."""
+    user_id, frequency, time_of_day, timezone, day_of_week, days, is_active, effective_from = row
+    return Preference(
+        user_id=user_id,
+        frequency=frequency,
+        time_of_day=time_of_day,
+        timezone=timezone,
+        day_of_week=day_of_week,
+        days=None if days is None else tuple(json.loads(days)),
+        is_active=bool(is_active),
+        effective_from=None if effective_from is None else instant(effective_from),
+    )

@@ -1,0 +1,27 @@
+"""The fixture that gives each clause a fresh storage of every adapter."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fanout_briefs.adapters.memory import MemoryStorage
+from fanout_briefs.adapters.sqlite import SqliteStorage
+from slots import AnyStorage
+
+
+def make(kind: str, folder: Path) -> AnyStorage:
+    return MemoryStorage() if kind == "memory" else SqliteStorage(folder / "briefs.db")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def closed_storage(request: pytest.FixtureRequest, tmp_path: Path) -> AnyStorage:
+    return make(request.param, tmp_path)
+
+
+@pytest.fixture
+async def storage(closed_storage: AnyStorage) -> AsyncIterator[AnyStorage]:
+    async with closed_storage:
+        yield closed_storage

@@ -1,0 +1,269 @@
+"""What a SQLite storage runs, and what becomes of it when that fails."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from fanout_briefs.adapters import sqlite_statements
+from fanout_briefs.adapters.sqlite import SqliteStorage
+from fanout_briefs.errors import StorageUnavailable
+from fanout_briefs.model import Change, Enqueued, Finish, FollowUp, JobStatus, Preference, SkipReason
+from slots import DAY, NOW, brief_of, bring, claim, claim_one, found, job
+from sqlite_trace import Trace
+
+
+def raising(code: int, message: str) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError(message)
+    error.sqlite_errorcode = code
+    return error
+
+
+async def test_a_locked_file_is_told_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "briefs.db"
+    async with SqliteStorage(path, busy_timeout=timedelta(milliseconds=30)) as storage:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(
+                StorageUnavailable, match=r"kept the file locked for 0.03 s; find the program"
+            ) as caught:
+                await storage.enqueue([job()])
+            assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+            assert await storage.find([job().dedup_key]) == {}
+            other.execute("ROLLBACK")
+        assert list(await storage.enqueue([job()])) == [Enqueued.CREATED]
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_SNAPSHOT, sqlite3.SQLITE_LOCKED])
+async def test_a_busy_error_is_tried_again_by_whole_transaction(tmp_path: Path, code: int) -> None:
+    trace = Trace()
+    async with SqliteStorage(tmp_path / "briefs.db", trace=trace) as storage:
+        failures = iter(("BEGIN IMMEDIATE", "COMMIT"))
+        waiting = [next(failures)]
+
+        def fail(statement: str) -> None:
+            if waiting and statement == waiting[0]:
+                waiting[:] = [*failures][:1]
+                raise raising(code, "database is locked")
+
+        trace.take()
+        trace.at = fail
+        assert list(await storage.enqueue([job()])) == [Enqueued.CREATED]
+        trace.at = None
+        assert trace.take().count("BEGIN IMMEDIATE") == 3
+        assert await found(storage, job().dedup_key) == job()
+
+
+async def test_a_busy_error_that_does_not_end_is_tried_a_few_times_only(tmp_path: Path) -> None:
+    trace = Trace()
+    async with SqliteStorage(tmp_path / "briefs.db", trace=trace) as storage:
+
+        def fail(statement: str) -> None:
+            raise raising(sqlite3.SQLITE_BUSY, "database is locked")
+
+        trace.take()
+        trace.at = fail
+        with pytest.raises(StorageUnavailable, match="database is locked"):
+            await storage.enqueue([job()])
+        trace.at = None
+        assert trace.take() == ["BEGIN IMMEDIATE"] * 5
+
+
+async def test_a_full_disk_is_told_and_stores_nothing(tmp_path: Path) -> None:
+    trace = Trace()
+    async with SqliteStorage(tmp_path / "briefs.db", trace=trace) as storage:
+        slot = job()
+        await storage.enqueue([slot])
+        held = await claim_one(storage, slot)
+        session = storage._session  # pyright: ignore[reportPrivateUsage]  # the only way to a small disk
+        assert session is not None
+        writer = session.writer.connection
+        assert writer is not None
+        (pages,) = writer.execute("PRAGMA page_count").fetchone()
+        writer.execute(f"PRAGMA max_page_count = {pages + 2}")
+        end = Finish(status=JobStatus.COMPLETED, brief=brief_of(slot, text="x" * 100_000))
+        with pytest.raises(StorageUnavailable, match="the disk is full and nothing of this was stored"):
+            await storage.finish(held, end)
+        assert await found(storage, slot.dedup_key) == held.job
+        assert await storage.brief("daily", "ann") is None
+        writer.execute("PRAGMA max_page_count = 1000000")
+        assert await storage.finish(held, end)
+
+
+async def test_an_error_without_advice_is_told_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "briefs.db"
+    async with SqliteStorage(path) as storage:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("CREATE TRIGGER no BEFORE INSERT ON jobs BEGIN SELECT raise(ABORT, 'not today'); END")
+        with pytest.raises(StorageUnavailable, match=f"{path}: not today: this is what SQLite says"):
+            await storage.enqueue([job()])
+
+
+@pytest.mark.parametrize("number", range(6))
+async def test_a_finish_that_fails_at_any_statement_leaves_the_old_state(tmp_path: Path, number: int) -> None:
+    trace = Trace()
+    async with SqliteStorage(tmp_path / "briefs.db", trace=trace) as storage:
+        slot, mail = job(), job(type="mail")
+        await storage.enqueue([slot])
+        held = await claim_one(storage, slot)
+        end = Finish(status=JobStatus.COMPLETED, brief=brief_of(slot))
+        trace.take()
+
+        def fail(statement: str) -> None:
+            if len(trace.statements) == number + 1:
+                raise KeyboardInterrupt(statement)
+
+        trace.at = fail
+        with pytest.raises(KeyboardInterrupt):
+            await storage.finish(held, end, [FollowUp(mail, b"mail")])
+        trace.at = None
+        assert await found(storage, slot.dedup_key) == held.job
+        assert await storage.find([mail.dedup_key]) == {}
+        assert await storage.brief("daily", "ann") is None
+        assert await storage.finish(held, end, [FollowUp(mail, b"mail")])
+        assert (await claim_one(storage, mail)).payload == b"mail"
+
+
+async def test_a_page_costs_one_statement_whatever_its_size(tmp_path: Path) -> None:
+    trace = Trace()
+    async with SqliteStorage(tmp_path / "briefs.db", trace=trace) as storage:
+        jobs = [job(f"user{number}") for number in range(5_000)]
+        await storage.enqueue(jobs)
+        keys, ids = [slot.dedup_key for slot in jobs], [slot.user_id for slot in jobs]
+        trace.take()
+        assert len(await storage.find(keys)) == 5_000
+        assert len(trace.take()) == 1
+        assert len(await storage.last_briefs("daily", dict.fromkeys(ids, NOW + DAY))) == 5_000
+        assert len(trace.take()) == 1
+        await storage.preferences.get(ids)
+        assert len(trace.take()) == 1
+        await storage.preferences.page(None, 5_000)
+        assert len(trace.take()) == 1
+
+
+async def test_long_batches_are_written_in_chunks_in_order_of_their_keys(tmp_path: Path) -> None:
+    trace = Trace()
+    path = tmp_path / "briefs.db"
+    async with SqliteStorage(path, trace=trace) as storage:
+        jobs = [job(f"user{number:05}") for number in range(9_000)]
+        random.Random(1).shuffle(jobs)
+        trace.take()
+        await storage.enqueue(jobs)
+        assert trace.take().count("COMMIT") == 3
+        with closing(sqlite3.connect(path)) as connection:
+            stored = [user_id for (user_id,) in connection.execute("SELECT user_id FROM jobs ORDER BY seq")]
+        assert stored == sorted(stored)
+
+
+async def test_every_write_is_a_transaction_that_locks_first_and_every_read_is_none(tmp_path: Path) -> None:
+    trace = Trace()
+    async with SqliteStorage(tmp_path / "briefs.db", trace=trace) as storage:
+        await storage.enqueue([job(), job("bob")])
+        await storage.advance("daily", start=NOW)
+        held, other = (await claim(storage)).claims
+        trace.take()
+        writes: list[Callable[[], Awaitable[object]]] = [
+            lambda: storage.enqueue([job("cid")]),
+            lambda: storage.change([job().dedup_key], Change.CANCEL),
+            lambda: storage.advance("daily", NOW + DAY),
+            lambda: storage.heartbeat([held], NOW + DAY),
+            lambda: storage.finish(held, Finish(status=JobStatus.EMPTY)),
+            lambda: storage.release([other]),
+            lambda: claim(storage),
+            lambda: storage.retry(other, NOW, "error"),
+            lambda: storage.forget("ann"),
+            lambda: storage.preferences.put([Preference(user_id="ann")]),
+            lambda: storage.preferences.remove(["ann"]),
+        ]
+        for write in writes:
+            await write()
+            first, *_, last = trace.take()
+            assert (first, last) == ("BEGIN IMMEDIATE", "COMMIT")
+        reads: list[Callable[[], Awaitable[object]]] = [
+            lambda: storage.find([job().dedup_key]),
+            lambda: storage.last_briefs("daily", {"ann": NOW}),
+            lambda: storage.advance("daily"),
+            lambda: storage.brief("daily", "ann"),
+            lambda: storage.preferences.get(["ann"]),
+            lambda: storage.preferences.page(None, 1),
+        ]
+        for read in reads:
+            await read()
+            (statement,) = trace.take()
+            assert statement.startswith("SELECT")
+
+
+async def test_the_trace_never_shows_values(tmp_path: Path) -> None:
+    trace = Trace()
+    async with SqliteStorage(tmp_path / "briefs.db", trace=trace) as storage:
+        await bring(storage, job("secret"), JobStatus.CANCELLED, SkipReason.PAUSED)
+        await storage.find([job("secret").dedup_key])
+        await storage.forget("secret")
+    assert not [statement for statement in trace.take() if "secret" in statement]
+
+
+async def test_claims_and_look_ups_use_indexes_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "briefs.db"
+    async with SqliteStorage(path):
+        pass
+    pending, expired = sqlite_statements.DUE
+    parameters = [
+        "type",
+        "due_by",
+        "now",
+        "until",
+        "limit",
+        "key",
+        "keys",
+        "seqs",
+        "before",
+        "claims",
+        "applies_to",
+        "to",
+        "code",
+        "token",
+    ]
+    values = dict.fromkeys(parameters, 1)
+    expected = {
+        pending + sqlite_statements.LONGEST_DUE: ["jobs_due", "jobs_of_user"],
+        expired + sqlite_statements.LONGEST_DUE: ["jobs_held", "jobs_of_user"],
+        pending + sqlite_statements.ONE_SLOT: ["dedup_key=?"],
+        sqlite_statements.HELD: ["jobs_held"],
+        sqlite_statements.LAST_BRIEFS: ["COVERING INDEX jobs_of_user (user_id=? AND type=? AND deliver_at<?)"],
+        sqlite_statements.TAKE: ["COVERING INDEX briefs_of_user"],
+        sqlite_statements.CHANGE: ["dedup_key=?"],
+        sqlite_statements.BEAT: ["dedup_key=?"],
+        sqlite_statements.RELEASE: ["dedup_key=?"],
+    }
+    with closing(sqlite3.connect(path)) as connection:
+        for statement, parts in expected.items():
+            plan = "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values))
+            assert all(part in plan for part in parts), plan
+            assert "SCAN jobs" not in plan, plan
+            assert "TEMP B-TREE" not in plan or statement.startswith(expired), plan
+        for statement in (sqlite_statements.FIND, sqlite_statements.STATES):
+            plan = "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", ("[]",)))
+            assert "dedup_key=?" in plan, plan
+
+
+async def test_what_was_erased_is_not_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "briefs.db"
+    async with SqliteStorage(path) as storage:
+        slot = job("user-to-forget")
+        await storage.enqueue([slot])
+        held = await claim_one(storage, slot)
+        brief = brief_of(slot, text="very private " * 2_000)
+        mail = FollowUp(job("user-to-forget", type="mail"), b"very private too")
+        assert await storage.finish(held, Finish(status=JobStatus.COMPLETED, brief=brief), [mail])
+        await storage.preferences.put([Preference(user_id="user-to-forget", timezone="very private zone")])
+    assert b"very private" in path.read_bytes()
+    async with SqliteStorage(path) as storage:
+        await storage.forget("user-to-forget")
+    assert b"very private" not in path.read_bytes()
+    assert b"user-to-forget" not in path.read_bytes()
