@@ -272,7 +272,8 @@ class Work(Protocol):
 
         A claimed job is in processing, its attempts raised by one, its token too, its lease ends at
         ``now + lease``. The first claim of a slot ever fixes its window's start: at the window's end of the
-        user's latest earlier saved brief of that type, or else as enqueued.
+        user's latest earlier saved brief of that type, or else as enqueued. Progress stays as the last holder
+        left it, so that the next one sees how far it came.
 
         Args:
             due_by: The moment of the schedule up to which to look.
