@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from .repositories import (
 from .summary import Outcome, lines, outcomes, totals
 
 HERE = Path(__file__).parent
+DAY = timedelta(days=1)
 MOST_LINES = 150
 """How much of the brief is shown in the terminal; the mail has all of it."""
 
@@ -48,8 +50,8 @@ def compose(people: Sequence[Person], repositories: Sequence[Repository], out: P
         preferences=CsvPreferences(people),
         recipients=CsvRecipients(people),
         mailer=EmlMailer(out / "outbox", sender="Repo standup <standup@localhost>"),
-        look_back=timedelta(days=1),  # The first run gives everybody the brief of the last 24 hours.
-        max_lateness=timedelta(days=1),
+        look_back=DAY,  # The first run gives everybody the brief of the last 24 hours.
+        max_lateness=DAY,
     )
 
 
@@ -57,7 +59,7 @@ async def send(briefs: Briefs, people: Sequence[Person], as_of: datetime) -> tup
     """Plan, make and mail all that is due, and say what came of it."""
     verdicts: list[Verdict] = []
     async with briefs:
-        plan = await briefs.plan(as_of, on_verdict=verdicts.append)
+        plan = await briefs.plan(as_of, on_verdict=verdicts.append, review=DAY)
         run = await briefs.run_once(as_of)
         return totals(plan, run), await outcomes(briefs, verdicts, people, as_of)
 
@@ -139,4 +141,9 @@ def _refuse(message: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+    except BrokenPipeError:  # A reader such as `head` has seen enough; what Python still holds has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)

@@ -98,7 +98,7 @@ def totals(plan: PlanReport, run: RunReport) -> str:
         return f"Briefs made: {made}; mails written: {mailed}; already done before: {plan.duplicates}."
     if plan.duplicates:
         states = ", ".join(f"{count} {status}" for status, count in sorted(plan.existing.items()))
-        return f"Already done: {plan.duplicates} briefs of this moment exist ({states}); nothing was sent."
+        return f"Already done: {plan.duplicates} briefs ({states}); nothing was sent."
     return "Nobody is due; nothing was sent."
 
 

@@ -44,9 +44,10 @@ from fanout_briefs.model import (
     SkipReason,
     Window,
 )
-from fanout_briefs.planner import CatchUp, PlanReport, SchedulePlanner, Timing, Verdict
+from fanout_briefs.planner import PlanReport, SchedulePlanner, Verdict
 from fanout_briefs.schedule import Frequency, Schedule
 from fanout_briefs.settled import Fulfilled, Rejected, Settled, gather_settled, iter_settled
+from fanout_briefs.timing import CatchUp, Timing
 from fanout_briefs.worker import Ended, Retrying, RunReport
 
 __all__ = [

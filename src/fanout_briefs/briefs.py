@@ -28,9 +28,10 @@ from fanout_briefs.model import (
     Rendered,
     Section,
 )
-from fanout_briefs.planner import CatchUp, PlanReport, SchedulePlanner, Timing, Verdict
+from fanout_briefs.planner import PlanReport, SchedulePlanner, Verdict
 from fanout_briefs.ports import Engagement, Generator, Mailer, Preferences, Projects, Recipients, Storage
 from fanout_briefs.render import render_brief
+from fanout_briefs.timing import CatchUp, Timing
 from fanout_briefs.worker import Ended, Held, Retrying, RunReport, Screen, Worker
 
 __all__ = ["BriefProgress", "Briefs"]
@@ -124,12 +125,14 @@ class Briefs:
             raise ValueError("recipients=None: a mailer needs recipients, which say where mail goes")
         if section_limit < 1:
             raise ValueError(f"section_limit={section_limit}: must be at least 1")
+        if section_timeout is not None and section_timeout <= timedelta(0):
+            raise ValueError(f"section_timeout={section_timeout!r}: must be more than zero, or None for no timeout")
         self.name = name
         self._storage = storage
-        self._preferences = preferences or _preferences_of(storage)
+        self._preferences = _preferences_of(storage) if preferences is None else preferences
         self._on_progress = on_progress
         self._hook_problems: list[Problem] = []
-        policy = policy or BackoffPolicy()
+        policy = BackoffPolicy() if policy is None else policy
         timing = Timing(
             lead=lead,
             deadline=deadline,
@@ -165,6 +168,7 @@ class Briefs:
             name=name,
             handlers={name: self._generate} | ({} if self._delivery is None else {mail_type(name): self._deliver}),
             screen=Screen(self._preferences, eligibility),
+            is_unsettled=self._is_unsettled,
             concurrency=concurrency,
             lease=lease,
             retrying=retrying or Retrying(),
@@ -183,7 +187,12 @@ class Briefs:
             await self._storage.__aexit__(kind, error, traceback)
 
     async def plan(
-        self, now: datetime, dry_run: bool = False, on_verdict: Callable[[Verdict], object] | None = None
+        self,
+        now: datetime,
+        dry_run: bool = False,
+        on_verdict: Callable[[Verdict], object] | None = None,
+        *,
+        review: timedelta = timedelta(0),
     ) -> PlanReport:
         """Queue a slot for everybody due; see ``SchedulePlanner.plan``.
 
@@ -191,8 +200,9 @@ class Briefs:
             now: The moment to plan for, aware.
             dry_run: Decides alike and writes nothing.
             on_verdict: Told about every preference, also of people who are not due.
+            review: How far back to tell of slots that exist already, besides what is planned.
         """
-        return await self._planner.plan(now, dry_run, on_verdict)
+        return await self._planner.plan(now, dry_run, on_verdict, review=review)
 
     async def run_once(self, now: datetime, on_ended: Callable[[Ended], object] | None = None) -> RunReport:
         """Generate and deliver what is due at ``now``, and return when none of it is left, with anybody.
@@ -208,11 +218,9 @@ class Briefs:
             ValueError: ``now`` is naive.
             Exception: What the storage raises.
         """
-        if now.utcoffset() is None:
-            raise ValueError(f"now={now!r}: must be aware, give it a tzinfo such as datetime.UTC")
-        self._hook_problems = []
-        report = await self._worker.run(now.astimezone(UTC), on_ended)
-        return evolve(report, problems=[*report.problems, *self._hook_problems])
+        report = await self._worker.run(_aware(now), on_ended)
+        hook_problems, self._hook_problems = self._hook_problems, []
+        return evolve(report, problems=[*report.problems, *hook_problems])
 
     async def explain(self, user_id: str, on: date | None = None, now: datetime | None = None) -> Explanation:
         """Say what became of a user's brief of one local date, or what would, and why.
@@ -221,8 +229,12 @@ class Briefs:
             user_id: Whose brief.
             on: The local date in the user's own zone; None is today there.
             now: The moment to judge by, aware; None is the present.
+
+        Raises:
+            ValueError: ``now`` is naive.
+            Exception: What reading preferences or the storage raises.
         """
-        return await self._explainer.explain(user_id, on, now or _utc_now())
+        return await self._explainer.explain(user_id, on, _utc_now() if now is None else _aware(now))
 
     async def preview(self, user_id: str, now: datetime | None = None) -> Brief | None:
         """Make the user's next brief as though it were due, saving and sending nothing.
@@ -237,13 +249,14 @@ class Briefs:
         Raises:
             UnknownUser: No preference is known for this user.
             InvalidSchedule: The preference makes no schedule; every bad field is named.
+            ValueError: ``now`` is naive.
             Exception: What building raises; see ``BriefBuilder.build``.
         """
-        job, timezone = await self._explainer.next_job(user_id, now or _utc_now())
+        job, timezone = await self._explainer.next_job(user_id, _utc_now() if now is None else _aware(now))
         latest = await self._storage.brief(self.name, user_id)
         if latest is not None and latest.window.end < job.window.end:
             job = evolve(job, window=evolve(job.window, start=latest.window.end))
-        return await self._builder.build(job, timezone=timezone, decision=None, on_progress=self._reporter(job))
+        return await self._builder.build(job, timezone=timezone, decision=None, on_progress=self._reporter(job, []))
 
     async def latest(self, user_id: str) -> Brief | None:
         """The user's latest saved brief; None where there is none."""
@@ -258,7 +271,7 @@ class Briefs:
             held.progress = progress
             tell(progress)
 
-        tell = self._reporter(held.job)
+        tell = self._reporter(held.job, self._hook_problems)
         timezone = (held.preference and held.preference.timezone) or "UTC"
         brief = await self._builder.build(held.job, timezone=timezone, decision=held.decision, on_progress=report)
         if brief is None:
@@ -270,7 +283,10 @@ class Briefs:
         delivery = cast("Delivery", self._delivery)  # this handler is wired only where there is one
         return await delivery.deliver(held.claim, lambda: held.record(Progress(SENDING))), ()
 
-    def _reporter(self, job: Job) -> Callable[[Progress], None]:
+    def _is_unsettled(self, job: Job) -> bool:
+        return self._delivery is not None and self._delivery.is_unsettled(job)
+
+    def _reporter(self, job: Job, problems: list[Problem]) -> Callable[[Progress], None]:
         """Tell the host's hook; a hook that fails is reported and never costs a brief."""
         hook = self._on_progress
 
@@ -281,10 +297,16 @@ class Briefs:
                 hook(BriefProgress(job, progress))
             except Exception as error:
                 _log.exception("the progress hook failed for %s", job.dedup_key)
-                if len(self._hook_problems) < _KEPT_PROBLEMS:
-                    self._hook_problems.append(Problem(f"the progress hook failed: {error!r}", job.user_id))
+                if len(problems) < _KEPT_PROBLEMS:
+                    problems.append(Problem(f"the progress hook failed: {error!r}", job.user_id))
 
         return tell
+
+
+def _aware(now: datetime) -> datetime:
+    if now.utcoffset() is None:
+        raise ValueError(f"now={now!r}: must be aware, give it a tzinfo such as datetime.UTC")
+    return now.astimezone(UTC)
 
 
 def _preferences_of(storage: object) -> Preferences:

@@ -28,6 +28,8 @@ from fanout_briefs.settled import Fulfilled, Rejected, Settled, iter_settled
 __all__ = ["BriefBuilder"]
 
 _Settled: TypeAlias = Settled[Project, ProjectBrief | None]
+_LONGEST_ERROR = 500
+"""Characters of an error that a section shows; some carry a whole response."""
 
 
 class BriefBuilder:
@@ -39,7 +41,8 @@ class BriefBuilder:
         render: Lays the sections out.
         section_limit: How many sections of one brief are in the making at once.
         section_timeout: How long one section may take; then it is cancelled and marked as failed.
-        deadline: How long the whole brief may take. What is not there by then is marked as failed.
+        deadline: How long the whole brief may take; zero for as long as it takes. What is not there by then is
+            marked as failed.
     """
 
     def __init__(
@@ -144,23 +147,29 @@ class BriefBuilder:
                 on_progress(Progress("sections", len(outcomes), total, failed))
 
     def _section(self, project: Project, outcome: _Settled | None) -> Section | None:
+        # What is saved is text: hosts also give ids of their own types, and lazily translated names.
+        project_id, name = str(project.id), str(project.name)
         match outcome:
             case Fulfilled(value=None):
                 return None
             case Fulfilled(value=ProjectBrief() as made):
-                title = made.title or project.name
-                return Section(project_id=project.id, title=title, text=made.text, html=made.html)
+                return Section(project_id=project_id, title=str(made.title or name), text=made.text, html=made.html)
             case Fulfilled(value=other):
                 error = f"the generator gave {type(other).__name__} instead of a ProjectBrief or None"
             case Rejected(error=raised):
                 error = _one_line(raised)
-            case None:
+            case _:
                 error = f"it was not ready when the brief's deadline of {self._deadline:g} s struck"
-        return Section(project_id=project.id, title=project.name, error=error)
+        return Section(project_id=project_id, title=name, error=error)
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # Whoever wrote that exception must not cost the user the other sections.
+        text = "its message could not be read"
+    if len(text) > _LONGEST_ERROR:
+        text = f"{text[: _LONGEST_ERROR - 3]}..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -88,7 +88,8 @@ class Eligibility:
         Args:
             jobs: Slots of one type. Of one user, an earlier slot that is to be sent counts as the last brief
                 of the later ones.
-            existing: Slots of these users that the caller has read already.
+            existing: Slots of these users that the caller has read already. A refusal recorded in them is not
+                taken back because of a visit after the slot's own instant.
 
         Raises:
             Exception: What the ledger raises. A failing engagement is a decision, not an error.
@@ -100,6 +101,9 @@ class Eligibility:
         first = {user_id: slots[0].occurrence.deliver_at for user_id, slots in by_user.items()}
         briefs = await self._ledger.last_briefs(jobs[0].type, first)
         known = _by_user([job for job in existing if job.status in _COUNTS_AS_BRIEF])
+        refused = {
+            (job.dedup_key, job.occurrence.deliver_at): job for job in existing if job.code is SkipReason.ENGAGEMENT
+        }
         decisions: dict[str, Decision] = {}
         for user_id, slots in by_user.items():
             last = briefs.get(user_id)
@@ -107,7 +111,7 @@ class Eligibility:
                 at = job.occurrence.deliver_at
                 earlier = [slot.occurrence.deliver_at for slot in known.get(user_id, ())]
                 last = max((then for then in (last, *earlier) if then is not None and then < at), default=last)
-                decision = self._decide(user_id, visits, problem, last, at)
+                decision = self._decide(job, visits, problem, last, refused.get((job.dedup_key, at)))
                 decisions[job.dedup_key] = decision
                 if isinstance(decision, EngagementDecision):
                     last = at
@@ -117,25 +121,30 @@ class Eligibility:
         self, engagement: Engagement, user_ids: Sequence[str]
     ) -> tuple[Mapping[str, datetime | None], str | None]:
         try:
-            return await engagement.last_visits(user_ids), None
+            return dict(await engagement.last_visits(user_ids)), None
         except Exception as error:
             return {}, f"reading activity failed: {error!r}"
 
     def _decide(
         self,
-        user_id: str,
+        job: Job,
         visits: Mapping[str, datetime | None],
         problem: str | None,
         last_brief: datetime | None,
-        at: datetime,
+        refused: Job | None,
     ) -> Decision:
+        user_id, at = job.user_id, job.occurrence.deliver_at
         if user_id not in visits:
             return self._unavailable(problem or "the user's activity could not be read")
         try:
-            decision = self._policy.decide(Activity(user_id, visits[user_id], last_brief), at)
+            activity = Activity(user_id, visits[user_id], last_brief)
+            if refused is not None and activity.last_visit is not None and activity.last_visit > at:
+                # A slot is judged by its own instant, also where another user's failure has it looked at again.
+                return Refusal(SkipReason.ENGAGEMENT, refused.reason)
+            decision = self._policy.decide(activity, at)
+            return decision if decision.send else Refusal(SkipReason.ENGAGEMENT, decision.reason)
         except Exception as error:
             return self._unavailable(f"deciding failed: {error!r}")
-        return decision if decision.send else Refusal(SkipReason.ENGAGEMENT, decision.reason)
 
     def _unavailable(self, detail: str) -> Decision:
         if self._sends_blindly:

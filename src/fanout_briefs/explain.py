@@ -10,11 +10,11 @@ from attrs import frozen
 
 from fanout_briefs.delivery import mail_type
 from fanout_briefs.eligibility import Eligibility, Refusal, parse
-from fanout_briefs.errors import InvalidSchedule, UnknownUser
+from fanout_briefs.errors import BadValue, InvalidSchedule, UnknownUser
 from fanout_briefs.model import Job, JobStatus, Occurrence, Preference, SkipReason, Window, check_user_id
-from fanout_briefs.planner import Timing
 from fanout_briefs.ports import Preferences, Storage
 from fanout_briefs.schedule import Schedule
+from fanout_briefs.timing import CatchUp, Timing
 
 __all__ = ["Code", "Explainer", "Explanation", "Stage"]
 
@@ -81,7 +81,8 @@ class Explainer:
             )
         occurrence = None if schedule is None else schedule.on(on)
         if refused is None:
-            refused = await self._without_slot(user_id, preference, occurrence, now, stages)
+            since = None if preference is None else preference.effective_from
+            refused = await self._without_slot(user_id, schedule, occurrence, stages, since=since, now=now)
         return Explanation(user_id=user_id, on=on, occurrence=occurrence, code=refused, stages=stages)
 
     async def next_job(self, user_id: str, now: datetime) -> tuple[Job, str]:
@@ -110,29 +111,25 @@ class Explainer:
     async def _without_slot(
         self,
         user_id: str,
-        preference: Preference | None,
+        schedule: Schedule | None,
         occurrence: Occurrence | None,
-        now: datetime,
         stages: list[Stage],
+        *,
+        since: datetime | None,
+        now: datetime,
     ) -> SkipReason:
         """Work out why the ledger has no slot."""
-        if occurrence is None:
+        if schedule is None or occurrence is None:
             stages.append(Stage("due", "the schedule has no occurrence on this date"))
             return SkipReason.NOT_SCHEDULED
-        at, since = occurrence.deliver_at, preference.effective_from if preference else None
-        stages.append(Stage("due", f"to be delivered at {at:%Y-%m-%d %H:%M:%S} UTC"))
+        at = occurrence.deliver_at
+        stages.append(Stage("due", f"to be delivered at {_moment(at)}"))
         mark = await self.storage.advance(self.name)
-        if since is not None and at < since:
-            stages.append(Stage("window", f"before the preference took effect at {since.isoformat()}"))
-            return SkipReason.NOT_YET_EFFECTIVE
-        if mark is not None and at < mark:
-            stages.append(
-                Stage("window", f"planned up to {mark.isoformat()} while the preference did not have this slot")
-            )
-            return SkipReason.NOT_YET_EFFECTIVE
-        if at < now - self.timing.max_lateness:
-            stages.append(Stage("window", f"missed, more than {self.timing.max_lateness} ago"))
-            return SkipReason.TOO_LATE
+        refused = self._not_promised(at, since, mark, now) or self._missed(at, schedule, now)
+        if refused is not None:
+            code, verdict = refused
+            stages.append(Stage("window", verdict))
+            return code
         job = Job(type=self.name, user_id=user_id, occurrence=occurrence, run_at=at, window=Window(at, at))
         decision = (await self.eligibility.decide([job]))[job.dedup_key]
         if isinstance(decision, Refusal):
@@ -142,18 +139,60 @@ class Explainer:
         stages.append(Stage("slot", "no plan has recorded it yet"))
         return SkipReason.NOT_YET_DUE
 
+    def _not_promised(
+        self, at: datetime, since: datetime | None, mark: datetime | None, now: datetime
+    ) -> tuple[SkipReason, str] | None:
+        """Why a plan made now would not look at this slot, whoever its user; None where it would."""
+        first, reach = now - self.timing.look_back, self.timing.lead + self.timing.horizon
+        if since is not None and at < since:
+            return SkipReason.NOT_YET_EFFECTIVE, f"before the preference took effect at {since.isoformat()}"
+        if mark is not None and at < mark:
+            planned = f"planned up to {_moment(mark)} while the preference did not have this slot"
+            return SkipReason.NOT_YET_EFFECTIVE, planned
+        if mark is None and at < first:
+            return SkipReason.NOT_YET_EFFECTIVE, f"before {_moment(first)}, where the first plan would begin"
+        if at >= now + reach:
+            return SkipReason.NOT_YET_DUE, f"plans see it from {_moment(at - reach)} on"
+        return None
+
+    def _missed(self, at: datetime, schedule: Schedule, now: datetime) -> tuple[SkipReason, str] | None:
+        """Why a plan made now would not catch up with this slot; None where it might."""
+        timing = self.timing
+        if at < now - timing.max_lateness:
+            return SkipReason.TOO_LATE, f"missed, more than {timing.max_lateness} ago"
+        if at < now and timing.catch_up is CatchUp.SKIP:
+            return SkipReason.MISSED, "missed, and what was missed is not caught up with"
+        newer = schedule.previous_before(now).deliver_at
+        if at < newer and timing.catch_up is CatchUp.LATEST:
+            return SkipReason.NEWER_OCCURRENCE, f"missed, and so was the one of {_moment(newer)}, which is sent instead"
+        return None
+
 
 def _read(preference: Preference | None) -> tuple[list[Stage], Schedule | None, SkipReason | None]:
     """The first stage: what the preference says, and why it may come to nothing."""
     if preference is None:
         return [Stage("preference", "none is known for this user")], None, SkipReason.NO_PREFERENCE
+    schedule, problem = _schedule_of(preference)
+    if not preference.is_active:
+        return [Stage("preference", "switched off")], schedule, SkipReason.SWITCHED_OFF
+    if schedule is None:
+        return [Stage("preference", f"unusable: {problem}")], None, SkipReason.INVALID_SCHEDULE
+    return [Stage("preference", f"{schedule.frequency} at {schedule.time} in {schedule.zone.key}")], schedule, None
+
+
+def _schedule_of(preference: Preference) -> tuple[Schedule | None, str]:
+    since = preference.effective_from
     try:
         schedule = parse(preference)
     except InvalidSchedule as error:
-        return [Stage("preference", f"unusable: {error}")], None, SkipReason.INVALID_SCHEDULE
-    if not preference.is_active:
-        return [Stage("preference", "switched off")], schedule, SkipReason.SWITCHED_OFF
-    return [Stage("preference", f"{schedule.frequency} at {schedule.time} in {schedule.zone.key}")], schedule, None
+        return None, str(error)
+    if since is not None and since.utcoffset() is None:
+        return None, str(BadValue("effective_from", since, "must be aware"))
+    return schedule, ""
+
+
+def _moment(instant: datetime) -> str:
+    return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _code(job: Job) -> Code:
@@ -164,5 +203,5 @@ def _describe(job: Job) -> str:
     parts: list[str] = [job.status.value]
     parts += [str(extra) for extra in (job.code, job.reason, job.error) if extra]
     if job.status in (JobStatus.PENDING, JobStatus.PROCESSING):
-        parts.append(f"starts at {job.run_at:%Y-%m-%d %H:%M:%S} UTC" if job.status is JobStatus.PENDING else "running")
+        parts.append(f"starts at {_moment(job.run_at)}" if job.status is JobStatus.PENDING else "running")
     return ", ".join(parts) + f" (epoch {job.epoch}, attempts {job.attempts})"

@@ -109,6 +109,8 @@ class SkipReason(enum.StrEnum):
     """The engagement policy decided against; its own words are in ``reason``."""
     ENGAGEMENT_UNAVAILABLE = "engagement_unavailable"
     """The user's activity could not be read. No verdict: the next plan asks again."""
+    STORAGE_UNAVAILABLE = "storage_unavailable"
+    """The ledger could not be read or written. No verdict: the next plan tries again."""
     SUPERSEDED = "superseded"
     """The preference changed after planning, so the slot no longer matches it."""
     PAUSED = "paused"

@@ -7,8 +7,6 @@ instant planning is complete, so that downtime is caught up with instead of forg
 
 from __future__ import annotations
 
-import enum
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +14,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from attrs import define, evolve, field, frozen
-from attrs.validators import ge
 
 from fanout_briefs.dedupe import BatchDeduplicator
 from fanout_briefs.eligibility import Eligibility, Refusal, parse
@@ -35,54 +32,15 @@ from fanout_briefs.model import (
 )
 from fanout_briefs.ports import Engagement, Ledger, Preferences
 from fanout_briefs.schedule import Schedule
+from fanout_briefs.timing import CatchUp, Timing
 
-__all__ = ["CatchUp", "Phase", "PlanReport", "SchedulePlanner", "Timing", "Verdict"]
+__all__ = ["Phase", "PlanReport", "SchedulePlanner", "Verdict"]
 
 _KEPT_PROBLEMS = 100
 _KEPT_SCHEDULES = 10_000
 _FURTHEST_BACK = timedelta(days=31)
-"""Slots missed longer ago than this are not even recorded as missed."""
-
-
-class CatchUp(enum.StrEnum):
-    """What happens to occurrences that were missed while nothing planned."""
-
-    SKIP = "skip"
-    """None is sent."""
-    LATEST = "latest"
-    """The latest of each user is sent, the others are not."""
-    EACH = "each"
-    """Every one is sent."""
-
-
-_not_negative = ge(timedelta(0))
-
-
-@frozen(kw_only=True)
-class Timing:
-    """When briefs are made, relative to when they are delivered.
-
-    Attributes:
-        lead: How long before delivery the content is cut off; generation happens in between.
-        deadline: How long one brief may take to generate; at most ``lead``, unless ``lead`` is zero.
-        horizon: How far ahead of ``lead`` a plan looks. Plan more often than this.
-        catch_up: What happens to missed occurrences.
-        max_lateness: Missed occurrences older than this are never sent.
-        look_back: How far before its own moment the very first plan looks.
-    """
-
-    lead: timedelta = field(default=timedelta(minutes=15), validator=_not_negative)
-    deadline: timedelta = field(default=timedelta(minutes=5), validator=_not_negative)
-    horizon: timedelta = field(default=timedelta(hours=1), validator=_not_negative)
-    catch_up: CatchUp = field(default=CatchUp.LATEST, converter=CatchUp)
-    max_lateness: timedelta = field(default=timedelta(hours=12), validator=_not_negative)
-    look_back: timedelta = field(default=timedelta(0), validator=_not_negative)
-
-    def generate_at(self, name: str, user_id: str, deliver_at: datetime) -> datetime:
-        """When generation starts: spread over the lead by a stable hash of the user, so that not all start at once."""
-        digest = hashlib.blake2b(f"{name}:{user_id}".encode(), digest_size=8).digest()
-        share = int.from_bytes(digest) / 2**64
-        return deliver_at - self.lead + share * max(self.lead - self.deadline, timedelta(0))
+"""Slots missed longer ago than this, and than ``max_lateness``, are not even recorded as missed."""
+_LIVE = (JobStatus.PENDING, JobStatus.PROCESSING)
 
 
 @frozen
@@ -170,7 +128,7 @@ class _Tally:
     skipped: Counter[SkipReason] = field(factory=Counter[SkipReason])
     problems: list[Problem] = field(factory=list[Problem])
     verdicts: list[Verdict] = field(factory=list[Verdict])
-    retryable: bool = False
+    undecided: datetime | None = None
 
     def add(self, page: _Tally) -> None:
         self.due += page.due
@@ -180,20 +138,38 @@ class _Tally:
         self.existing += page.existing
         self.skipped += page.skipped
         self.problems += page.problems[: _KEPT_PROBLEMS - len(self.problems)]
-        self.retryable = self.retryable or page.retryable
+        if page.undecided is not None:
+            self.hold(page.undecided)
 
-    def skip(self, user_id: str, code: SkipReason, detail: str | None, occurrence: Occurrence | None = None) -> None:
+    def hold(self, at: datetime) -> None:
+        """Keep the mark from passing a slot that still lacks its last word, so that the next plan sees it."""
+        self.undecided = at if self.undecided is None else min(at, self.undecided)
+
+    def skip(self, job: Job, code: SkipReason, detail: str | None) -> None:
         self.skipped[code] += 1
+        skipped = JobStatus.SKIPPED
         self.verdicts.append(
-            Verdict(user_id=user_id, occurrence=occurrence, status=JobStatus.SKIPPED, code=code, detail=detail)
+            Verdict(user_id=job.user_id, occurrence=job.occurrence, status=skipped, code=code, detail=detail)
         )
 
-    def refuse(self, user_id: object, code: SkipReason, detail: str) -> None:
+    def put_off(self, job: Job, refusal: Refusal) -> None:
+        """Count a slot that nothing is recorded about, since the facts could not be read."""
+        detail = str(refusal.detail)
+        self.skipped[refusal.code] += 1
+        self.verdicts.append(Verdict(user_id=job.user_id, occurrence=job.occurrence, code=refusal.code, detail=detail))
+        self.problems.append(Problem(detail, job.user_id, refusal.code))
+        self.hold(job.occurrence.deliver_at)
+
+    def duplicate(self, job: Job, status: JobStatus, code: SkipReason | None = None) -> None:
+        self.duplicates += 1
+        self.existing[status] += 1
+        self.verdicts.append(Verdict(user_id=job.user_id, occurrence=job.occurrence, status=status, code=code))
+
+    def refuse(self, user_id: str, code: SkipReason, detail: str) -> None:
         """Count a preference that is unusable; a person should mend it."""
-        shown = user_id if isinstance(user_id, str) else repr(user_id)
         self.skipped[code] += 1
-        self.verdicts.append(Verdict(user_id=shown, code=code, detail=detail))
-        self.problems.append(Problem(detail, shown, code))
+        self.verdicts.append(Verdict(user_id=user_id, code=code, detail=detail))
+        self.problems.append(Problem(detail, user_id, code))
 
 
 class SchedulePlanner:
@@ -240,7 +216,12 @@ class SchedulePlanner:
         BatchDeduplicator((), tolerance)  # refuses a bad tolerance here rather than in the middle of a plan
 
     async def plan(
-        self, now: datetime, dry_run: bool = False, on_verdict: Callable[[Verdict], object] | None = None
+        self,
+        now: datetime,
+        dry_run: bool = False,
+        on_verdict: Callable[[Verdict], object] | None = None,
+        *,
+        review: timedelta = timedelta(0),
     ) -> PlanReport:
         """Plan everything that is due from the mark up to the horizon.
 
@@ -249,29 +230,30 @@ class SchedulePlanner:
             dry_run: Decides alike and writes nothing.
             on_verdict: Called, synchronously, once for every preference and occurrence, also for people who
                 are not due. A page's verdicts come once the page is recorded.
+            review: How far back to tell of slots that exist already, besides what is planned. Nothing of them is
+                changed; it costs looking them up. A moment that was planned before is reviewed by ``max_lateness``.
 
         Returns:
             The counts; failures of single users or pages are in there and hold the mark back.
 
         Raises:
-            ValueError: ``now`` is naive.
+            ValueError: ``now`` is naive; or ``preferences.page`` gave a cursor twice.
             Exception: What ``preferences.page`` raises. Pages before it stay planned.
         """
         if now.utcoffset() is None:
             raise ValueError(f"now={now!r}: must be aware, give it a tzinfo such as datetime.UTC")
-        plan = await _Plan.begin(self, now.astimezone(UTC), dry_run=dry_run, on_verdict=on_verdict)
+        plan = await _Plan.begin(self, now.astimezone(UTC), dry_run=dry_run, on_verdict=on_verdict, review=review)
         cursor: str | None = None
+        seen: set[str] = set()
         while True:
             page = await self.preferences.page(cursor, self.page_size)
             await plan.page(page.items)
-            if page.next_cursor is None:
-                break
-            if page.next_cursor == cursor:
-                raise ValueError(
-                    f"preferences.page gave the cursor it was called with, {cursor!r}, so the scan cannot end"
-                )
             cursor = page.next_cursor
-        return await plan.end()
+            if cursor is None:
+                return await plan.end()
+            if cursor in seen:
+                raise ValueError(f"preferences.page gave the cursor {cursor!r} twice, so the scan would never end")
+            seen.add(cursor)
 
 
 class _Plan:
@@ -301,6 +283,7 @@ class _Plan:
             ("due", "duplicates", "engagement", "enqueue"), (0, 0.0)
         )
         self._schedules: dict[object, _Due | InvalidSchedule] = {}
+        self._unpromised: dict[str, Schedule] = {}
 
     @classmethod
     async def begin(
@@ -310,23 +293,26 @@ class _Plan:
         *,
         dry_run: bool,
         on_verdict: Callable[[Verdict], object] | None,
+        review: timedelta,
     ) -> _Plan:
         """Find the window: from the mark, which the very first plan sets, up to the horizon."""
         timing = planner.timing
         first = now - timing.look_back
-        # The first mark is set before anything is planned: if this plan dies, the next one starts from here.
-        mark = await planner.ledger.advance(planner.name, start=None if dry_run else first)
-        promised_from = min(max(mark or first, now - _FURTHEST_BACK), now)
-        # A mark that is not behind `now` means this moment was planned before. Then what exists further back
-        # is looked at as well, to tell what is done; what does not exist there was never promised.
-        planned_before = mark is not None and mark >= now
-        start = now - timing.max_lateness if planned_before else promised_from
-        window = Window(start, now + timing.lead + timing.horizon)
+        mark = await planner.ledger.advance(planner.name)
+        if mark is not None and mark >= now:  # this moment was planned before: tell what is done
+            review = max(review, timing.max_lateness)
+        if mark is None and not dry_run:
+            # It is set before anything is planned: if this plan dies, the next one starts from here.
+            mark = await planner.ledger.advance(planner.name, start=first)
+        promised_from = min(max(mark or first, now - max(_FURTHEST_BACK, timing.max_lateness)), now)
+        # Further back than promised only what exists counts; what does not exist there was never promised.
+        window = Window(min(promised_from, now - review), now + timing.lead + timing.horizon)
         return cls(planner, now, window, promised_from, dry_run=dry_run, on_verdict=on_verdict)
 
     async def page(self, preferences: Sequence[Preference]) -> None:
         """Plan one page; if its storage fails, the page counts as failed and nothing of it is reported as done."""
         self._scanned += len(preferences)
+        self._unpromised = {}
         refused = _Tally()
         with self._timed("due") as handled:
             candidates = list(self._due(preferences, refused))
@@ -335,6 +321,10 @@ class _Plan:
         self._tally.add(refused)
         self._tally.add(recorded)
         if self._on_verdict is not None:
+            heard = {verdict.user_id for verdict in recorded.verdicts}
+            for user_id, schedule in self._unpromised.items():
+                if user_id not in heard:
+                    self._not_yet_due(refused, user_id, schedule)
             for verdict in (*refused.verdicts, *recorded.verdicts):
                 self._on_verdict(verdict)
 
@@ -345,15 +335,25 @@ class _Plan:
         except Exception as error:
             due = [job for job in candidates if self._is_promised(job)]
             problem = Problem(f"{len(due)} due slots could not be recorded, the next plan tries again: {error!r}")
-            verdicts = [Verdict(user_id=job.user_id, occurrence=job.occurrence, detail=repr(error)) for job in due]
-            return _Tally(due=len(due), failed=len(due), problems=[problem], verdicts=verdicts, retryable=True)
+            verdicts = [
+                Verdict(
+                    user_id=job.user_id,
+                    occurrence=job.occurrence,
+                    detail=repr(error),
+                    code=SkipReason.STORAGE_UNAVAILABLE,
+                )
+                for job in due
+            ]
+            undecided = min((job.occurrence.deliver_at for job in due), default=None)
+            return _Tally(due=len(due), failed=len(due), problems=[problem], verdicts=verdicts, undecided=undecided)
         return tally
 
     async def end(self) -> PlanReport:
-        """Move the mark, unless something still lacks a verdict, and report."""
+        """Move the mark up to the first slot that still lacks its last word, and report."""
         tally = self._tally
-        held = self._now - self._timing.max_lateness if tally.retryable else self._now
-        mark = await self._ledger.advance(self._name, None if self._dry_run else held)
+        done = min(self._now, tally.undecided or self._now)
+        reached = max(done, self._now - self._timing.max_lateness)  # beyond that nothing would be sent anyway
+        mark = await self._ledger.advance(self._name, None if self._dry_run else reached)
         return PlanReport(
             now=self._now,
             window=self._window,
@@ -378,7 +378,8 @@ class _Plan:
             wrong = check_user_id(preference.user_id)
             if wrong is not None:
                 bad = BadValue("user_id", preference.user_id, wrong)
-                tally.refuse(preference.user_id, SkipReason.INVALID_USER_ID, str(bad))
+                # Its repr is printable on every terminal; as an id it is of no use to anybody.
+                tally.refuse(repr(preference.user_id)[:80], SkipReason.INVALID_USER_ID, str(bad))
             elif preference.user_id in seen:
                 detail = "the page holds this user twice; the first preference counts"
                 tally.refuse(preference.user_id, SkipReason.DUPLICATE_USER, detail)
@@ -392,19 +393,18 @@ class _Plan:
             self._not_due(tally, user_id, SkipReason.SWITCHED_OFF)
             return
         due = self._occurrences(preference)
-        if isinstance(due, InvalidSchedule):
-            tally.refuse(user_id, SkipReason.INVALID_SCHEDULE, str(due))
-            return
-        if since is not None and since.utcoffset() is None:
-            bad = BadValue("effective_from", since, "must be aware")
-            tally.refuse(user_id, SkipReason.INVALID_SCHEDULE, str(bad))
+        problems = _problems_of(due, since)
+        if isinstance(due, InvalidSchedule) or problems:
+            tally.refuse(user_id, SkipReason.INVALID_SCHEDULE, str(InvalidSchedule(problems)))
             return
         if not due.slots:
-            self._not_due(tally, user_id, SkipReason.NOT_YET_DUE, due.schedule)
+            self._not_yet_due(tally, user_id, due.schedule)
         for occurrence, content_from in due.slots:
             if since is not None and occurrence.deliver_at < since:
-                self._not_due(tally, user_id, SkipReason.NOT_YET_EFFECTIVE)
+                self._not_due(tally, user_id, SkipReason.NOT_YET_EFFECTIVE, occurrence)
                 continue
+            if occurrence.deliver_at < self._promised_from:
+                self._unpromised[user_id] = due.schedule
             yield Job(
                 type=self._name,
                 user_id=user_id,
@@ -413,18 +413,24 @@ class _Plan:
                 window=Window(content_from, occurrence.deliver_at - self._timing.lead),
             )
 
-    def _not_due(self, tally: _Tally, user_id: str, code: SkipReason, schedule: Schedule | None = None) -> None:
+    def _not_due(self, tally: _Tally, user_id: str, code: SkipReason, occurrence: Occurrence | None = None) -> None:
         """Tell who asks for it; such people are the many, so nothing is counted or kept otherwise."""
         if self._on_verdict is not None:
-            coming = None if schedule is None else schedule.next_after(self._window.end - timedelta(microseconds=1))
-            tally.verdicts.append(Verdict(user_id=user_id, occurrence=coming, code=code))
+            tally.verdicts.append(Verdict(user_id=user_id, occurrence=occurrence, code=code))
+
+    def _not_yet_due(self, tally: _Tally, user_id: str, schedule: Schedule) -> None:
+        if self._on_verdict is not None:
+            coming = schedule.next_after(self._window.end - timedelta(microseconds=1))
+            self._not_due(tally, user_id, SkipReason.NOT_YET_DUE, coming)
 
     def _occurrences(self, preference: Preference) -> _Due | InvalidSchedule:
         """Computed once a distinct schedule, not once a user."""
         days = preference.days
         raw = (preference.frequency, preference.time_of_day, preference.timezone, preference.day_of_week)
         try:
-            key = (raw, None if days is None else tuple(days), type(preference.day_of_week))
+            # Types count: True and 1.0 equal 1, but make no schedule.
+            listed = None if days is None else tuple((type(day), day) for day in days)
+            key = (raw, type(preference.day_of_week), type(days), listed)
             found = self._schedules.get(key)
         except TypeError:  # a list where a string belongs; parsing names it
             return self._compute(preference)
@@ -453,9 +459,10 @@ class _Plan:
             found = await self._ledger.find(self._keys(candidates))
             candidates = [job for job in candidates if self._is_promised(job) or job.dedup_key in found]
             tally.due = len(candidates)
-            fresh = self._without_duplicates(candidates, found, tally)
+            fresh, nearby = self._without_duplicates(candidates, found, tally)
             handled(len(candidates))
         wanted, skips = self._caught_up(candidates, fresh)
+        skips += nearby
         with self._timed("engagement") as handled:
             decisions = await self._eligibility.decide(wanted, tuple(found.values()))
             handled(len(wanted))
@@ -465,13 +472,11 @@ class _Plan:
             if not isinstance(decision, Refusal):
                 sends.append(evolve(job, reason=decision.reason))
             elif decision.retryable:
-                tally.retryable = True
-                tally.problems.append(Problem(str(decision.detail), job.user_id, decision.code))
-                tally.skip(job.user_id, decision.code, decision.detail, job.occurrence)
+                tally.put_off(job, decision)
             else:
-                skips.append(evolve(job, status=JobStatus.SKIPPED, code=decision.code, reason=decision.detail))
+                skips.append(_skipped(job, decision.code, decision.detail))
         with self._timed("enqueue") as handled:
-            await self._enqueue(sends, skips, tally)
+            await self._enqueue(sends, skips, found, tally)
             handled(len(sends) + len(skips))
 
     def _is_promised(self, job: Job) -> bool:
@@ -488,22 +493,34 @@ class _Plan:
             for day in days
         ]
 
-    def _without_duplicates(self, candidates: Sequence[Job], found: Mapping[str, Job], tally: _Tally) -> list[Job]:
+    def _without_duplicates(
+        self, candidates: Sequence[Job], found: Mapping[str, Job], tally: _Tally
+    ) -> tuple[list[Job], list[Job]]:
+        """Count what exists already; give what is to be decided, and what a job nearby rules out."""
+        for job in candidates:
+            if not self._is_promised(job):
+                self._tell(job, found[job.dedup_key], tally)
         blocking = [job for job in found.values() if not job.can_be_taken_up]
-        fresh, duplicates = BatchDeduplicator(blocking).split(candidates)
-        if self._tolerance is not None:
-            fresh, nearby = BatchDeduplicator(blocking, self._tolerance).split(fresh)
-            for job in nearby:
-                detail = f"another job lies within {self._tolerance}"
-                tally.skip(job.user_id, SkipReason.NEARBY_JOB, detail, job.occurrence)
+        fresh, duplicates = BatchDeduplicator(blocking).split(filter(self._is_promised, candidates))
         for job in duplicates:
-            self._count_duplicate(job, found.get(job.dedup_key, job).status, tally)
-        return fresh
+            slot = found[job.dedup_key]
+            tally.duplicate(job, slot.status, slot.code)
+            if slot.status in _LIVE and slot.occurrence.deliver_at != job.occurrence.deliver_at:
+                # The time was changed after planning. A worker will cancel this slot as superseded, and the mark
+                # must not have passed the new time by then.
+                tally.hold(job.occurrence.deliver_at)
+        if self._tolerance is None:
+            return fresh, []
+        fresh, nearby = BatchDeduplicator(blocking, self._tolerance).split(fresh)
+        detail = f"another job lies within {self._tolerance}"
+        return fresh, [_skipped(job, SkipReason.NEARBY_JOB, detail) for job in nearby]
 
-    def _count_duplicate(self, job: Job, status: JobStatus, tally: _Tally) -> None:
-        tally.duplicates += 1
-        tally.existing[status] += 1
-        tally.verdicts.append(Verdict(user_id=job.user_id, occurrence=job.occurrence, status=status))
+    def _tell(self, job: Job, slot: Job, tally: _Tally) -> None:
+        """Count a slot as it stands in the ledger."""
+        if slot.status is JobStatus.SKIPPED and slot.code is not None:
+            tally.skip(job, slot.code, slot.reason)
+        else:
+            tally.duplicate(job, slot.status, slot.code)
 
     def _caught_up(self, candidates: Sequence[Job], fresh: Sequence[Job]) -> tuple[list[Job], list[Job]]:
         """Split what is fresh by the catch-up policy: what may be sent, and what was missed for good."""
@@ -520,26 +537,30 @@ class _Plan:
             if at >= self._now:
                 wanted.append(job)
             elif at < self._now - self._timing.max_lateness:
-                skips.append(evolve(job, status=JobStatus.SKIPPED, code=SkipReason.TOO_LATE))
+                skips.append(_skipped(job, SkipReason.TOO_LATE))
             elif policy is CatchUp.SKIP:
-                skips.append(evolve(job, status=JobStatus.SKIPPED, code=SkipReason.MISSED))
+                skips.append(_skipped(job, SkipReason.MISSED))
             elif policy is CatchUp.LATEST and at < latest[job.user_id]:
-                skips.append(evolve(job, status=JobStatus.SKIPPED, code=SkipReason.NEWER_OCCURRENCE))
+                skips.append(_skipped(job, SkipReason.NEWER_OCCURRENCE))
             else:
                 wanted.append(job)
         return wanted, skips
 
-    async def _enqueue(self, sends: Sequence[Job], skips: Sequence[Job], tally: _Tally) -> None:
+    async def _enqueue(
+        self, sends: Sequence[Job], skips: Sequence[Job], found: Mapping[str, Job], tally: _Tally
+    ) -> None:
         jobs = [*sends, *skips]
         if self._dry_run or not jobs:
             outcomes: Sequence[Enqueued] = [Enqueued.CREATED] * len(jobs)
         else:
             outcomes = await self._ledger.enqueue(jobs)
         for job, outcome in zip(jobs, outcomes, strict=True):
-            if job.status is JobStatus.SKIPPED and job.code is not None:
-                tally.skip(job.user_id, job.code, job.reason, job.occurrence)
+            if job.status is JobStatus.SKIPPED:
+                # A slot that was skipped before keeps its first reason.
+                slot = found.get(job.dedup_key, job)
+                self._tell(job, slot if slot.status is JobStatus.SKIPPED else job, tally)
             elif outcome is Enqueued.DUPLICATE:  # another planner was faster
-                self._count_duplicate(job, JobStatus.PENDING, tally)
+                tally.duplicate(job, JobStatus.PENDING)
             else:
                 tally.enqueued += 1
                 tally.verdicts.append(
@@ -560,3 +581,19 @@ class _Plan:
         finally:
             items, seconds = self._clock[phase]
             self._clock[phase] = (items + count, seconds + time.perf_counter() - begun)
+
+
+def _problems_of(due: _Due | InvalidSchedule, effective_from: object) -> Sequence[BadValue]:
+    """Everything that keeps a preference from being used, so that one report is enough to mend it."""
+    problems = list(due.problems) if isinstance(due, InvalidSchedule) else []
+    if effective_from is None:
+        return problems
+    if not isinstance(effective_from, datetime):
+        problems.append(BadValue("effective_from", effective_from, "must be an aware datetime"))
+    elif effective_from.utcoffset() is None:
+        problems.append(BadValue("effective_from", effective_from, "must be aware"))
+    return problems
+
+
+def _skipped(job: Job, code: SkipReason, reason: str | None = None) -> Job:
+    return evolve(job, status=JobStatus.SKIPPED, code=code, reason=reason)

@@ -1,7 +1,11 @@
-"""Turns finished sections into what a person sees: a subject, plain text and an HTML document. Pure."""
+"""Turns finished sections into what a person sees: a subject, plain text and an HTML document. Pure.
+
+Whatever stands in titles and errors is one line, so it can neither end a header nor pass for another section.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -14,6 +18,7 @@ _CARD = "max-width:640px;margin:0 auto 16px;padding:16px 24px;background:#fff;bo
 _TITLE = "margin:0 0 8px;font-size:18px"
 _FAILED = "margin:0;color:#b91c1c"
 _PLAIN = "margin:0;white-space:pre-wrap;font:inherit"
+_NOT_ONE_LINE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 
 def render_brief(title: str, occurrence: Occurrence, sections: Sequence[Section]) -> Rendered:
@@ -25,7 +30,7 @@ def render_brief(title: str, occurrence: Occurrence, sections: Sequence[Section]
         sections: At least one. Plain text in them is escaped; only ``Html`` is taken as markup.
     """
     date = f"{occurrence.local_date:%A}, {occurrence.local_date.day} {occurrence.local_date:%B %Y}"
-    subject = f"{title} for {date}"
+    subject = f"{_one_line(title)} for {date}"
     failed = sum(section.error is not None for section in sections)
     note = f"{failed} of {len(sections)} sections could not be made." if failed else ""
     return Rendered(subject, _text(subject, note, sections), _html(subject, note, sections))
@@ -36,14 +41,16 @@ def _text(subject: str, note: str, sections: Sequence[Section]) -> str:
     if note:
         blocks.append(note)
     for section in sections:
-        body = section.text.strip() if section.error is None else f"[This section could not be made: {section.error}]"
-        blocks.append(f"{section.title}\n{'-' * len(section.title)}\n{body}")
+        title, body = _one_line(section.title), section.text.strip()
+        if section.error is not None:
+            body = f"[This section could not be made: {_one_line(section.error)}]"
+        blocks.append(f"{title}\n{'-' * len(title)}\n{body}")
     return "\n\n".join(blocks) + "\n"
 
 
 def _html(subject: str, note: str, sections: Sequence[Section]) -> str:
     cards = "\n".join(
-        f'<section style="{_CARD}">\n<h2 style="{_TITLE}">{escape(section.title)}</h2>\n{_section(section)}\n</section>'
+        f'<section style="{_CARD}">\n<h2 style="{_TITLE}">{escape(_one_line(section.title))}</h2>\n{_section(section)}\n</section>'
         for section in sections
     )
     return (
@@ -56,7 +63,11 @@ def _html(subject: str, note: str, sections: Sequence[Section]) -> str:
 
 def _section(section: Section) -> Html:
     if section.error is not None:
-        return Html(f'<p style="{_FAILED}">This section could not be made: {escape(section.error)}</p>')
-    if section.html is not None:
+        return Html(f'<p style="{_FAILED}">This section could not be made: {escape(_one_line(section.error))}</p>')
+    if isinstance(section.html, Html):
         return section.html
     return Html(f'<p style="{_PLAIN}">{escape(section.text.strip())}</p>')
+
+
+def _one_line(text: str) -> str:
+    return _NOT_ONE_LINE.sub(" ", text).strip()

@@ -11,14 +11,15 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import cast
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 from attrs import define, evolve, field, frozen
-from attrs.validators import ge, gt
+from attrs.validators import ge, gt, le
 
-from fanout_briefs.delivery import SENDING
 from fanout_briefs.eligibility import Eligibility, Refusal, superseded
-from fanout_briefs.errors import PermanentFailure, RetryLater
+from fanout_briefs.errors import NotSent, PermanentFailure, RetryLater, SourceError
 from fanout_briefs.model import (
     Brief,
     Claim,
@@ -42,6 +43,9 @@ _KEPT_PROBLEMS = 100
 _TROUBLED = (JobStatus.PENDING, JobStatus.FAILED, JobStatus.UNKNOWN)
 _LONGEST_WAIT = 1.0
 """Seconds between looks at jobs that other workers hold; they may end long before their leases do."""
+_FURTHEST = timedelta(days=366)
+"""No job is put off for longer; a moment beyond the calendar could not even be stored."""
+_LEASE_ENDED = "the lease ended before the work did"
 
 
 @frozen(kw_only=True)
@@ -49,17 +53,20 @@ class Retrying:
     """How failed attempts are repeated: back-off doubles from ``first`` to ``longest``, give or take a quarter.
 
     Attributes:
-        attempts: How often a job is tried in all, attempts of workers that died included.
+        attempts: How often a job is tried in all, attempts of workers that died included; at least 1.
+        longest: At most 366 days.
     """
 
-    attempts: int = 3
-    first: timedelta = timedelta(minutes=1)
-    longest: timedelta = timedelta(hours=1)
+    attempts: int = field(default=3, validator=ge(1))
+    first: timedelta = field(default=timedelta(minutes=1), validator=ge(timedelta(0)))
+    longest: timedelta = field(default=timedelta(hours=1), validator=[ge(timedelta(0)), le(_FURTHEST)])
 
     def delay(self, attempt: int) -> timedelta:
         """How long to wait after this attempt, counted from 1."""
-        doubled: timedelta = self.first * 2 ** (attempt - 1)
-        return min(doubled, self.longest) * random.uniform(0.75, 1.25)  # noqa: S311 - jitter guards no secret
+        # In seconds as floats, which grow to infinity where a timedelta would overflow.
+        doubled = self.first.total_seconds() * 2.0 ** min(attempt - 1, 1000)
+        seconds = min(doubled, self.longest.total_seconds())
+        return timedelta(seconds=seconds * random.uniform(0.75, 1.25))  # noqa: S311 - jitter guards no secret
 
 
 @frozen(kw_only=True)
@@ -119,6 +126,7 @@ class Held:
         preference: The user's, as it is now.
         decision: The engagement policy's, as of now.
         progress: The latest; the next heartbeat records it.
+        is_running: Whether its handler has yet to return.
     """
 
     claim: Claim
@@ -126,6 +134,7 @@ class Held:
     preference: Preference | None = None
     decision: EngagementDecision | None = None
     progress: Progress | None = None
+    is_running: bool = True
     scope: anyio.CancelScope = field(factory=anyio.CancelScope)
 
     @property
@@ -139,8 +148,13 @@ class Held:
         Raises:
             Lost: The claim is no longer ours, so the effect must not happen.
         """
-        self.progress = progress
-        if await self._beat([self]):
+        before, self.progress = self.progress, progress
+        try:
+            lost = await self._beat([self])
+        except BaseException:
+            self.progress = before  # Whether or not it was recorded, the effect will not begin.
+            raise
+        if lost:
             raise Lost
 
 
@@ -183,6 +197,7 @@ class Worker:
         name: The job type of the brief; any other type in ``handlers`` is its mail.
         handlers: What makes a finish of a held job, by job type.
         screen: Decides again about briefs.
+        is_unsettled: Whether, by a job's progress, an effect may have happened that must not happen twice.
         concurrency: How many jobs run side by side.
         lease: How long a claim holds without a heartbeat; heartbeats come three times as often.
         retrying: How failed attempts are repeated.
@@ -193,6 +208,7 @@ class Worker:
     name: str
     handlers: Mapping[str, Handler]
     screen: Screen
+    is_unsettled: Callable[[Job], bool]
     concurrency: int = field(validator=ge(1))
     lease: timedelta = field(validator=gt(timedelta(0)))
     retrying: Retrying
@@ -206,7 +222,7 @@ class Worker:
             on_ended: Called, synchronously, for every job that ends, is put off or is lost.
 
         Raises:
-            Exception: What the storage raises; jobs in hand are released first where it lets them.
+            Exception: What the storage or ``on_ended`` raises; jobs in hand are released first where that works.
         """
         return await _Run(self, due_by, on_ended).to_the_end()
 
@@ -249,10 +265,23 @@ class _Run:
         )
 
     async def _drain(self) -> None:
-        async with iter_settled(self._run_one, self._claims(), limit=self._worker.concurrency) as settling:
-            async for outcome in settling:
-                if isinstance(outcome, Rejected):  # a job's own failure is handled below: this is the storage's
-                    raise outcome.error
+        try:
+            async with iter_settled(self._run_one, self._claims(), limit=self._worker.concurrency) as settling:
+                async for outcome in settling:
+                    if isinstance(outcome, Rejected):
+                        await self._broken(outcome.item, outcome.error)
+        except SourceError as error:  # what claiming raised, once all that were running had ended
+            cause = cast("Exception", error.__cause__)
+        else:
+            return
+        raise cause
+
+    async def _broken(self, held: Held, error: Exception) -> None:
+        """Take up what left ``_run_one``: a handler that was cancelled from within, or else what the storage raised."""
+        if not held.is_running:
+            raise error
+        held.is_running = False
+        await self._failed(held, error)
 
     # leases ------------------------------------------------------------------------------------------
 
@@ -279,7 +308,7 @@ class _Run:
 
     async def _release(self) -> None:
         """Give back what was not finished, except mails that may have left; those wait for their lease to end."""
-        claims = [each.claim for each in self._held.values() if each.progress is None or each.progress.step != SENDING]
+        claims = [each.claim for each in self._held.values() if not self._is_unsettled(each)]
         if not claims:
             return
         with anyio.move_on_after(self._worker.lease.total_seconds(), shield=True):
@@ -287,6 +316,9 @@ class _Run:
                 await self._worker.work.release(claims)
             except Exception:
                 _log.exception("%d claims could not be released; their leases will end", len(claims))
+
+    def _is_unsettled(self, held: Held) -> bool:
+        return self._worker.is_unsettled(evolve(held.job, progress=held.progress))
 
     # claims on the way in ----------------------------------------------------------------------------
 
@@ -303,10 +335,11 @@ class _Run:
                 types=list(worker.handlers),
             )
             held = [Held(claim, self._beat, progress=claim.job.progress) for claim in got.claims]
-            self._held.update((each.job.dedup_key, each) for each in held)
+            for each in held:
+                self._take(each)
             for each in await self._screened(held):
                 yield each
-            if held:
+            if held or self._one_ended.is_set():
                 continue
             if self._held:
                 await self._one_ended.wait()
@@ -316,11 +349,17 @@ class _Run:
             else:
                 return
 
+    def _take(self, held: Held) -> None:
+        ours = self._held.get(held.job.dedup_key)
+        if ours is not None:  # Its lease had ended, as when a machine wakes from sleep: the older claim is stale.
+            ours.scope.cancel()
+        self._held[held.job.dedup_key] = held
+
     async def _screened(self, held: Sequence[Held]) -> Sequence[Held]:
         """End at once what is not to be run."""
         runnable: list[Held] = []
         for each in held:
-            if each.job.attempts > self._worker.retrying.attempts:
+            if each.job.attempts > self._worker.retrying.attempts and not self._is_unsettled(each):
                 error = each.job.error or "its workers died"
                 await self._end(each, Finish(status=JobStatus.FAILED, error=f"no attempts left: {error}"))
             else:
@@ -352,42 +391,52 @@ class _Run:
     # and on the way out ------------------------------------------------------------------------------
 
     async def _run_one(self, held: Held) -> None:
-        finish: Finish | None = None
-        follow_ups: Sequence[FollowUp] = ()
+        made: tuple[Finish, Sequence[FollowUp]] | None = None
         failure: Exception | None = None
         with held.scope:
             try:
-                finish, follow_ups = await self._worker.handlers[held.job.type](held)
-            except Lost:
-                held.scope.cancel()
+                await checkpoint_if_cancelled()  # It may have been lost while it waited for its turn.
+                made = await self._worker.handlers[held.job.type](held)
             except Exception as error:
                 failure = error
-        if held.scope.cancel_called:
-            self._ended(held, None, "the lease ended before the work did")
-        elif failure is not None:
+        held.is_running = False
+        if made is not None:
+            await self._end(held, *made)  # Also under a lease that seems to have ended: the token decides.
+        elif failure is None or isinstance(failure, Lost) or held.scope.cancel_called:
+            self._ended(held, None)
+        else:
             await self._failed(held, failure)
-        elif finish is not None:
-            await self._end(held, finish, follow_ups)
 
     async def _failed(self, held: Held, error: Exception) -> None:
-        """Try again later, unless that cannot help or was done often enough."""
+        """Try again later, unless that cannot help, was done often enough, or might do harm."""
         attempt, retrying = held.job.attempts, self._worker.retrying
-        text = str(error) or repr(error)
+        text = _text_of(error)
+        if not isinstance(error, NotSent | RetryLater) and self._is_unsettled(held):
+            await self._end(held, Finish(status=JobStatus.UNKNOWN, error=text))
+            return
         if isinstance(error, PermanentFailure) or attempt >= retrying.attempts:
             await self._end(held, Finish(status=JobStatus.FAILED, error=text))
             return
-        wait = timedelta(seconds=error.seconds) if isinstance(error, RetryLater) else retrying.delay(attempt)
-        kept = await self._worker.work.retry(held.claim, self._due_by + wait, text)
-        self._ended(held, JobStatus.PENDING if kept else None, text)
+        seconds = error.seconds if isinstance(error, RetryLater) else retrying.delay(attempt).total_seconds()
+        at = self._due_by + timedelta(seconds=min(seconds, _FURTHEST.total_seconds()))
+        with anyio.CancelScope(shield=True):  # as below
+            kept = await self._worker.work.retry(held.claim, at, text)
+            self._ended(held, JobStatus.PENDING if kept else None, text)
 
     async def _end(self, held: Held, finish: Finish, follow_ups: Sequence[FollowUp] = ()) -> None:
-        kept = await self._worker.work.finish(held.claim, finish, follow_ups)
-        self._ended(held, finish.status if kept else None, finish.error or finish.reason, finish.brief)
+        # Shielded, since a mail that left must not end unknown only because this run is stopped meanwhile.
+        with anyio.CancelScope(shield=True):
+            kept = await self._worker.work.finish(held.claim, finish, follow_ups)
+            self._ended(held, finish.status if kept else None, finish.error or finish.reason, finish.brief)
 
-    def _ended(self, held: Held, status: JobStatus | None, detail: str | None, brief: Brief | None = None) -> None:
-        del self._held[held.job.dedup_key]
+    def _ended(
+        self, held: Held, status: JobStatus | None, detail: str | None = None, brief: Brief | None = None
+    ) -> None:
+        if self._held.get(held.job.dedup_key) is held:
+            del self._held[held.job.dedup_key]
         self._one_ended.set()
         if status is None:
+            brief, detail = None, _LEASE_ENDED
             self._lost += 1
         elif status is JobStatus.PENDING:
             self._put_off += 1
@@ -399,3 +448,10 @@ class _Run:
             self._problems.append(Problem(f"{held.job.dedup_key}: {detail}", held.job.user_id))
         if self._on_ended is not None:
             self._on_ended(Ended(job=held.job, status=status, brief=brief, detail=detail))
+
+
+def _text_of(error: Exception) -> str:
+    try:
+        return str(error) or repr(error)
+    except Exception:
+        return f"{type(error).__name__}, whose message could not be read"
