@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command line, or say what to install."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # Some terminals cannot show every name.
     try:
         from fanout_briefs.cli.commands import app  # noqa: PLC0415 - so that a missing extra can be told
     except ModuleNotFoundError as error:
         if error.name not in {"typer", "rich"}:
             raise
         raise SystemExit(f"fanout-briefs needs {error.name}: pip install 'fanout-briefs[cli]'") from error
-    app()
+    app(prog_name="fanout-briefs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from pathlib import Path
 
@@ -12,34 +13,65 @@ __all__ = ["NoApplication", "load"]
 
 
 class NoApplication(Exception):
-    """The name leads to no application. The message says what is missing."""
+    """The name leads to no application. The message says what is missing; the cause is what its code raised."""
 
 
 def load(name: str) -> Briefs:
     """The ``Briefs`` that ``name`` stands for, or that calling it gives; the working directory is searched first.
 
     Raises:
-        NoApplication: There is none by that name.
-        Exception: What importing the module raises.
+        NoApplication: There is none by that name, or its own code fails; what that raised is the cause.
     """
-    module_name, colon, attribute = name.partition(":")
-    if not (module_name and colon and attribute):
-        raise NoApplication(f"{name!r} names no application: write module:attribute, such as myapp:briefs")
+    module_name, _, attribute = name.partition(":")
+    parts = [*module_name.split("."), *attribute.split(".")]
+    if not all(part.isidentifier() for part in parts) or module_name.endswith(".py"):
+        hint = f"; {module_name!r} is a file, and its module is {module_name[:-3]!r}" if _is_file(module_name) else ""
+        raise NoApplication(f"{name!r} names no application: write module:attribute, such as myapp:briefs{hint}")
+    found = _import(module_name)
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise NoApplication(f"module {module_name!r} has no attribute {attribute!r}{_hint(found)}")
+        found = getattr(found, part)
+    return _briefs(name, found)
+
+
+def _import(module_name: str) -> object:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        found: object = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and module_name.startswith(error.name):
-            raise NoApplication(f"there is no module {error.name!r} here in {here}, nor on the Python path") from error
-        raise
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise NoApplication(f"module {module_name!r} has no attribute {attribute!r}")
-        found = getattr(found, part)
+        return importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise NoApplication(f"there is no module {error.name!r} in {here}, nor on the Python path") from None
+        raise NoApplication(f"importing {module_name!r} failed: {_told(error)}") from error
+
+
+def _briefs(name: str, found: object) -> Briefs:
+    what = "is"
     if callable(found):
-        found = found()
+        try:
+            found = found()
+        except (Exception, SystemExit) as error:
+            raise NoApplication(f"calling {name!r} failed: {_told(error)}") from error
+        what = "returns"
+    if inspect.iscoroutine(found):
+        found.close()
     if not isinstance(found, Briefs):
-        raise NoApplication(f"{name!r} is a {type(found).__name__}, not a Briefs, nor a function that returns one")
+        raise NoApplication(
+            f"{name!r} {what} a {type(found).__name__}: give the name of a Briefs, or of a function that returns one"
+        )
     return found
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _is_file(module_name: str) -> bool:
+    return module_name.endswith(".py") and "/" not in module_name
+
+
+def _hint(module: object) -> str:
+    names = sorted(name for name, value in getattr(module, "__dict__", {}).items() if isinstance(value, Briefs))
+    return f"; it has {', '.join(names)}" if names else ""

@@ -1,24 +1,34 @@
-"""The commands. Exit status: 0 all is well, 1 something failed or is stuck, 2 the command could not run."""
+"""The commands. Exit status: 0 all is well, 1 something failed or is stuck, 2 the command could not run.
+
+130 is Ctrl-C, as shells have it.
+"""
 
 from __future__ import annotations
 
+import importlib
+import traceback
 from collections.abc import Awaitable, Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 
 import anyio
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from fanout_briefs.briefs import Briefs
 from fanout_briefs.cli import show
 from fanout_briefs.cli.application import NoApplication, load
 from fanout_briefs.cli.starter import write_starter
-from fanout_briefs.errors import InvalidSchedule, StorageUnavailable, UnknownUser
+from fanout_briefs.errors import (
+    BriefFailed,
+    InvalidSchedule,
+    PermanentFailure,
+    RetryLater,
+    StorageUnavailable,
+    UnknownUser,
+)
 from fanout_briefs.explain import Explanation
-from fanout_briefs.model import Brief
+from fanout_briefs.model import Brief, JobStatus
 from fanout_briefs.planner import PlanReport, Verdict
 from fanout_briefs.worker import RunReport
 
@@ -29,10 +39,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # Boxes break long messages, which then cannot be searched for or copied.
 )
-_out = Console(soft_wrap=True)
-_log = Console(stderr=True, soft_wrap=True)
+_out = show.Printer()
+_log = show.Printer(stderr=True)
 _Got = TypeVar("_Got")
+_YEARS = range(1970, 9000)
+_REVIEW = timedelta(days=1)
+"""How far back to tell what is done already, or stuck."""
 
 
 def _instant(text: str) -> datetime:
@@ -41,7 +55,10 @@ def _instant(text: str) -> datetime:
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no ISO 8601 instant, such as 2026-11-23T08:00+01:00") from None
     if instant.utcoffset() is None:
-        raise typer.BadParameter(f"{text!r} has no offset: write 2026-11-23T08:00Z or 2026-11-23T08:00+01:00")
+        given = instant.isoformat()
+        raise typer.BadParameter(f"{text!r} has no offset: write {given}Z for UTC, or such as {given}+01:00")
+    if instant.year not in _YEARS:
+        raise typer.BadParameter(f"{text!r}: must be in the years {_YEARS[0]} to {_YEARS[-1]}")
     return instant
 
 
@@ -75,26 +92,29 @@ def run(application: App, as_of: AsOf = None, json: Json = False) -> None:
 def plan(
     application: App,
     as_of: AsOf = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide alike, and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide alike, and queue nothing.")] = False,
     json: Json = False,
 ) -> None:
-    """Queue a brief for everybody due; tell who is, and why the others are not."""
+    """Queue a brief for everybody due. Tells who is, and why the others are not."""
     briefs, now = _load(application), as_of or datetime.now(UTC)
     verdicts: list[Verdict] = []
 
     async def planned() -> PlanReport:
         async with briefs:
-            return await briefs.plan(now, dry_run=dry_run, on_verdict=verdicts.append)
+            return await briefs.plan(now, dry_run=dry_run, on_verdict=verdicts.append, review=_REVIEW)
 
     report = _do(planned)
+    ok = _is_well(report)
     if json:
-        typer.echo(show.as_json({"as_of": now, "plan": report, "verdicts": verdicts, "ok": report.ok}))
+        show.text(_out, show.as_json({"as_of": now, "plan": report, "verdicts": verdicts, "ok": ok}))
     else:
-        _out.print(f"As of     {show.moment(now.astimezone(UTC))}", highlight=False)
-        show.verdicts(_out, verdicts)
+        _say_as_of(now)
         show.plan_report(_out, report)
-        show.problems(_log, report.problems)
-    if not report.ok:
+        if verdicts:
+            _out.print()
+            show.verdicts(_out, verdicts)
+    show.problems(_log, report.problems)
+    if not ok:
         raise typer.Exit(1)
 
 
@@ -108,7 +128,7 @@ def explain(
     as_of: AsOf = None,
     json: Json = False,
 ) -> None:
-    """Tell what became of a user's brief of one date, or what would, and why."""
+    """Tell what became of a user's brief, and why. Of a date without one, what would."""
     briefs = _load(application)
 
     async def explained() -> Explanation:
@@ -117,7 +137,7 @@ def explain(
 
     found = _do(explained)
     if json:
-        typer.echo(show.as_json({"explanation": found}))
+        show.text(_out, show.as_json({"explanation": found}))
     else:
         show.explanation(_out, found)
 
@@ -127,10 +147,12 @@ def preview(
     application: App,
     user: User,
     as_of: AsOf = None,
-    html: Annotated[Path | None, typer.Option(help="Also write the HTML to this file.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Also write the HTML to this file.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Make a user's next brief, save nothing, send nothing, and print its text."""
+    """Print a user's next brief. Nothing is saved, nothing is sent."""
     briefs = _load(application)
 
     async def previewed() -> Brief | None:
@@ -138,53 +160,72 @@ def preview(
             return await briefs.preview(user, as_of)
 
     brief = _do(previewed)
-    if brief is None:
-        typer.echo("There is nothing to say: no projects, or nothing new in any.")
-        return
-    if html is not None:
-        html.write_text(brief.rendered.html, encoding="utf-8")
-        _log.print(f"HTML written to {html}", highlight=False)
-    typer.echo(show.as_json({"brief": brief}) if json else brief.rendered.text)
+    if brief is not None and html is not None:
+        _write(html, brief.rendered.html)
+    if json:
+        show.text(_out, show.as_json({"brief": brief}))
+    elif brief is None:
+        show.text(_out, "There is nothing to say: no projects, or nothing new in any.")
+    else:
+        show.text(_out, brief.rendered.text.rstrip("\n"))
+    if brief is not None and brief.failed:
+        titles = ", ".join(section.title for section in brief.failed)
+        show.line(_log, "Problem", f"sections that could not be made: {titles}", "red")
 
 
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="Where to; made if it is missing.")] = Path(),
 ) -> None:
-    """Write a small commented application that runs as it is."""
+    """Write a small application that runs as it is."""
     try:
         written = write_starter(folder)
+    except FileExistsError as error:
+        _fail(f"{error.filename} exists already, and was left as it is: move it, or name another folder")
     except OSError as error:
-        _fail(f"cannot write the starter: {error}")
+        _fail(f"cannot write the starter to {error.filename}: {error.strerror}; name a folder that you may write to")
     for path in written:
-        typer.echo(f"wrote {path}")
+        show.text(_out, f"wrote {path}")
     change = "" if folder == Path() else f"cd {folder} && "
-    typer.echo(f"\nNow run:  {change}fanout-briefs run app:briefs")
+    show.text(_out, f"\nNow run:  {change}fanout-briefs run app:briefs")
 
 
 async def run_and_show(briefs: Briefs, now: datetime, *, json: bool = False) -> bool:
     """Plan and run once, showing progress and both reports; return whether all is well."""
     if not json:
-        _out.print(f"As of     {show.moment(now.astimezone(UTC))}", highlight=False)
+        _say_as_of(now)
     async with briefs:
-        planned = await briefs.plan(now)
+        planned = await briefs.plan(now, review=_REVIEW)
         if not json:
             show.plan_report(_out, planned)
-        with show.progress(_log, planned.enqueued) as tell:
-            ran: RunReport = await briefs.run_once(now, tell)
-    ok = planned.ok and ran.ok
+        with show.progress(_log, briefs.name, planned.enqueued) as tell:
+            seen = show.Seen(briefs.name, tell)
+            ran: RunReport = await briefs.run_once(now, seen)
+    ok = _is_well(planned) and ran.ok
     if json:
-        typer.echo(show.as_json({"as_of": now, "plan": planned, "run": ran, "ok": ok}))
+        show.text(_out, show.as_json({"as_of": now, "plan": planned, "run": ran, "ok": ok}))
     else:
-        show.run_report(_out, ran)
+        show.run_report(_out, ran, seen)
     show.problems(_log, (*planned.problems, *ran.problems))
     return ok
+
+
+def _say_as_of(now: datetime) -> None:
+    show.line(_out, "As of", show.moment(now.astimezone(UTC)))
+
+
+def _is_well(report: PlanReport) -> bool:
+    """Whether nothing needs a person's eye, slots that failed in an earlier run included."""
+    stuck = (JobStatus.FAILED, JobStatus.UNKNOWN)
+    return report.ok and not any(report.existing.get(status) for status in stuck)
 
 
 def _load(name: str) -> Briefs:
     try:
         return load(name)
     except NoApplication as error:
+        if error.__cause__ is not None:
+            _show_code_of_the_host(error.__cause__)
         _fail(str(error))
 
 
@@ -193,8 +234,33 @@ def _do(work: Callable[[], Awaitable[_Got]]) -> _Got:
         return anyio.run(work)
     except (StorageUnavailable, InvalidSchedule, UnknownUser) as error:
         _fail(str(error))
+    except (BriefFailed, PermanentFailure, RetryLater) as error:
+        _fail(str(error), 1)
+    except Exception as error:
+        _show_code_of_the_host(error)
+        _fail(f"stopped by {type(error).__name__}: {error}", 1)
+    except KeyboardInterrupt:
+        _fail("stopped; run it again and it goes on where it was", 130)
 
 
-def _fail(message: str) -> NoReturn:
-    _log.print(f"[red]Error[/red]     {escape(message)}", highlight=False)
-    raise typer.Exit(2)
+def _show_code_of_the_host(error: BaseException) -> None:
+    """Print a traceback without the frames of this command line and of Python's import."""
+    own = (str(Path(__file__).parent), "<frozen importlib", str(Path(importlib.__file__).parent))
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(own):
+        frames = frames.tb_next
+    if frames is not None:
+        _log.print("".join(traceback.format_exception(error.with_traceback(frames))), end="", markup=False)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        _fail(f"cannot write {path}: {error.strerror}; name a file that you may write to")
+    show.line(_log, "Written", str(path))
+
+
+def _fail(message: str, status: int = 2) -> NoReturn:
+    show.line(_log, "Error", message, "red")
+    raise typer.Exit(status)

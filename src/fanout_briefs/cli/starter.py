@@ -16,8 +16,8 @@ def write_starter(folder: Path) -> list[Path]:
         OSError: The folder cannot be written to.
     """
     target = folder / "app.py"
-    folder.mkdir(parents=True, exist_ok=True)
     source = files("fanout_briefs.cli").joinpath("starter_app.py.txt").read_text(encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
     with target.open("x", encoding="utf-8") as file:
         file.write(source)
     return [target]
