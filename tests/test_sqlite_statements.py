@@ -9,6 +9,7 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
+import anyio
 import pytest
 
 from fanout_briefs.adapters import sqlite_statements
@@ -16,7 +17,7 @@ from fanout_briefs.adapters.sqlite import SqliteStorage
 from fanout_briefs.errors import StorageUnavailable
 from fanout_briefs.model import Change, Enqueued, Finish, FollowUp, JobStatus, Preference, SkipReason
 from slots import DAY, NOW, brief_of, bring, claim, claim_one, found, job
-from sqlite_trace import Trace
+from sqlite_trace import Gate, Trace, reached
 
 
 def raising(code: int, message: str) -> sqlite3.OperationalError:
@@ -60,9 +61,9 @@ async def test_a_busy_error_is_tried_again_by_whole_transaction(tmp_path: Path, 
         assert await found(storage, job().dedup_key) == job()
 
 
-async def test_a_busy_error_that_does_not_end_is_tried_a_few_times_only(tmp_path: Path) -> None:
+async def test_a_busy_error_that_does_not_end_is_told_after_the_busy_timeout(tmp_path: Path) -> None:
     trace = Trace()
-    async with SqliteStorage(tmp_path / "briefs.db", trace=trace) as storage:
+    async with SqliteStorage(tmp_path / "briefs.db", trace=trace, busy_timeout=timedelta(seconds=0.3)) as storage:
 
         def fail(statement: str) -> None:
             raise raising(sqlite3.SQLITE_BUSY, "database is locked")
@@ -72,7 +73,24 @@ async def test_a_busy_error_that_does_not_end_is_tried_a_few_times_only(tmp_path
         with pytest.raises(StorageUnavailable, match="database is locked"):
             await storage.enqueue([job()])
         trace.at = None
-        assert trace.take() == ["BEGIN IMMEDIATE"] * 5
+        tried = trace.take()
+        assert set(tried) == {"BEGIN IMMEDIATE"}
+        assert len(tried) > 1
+
+
+async def test_whoever_is_cancelled_while_the_file_is_busy_does_not_wait_for_the_busy_timeout(tmp_path: Path) -> None:
+    path, trace = tmp_path / "briefs.db", Trace()
+    async with SqliteStorage(path, busy_timeout=timedelta(days=1), trace=trace) as storage:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            gate = trace.at = Gate("BEGIN IMMEDIATE")
+            gate.open.set()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(storage.enqueue, [job()])
+                await reached(gate)
+                tasks.cancel_scope.cancel()
+            other.execute("ROLLBACK")
+        assert await storage.find([job().dedup_key]) == {}
 
 
 async def test_a_full_disk_is_told_and_stores_nothing(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from contextlib import ExitStack, closing, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, Literal, TypeVar
 
 import anyio
@@ -33,7 +34,8 @@ _T = TypeVar("_T")
 Unit = Callable[[sqlite3.Connection], _T]
 """Some statements that belong together, run in a thread."""
 
-_TRIES: Final = 5
+_LONGEST_WAIT: Final = 1.0
+"""Seconds that a thread waits for a busy file at a stretch; whoever was cancelled meanwhile is free after that."""
 _LONGEST_PAUSE: Final = 0.1
 _OLDEST: Final = (3, 35)
 
@@ -84,7 +86,7 @@ class Database:
         """Open one more connection to a file that is known to be ours."""
         connection = sqlite3.connect(
             self.path,
-            timeout=self.busy_timeout.total_seconds(),
+            timeout=min(self.busy_timeout.total_seconds(), _LONGEST_WAIT),
             isolation_level=None,
             check_same_thread=False,
             factory=_Connection,
@@ -113,7 +115,7 @@ class Database:
         # be simpler, and on closing would drop every lock this process holds on the file.
         mode = "ro" if self.path.with_name(self.path.name + "-wal").exists() else "rw"
         address = f"{self.path.absolute().as_uri()}?mode={mode}"
-        seconds = self.busy_timeout.total_seconds()
+        seconds = min(self.busy_timeout.total_seconds(), _LONGEST_WAIT)
         with closing(sqlite3.connect(address, uri=True, timeout=seconds, isolation_level=None)) as connection:
             connection.execute("BEGIN")
             examine(connection, str(self.path))
@@ -178,15 +180,13 @@ def transaction(connection: sqlite3.Connection, unit: Unit[_T]) -> _T:
 
 
 async def _in_thread(database: Database, work: Callable[[], _T], limiter: CapacityLimiter | None = None) -> _T:
-    """Run work in a thread, again a few times if the file is busy, and tell failures in our words."""
-    deadline = anyio.current_time() + database.busy_timeout.total_seconds()
-    left = _TRIES
+    """Run work in a thread, again as long as the file may be busy, and tell failures in our words."""
+    deadline = monotonic() + database.busy_timeout.total_seconds()
     while True:
         try:
             return await to_thread.run_sync(work, limiter=limiter)
         except sqlite3.Error as error:
-            left -= 1
-            if _code(error) not in _BUSY or not left or anyio.current_time() > deadline:
+            if _code(error) not in _BUSY or monotonic() >= deadline:
                 raise database.explain(error) from error
         await anyio.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311  # Spreads writers; no secret.
 
