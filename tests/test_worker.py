@@ -14,6 +14,7 @@ import anyio
 import pytest
 from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
+from attrs import evolve
 from trio.testing import MockClock
 
 from fanout_briefs.adapters.memory import MemoryStorage
@@ -512,27 +513,81 @@ class TestRetrying:
 
         assert (await slot(storage, a_job())).error == "Broken, whose message could not be read"
 
-    async def test_attempts_of_workers_that_died_count(self, storage: Storage) -> None:
-        await queue(storage, a_job())
+    async def test_a_job_whose_workers_died_is_not_ended_for_that_but_run_with_nothing_beside_it(
+        self, storage: Storage
+    ) -> None:
+        names = users(3)
+        await queue(storage, *(a_job(name) for name in names))
         for hour in range(3):
-            assert len((await take_over(storage, after=timedelta(hours=hour))).claims) == 1
+            assert len((await take_over(storage, after=timedelta(hours=hour))).claims) == 3
+        await queue(storage, a_job("new"))
+        running, beside = set[str](), dict[str, int]()
 
-        report = await a_worker(storage, clock=Clock(NINE + timedelta(hours=4))).run(NINE)
+        async def make_and_look(held: Held) -> Made:
+            running.add(held.job.user_id)
+            await checkpoint()
+            await checkpoint()
+            beside[held.job.user_id] = len(running) - 1
+            if held.job.user_id != "new":
+                recorded = (await slot(storage, held.job)).progress
+                assert recorded is not None
+                assert recorded.alone
+            running.remove(held.job.user_id)
+            return await make(held)
+
+        report = await a_worker(storage, make_and_look, clock=Clock(NINE + timedelta(hours=4))).run(NINE)
+
+        assert report.briefs == {JobStatus.COMPLETED: 4}
+        assert beside == {**dict.fromkeys(names, 0), "new": 0}
+
+    async def test_a_job_that_its_worker_died_of_with_nothing_beside_it_is_ended(self, storage: Storage) -> None:
+        await queue(storage, a_job())
+        for hour in range(4):
+            (claim,) = (await take_over(storage, after=timedelta(hours=hour))).claims
+        await storage.heartbeat([evolve(claim, progress=Progress("sections", alone=True))], claim.until)
+
+        report = await a_worker(storage, clock=Clock(NINE + timedelta(hours=5))).run(NINE)
 
         assert report.briefs == {JobStatus.FAILED: 1}
-        ended = await slot(storage, a_job())
-        assert (ended.status, ended.error) == (JobStatus.FAILED, "no attempts left: its workers died")
+        assert (await slot(storage, a_job())).error == (
+            "no attempts left: its workers died, the last one with no other job in hand"
+        )
 
     async def test_a_poison_job_keeps_the_last_error_it_ever_had(self, storage: Storage) -> None:
         await queue(storage, a_job())
         await a_worker(storage, raising(OSError("gone"))).run(NINE)
         later = NINE + 10 * MINUTE
-        for hour in range(2):
-            await storage.claim(later, now=NINE + timedelta(hours=hour), lease=LEASE, limit=1, types=[BRIEF])
+        for hour in range(3):
+            got = await storage.claim(later, now=NINE + timedelta(hours=hour), lease=LEASE, limit=1, types=[BRIEF])
+        (claim,) = got.claims
+        await storage.heartbeat([evolve(claim, progress=Progress("starting", alone=True))], claim.until)
 
         await a_worker(storage, clock=Clock(NINE + timedelta(hours=4))).run(later)
 
-        assert (await slot(storage, a_job())).error == "no attempts left: gone"
+        error = (await slot(storage, a_job())).error
+        assert error is not None
+        assert error.endswith("with no other job in hand; the last error before that: gone")
+
+    async def test_a_job_that_is_lost_before_it_could_run_alone_is_not_run(
+        self, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await queue(storage, a_job())
+        for hour in range(3):
+            await take_over(storage, after=timedelta(hours=hour))
+        told: list[Ended] = []
+        clock = Clock(NINE + timedelta(hours=4))
+        beat = storage.heartbeat
+
+        async def stolen_first(claims: Collection[Claim], until: datetime) -> Collection[str]:
+            if clock.now < NINE + timedelta(hours=5):
+                await take_over(storage, after=timedelta(hours=5))
+                clock.now = NINE + timedelta(hours=6)
+            return await beat(claims, until)
+
+        monkeypatch.setattr(storage, "heartbeat", stolen_first)
+        await a_worker(storage, clock=clock).run(NINE, told.append)
+
+        assert [ended.status for ended in told] == [None, JobStatus.COMPLETED]
 
     @pytest.mark.parametrize(("attempt", "minutes"), [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (50, 60), (5000, 60)])
     def test_back_off_doubles_up_to_the_longest(self, attempt: int, minutes: int) -> None:
@@ -565,6 +620,8 @@ class TestLostClaims:
         clock = Clock()
 
         async def lose(held: Held) -> Made:
+            if clock.now > NINE:
+                raise PermanentFailure("the second time is another story")
             await take_over(storage)
             clock.now = NINE + timedelta(hours=2)  # when the other worker's lease has ended, too
             mail = a_job("ada", MAIL)
@@ -573,7 +630,7 @@ class TestLostClaims:
         await queue(storage, a_job())
         told: list[Ended] = []
 
-        report = await a_worker(storage, lose, clock=clock, retrying=Retrying(attempts=1)).run(NINE, told.append)
+        report = await a_worker(storage, lose, clock=clock).run(NINE, told.append)
 
         assert report.lost == 1
         assert told[0].status is None
@@ -812,20 +869,25 @@ class TestInVirtualTime:
         assert (report.briefs, report.lost) == ({JobStatus.EMPTY: 1}, 0)
 
     async def test_an_error_that_follows_from_being_given_up_is_not_the_jobs_own(self) -> None:
-        async def hang(held: Held) -> Made:
+        calls: list[str] = []
+
+        async def hang_once(held: Held) -> Made:
+            calls.append(held.job.user_id)
+            if len(calls) > 1:
+                return await make(held)
             try:
                 await anyio.sleep_forever()
             finally:
                 raise OSError("connection closed")
 
-        async with Beatless(fail_from=0) as storage:
+        async with Beatless(fail_from=0, fail_to=3) as storage:
             await queue(storage, a_job())
-            worker = a_worker(storage, hang, clock=wall_clock(), retrying=Retrying(attempts=1))
+            worker = a_worker(storage, hang_once, clock=wall_clock(), retrying=Retrying(attempts=1))
             report = await worker.run(NINE)
             ended = await slot(storage, a_job())
 
-        assert (report.lost, report.briefs) == (1, {JobStatus.FAILED: 1})
-        assert ended.error == "no attempts left: its workers died"
+        assert (report.lost, report.briefs) == (1, {JobStatus.COMPLETED: 1})
+        assert ended.error is None
 
     async def test_nobody_beats_for_an_empty_hand(self) -> None:
         async with Beatless() as storage:

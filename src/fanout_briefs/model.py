@@ -307,16 +307,18 @@ class Progress:
     """How far a brief has come. It counts completions, so it never goes back within an attempt.
 
     Attributes:
-        step: ``projects``, ``sections``, ``composing``, ``saving`` or, of a mail, ``sending``.
+        step: ``starting``, ``projects``, ``sections``, ``composing``, ``saving`` or, of a mail, ``sending``.
         completed: Sections settled so far, failed ones included.
         total: Sections in all; 0 until the projects are known.
         failed: Sections that failed.
+        alone: Whether the worker runs nothing beside it, as it does with a job whose workers keep dying.
     """
 
     step: str
     completed: int = 0
     total: int = 0
     failed: int = 0
+    alone: bool = False
 
 
 @frozen(kw_only=True)

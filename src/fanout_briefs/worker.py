@@ -53,7 +53,8 @@ class Retrying:
     """How failed attempts are repeated: back-off doubles from ``first`` to ``longest``, give or take a quarter.
 
     Attributes:
-        attempts: How often a job is tried in all, attempts of workers that died included; at least 1.
+        attempts: How often a job is tried in all, attempts of workers that died included; at least 1. A job that
+            has none left because workers died gets one more with nothing beside it, since it may not be to blame.
         longest: At most 366 days.
     """
 
@@ -127,6 +128,7 @@ class Held:
         decision: The engagement policy's, as of now.
         progress: The latest; the next heartbeat records it.
         is_running: Whether its handler has yet to return.
+        is_alone: Whether nothing else runs beside it.
     """
 
     claim: Claim
@@ -135,12 +137,20 @@ class Held:
     decision: EngagementDecision | None = None
     progress: Progress | None = None
     is_running: bool = True
+    is_alone: bool = False
     scope: anyio.CancelScope = field(factory=anyio.CancelScope)
 
     @property
     def job(self) -> Job:
         """The claimed job."""
         return self.claim.job
+
+    def with_progress(self) -> Claim:
+        """The claim as a heartbeat shows it."""
+        progress = self.progress
+        if self.is_alone:
+            progress = evolve(progress or Progress("starting"), alone=True)
+        return evolve(self.claim, progress=progress)
 
     async def record(self, progress: Progress) -> None:
         """Commit a step before the effect it announces.
@@ -301,7 +311,7 @@ class _Run:
 
     async def _beat(self, held: Sequence[Held]) -> Collection[str]:
         until = self._worker.clock() + self._worker.lease
-        lost = await self._worker.work.heartbeat([evolve(each.claim, progress=each.progress) for each in held], until)
+        lost = await self._worker.work.heartbeat([each.with_progress() for each in held], until)
         for each in held:
             each.claim = evolve(each.claim, until=until)
         return lost
@@ -337,8 +347,21 @@ class _Run:
             held = [Held(claim, self._beat, progress=claim.job.progress) for claim in got.claims]
             for each in held:
                 self._take(each)
+            suspects: list[Held] = []
             for each in await self._screened(held):
-                yield each
+                if each.job.attempts > worker.retrying.attempts and not self._is_unsettled(each):
+                    suspects.append(each)
+                else:
+                    yield each
+            while suspects:
+                await self._until_running(len(suspects))
+                each = suspects.pop()
+                each.is_alone = True
+                if await self._beat([each]):
+                    self._ended(each, None)
+                else:
+                    yield each
+                    await self._until_running(len(suspects))
             if held or self._one_ended.is_set():
                 continue
             if self._held:
@@ -348,6 +371,12 @@ class _Run:
                 await anyio.sleep(min(max(wait, 0.0), _LONGEST_WAIT))
             else:
                 return
+
+    async def _until_running(self, others: int) -> None:
+        """Wait until all that is in hand are so many others that have not begun."""
+        while len(self._held) > others:
+            self._one_ended = anyio.Event()
+            await self._one_ended.wait()
 
     def _take(self, held: Held) -> None:
         ours = self._held.get(held.job.dedup_key)
@@ -359,9 +388,13 @@ class _Run:
         """End at once what is not to be run."""
         runnable: list[Held] = []
         for each in held:
-            if each.job.attempts > self._worker.retrying.attempts and not self._is_unsettled(each):
-                error = each.job.error or "its workers died"
-                await self._end(each, Finish(status=JobStatus.FAILED, error=f"no attempts left: {error}"))
+            # A worker that dies takes all its jobs along, and most are innocent. So one with no attempts left gets
+            # a last one alone, and only what a worker then dies of is ended.
+            died_alone = each.job.progress is not None and each.job.progress.alone
+            if died_alone and not self._is_unsettled(each):
+                before = f"; the last error before that: {each.job.error}" if each.job.error else ""
+                error = f"no attempts left: its workers died, the last one with no other job in hand{before}"
+                await self._end(each, Finish(status=JobStatus.FAILED, error=error))
             else:
                 runnable.append(each)
         briefs = [each for each in runnable if each.job.type == self._worker.name]

@@ -27,7 +27,6 @@ from fanout_briefs.adapters.eml import EmlMailer
 from fanout_briefs.adapters.sqlite import SqliteStorage
 from fanout_briefs.delivery import SENDING
 from fanout_briefs.model import Claim, Enqueued, Finish, FollowUp, Job, Mail, Receipt, SectionRequest, Window
-from fanout_briefs.worker import Retrying
 
 _T = TypeVar("_T")
 
@@ -206,15 +205,13 @@ def make(mailer: Any, **changes: Any) -> Briefs:
         "recipients": Addresses(),
         "look_back": timedelta(hours=6),
         "lease": LEASE,
-        # A killed run counts as an attempt at what it had begun, and here the same slot is killed many times.
-        "retrying": Retrying(attempts=100),
     }
     return Briefs(Storage(FOLDER / "briefs.db"), mailer=mailer, **{**given, **changes})
 
 
 briefs = make(Outbox(FOLDER / "outbox"))
 logged = make(Log())
-poisoned = make(Outbox(FOLDER / "outbox"), generator=Poison(), retrying=Retrying())
+poisoned = make(Outbox(FOLDER / "outbox"), generator=Poison())
 
 if GATE >= 0:
     os.write(MARKS, b"past gate\n")

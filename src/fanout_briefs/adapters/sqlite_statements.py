@@ -291,7 +291,7 @@ def from_claims(claims: Iterable[Claim]) -> str:
 def _from_progress(progress: Progress | None) -> str | None:
     if progress is None:
         return None
-    return json.dumps([progress.step, progress.completed, progress.total, progress.failed])
+    return json.dumps([progress.step, progress.completed, progress.total, progress.failed, progress.alone])
 
 
 def from_brief(brief: Brief) -> tuple[object, ...]:
