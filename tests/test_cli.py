@@ -146,7 +146,7 @@ def test_run_makes_and_mails_what_is_due_and_shows_who_got_what(tmp_path: Path) 
     assert told["Mails"] == "2 completed"
     assert rows(ran.stdout) == [
         ["ana", "2026-11-23", "2 sections", "outbox/daily_brief:2026-11-23:ana:1.eml".replace("/", os.sep)],
-        ["bo", "2026-11-23", "2 sections, failed: Gemini", str(Path("outbox", "daily_brief:2026-11-23:bo:1.eml"))],
+        ["bo", "2026-11-23", "2 sections, failed: Gemini (RuntimeError: no signal)", str(Path("outbox", "daily_brief:2026-11-23:bo:1.eml"))],
     ]
     assert len(mails(tmp_path)) == 2
 
@@ -424,7 +424,7 @@ def test_preview_prints_the_next_brief_and_leaves_nothing(tmp_path: Path) -> Non
     assert shown.returncode == 0
     assert shown.stdout.startswith("Daily brief for Tuesday, 24 November 2026\n")
     assert "Apollo is well." in shown.stdout
-    assert labelled(shown.stderr)["Problem"] == "sections that could not be made: Gemini"
+    assert labelled(shown.stderr)["Problem"] == "sections that could not be made: Gemini (RuntimeError: no signal)"
     assert "<!doctype html>" in (tmp_path / "ana.html").read_text(encoding="utf-8")
     assert mails(tmp_path) == []
     assert json.loads(cli(tmp_path, "preview", "myapp:briefs", "ana", "--json").stdout)["brief"]["user_id"] == "ana"

@@ -28,8 +28,10 @@ HOSTILE = [
 TAGS = ["html", "head", "meta", "title", "body", "header", "h1", "p"]
 
 
-def rendered(*sections: Section, title: str = "Daily brief", on: date = date(2026, 3, 9)) -> Rendered:
-    return render_brief(title, Occurrence(on, datetime(2026, 3, 9, 9, tzinfo=UTC)), sections)
+def rendered(
+    *sections: Section, title: str = "Daily brief", on: date = date(2026, 3, 9), with_errors: bool = True
+) -> Rendered:
+    return render_brief(title, Occurrence(on, datetime(2026, 3, 9, 9, tzinfo=UTC)), sections, with_errors=with_errors)
 
 
 def a_section(title: str = "Aurora", text: str = "Two commits.", html: Html | None = None) -> Section:
@@ -91,6 +93,15 @@ def test_a_failed_section_says_so_in_its_place_in_both_forms() -> None:
     assert "1 of 3 sections could not be made." in brief.html
     assert "This section could not be made: OSError: gone" in brief.html
     assert brief.html.index("Aurora") < brief.html.index("Borealis") < brief.html.index("Corona")
+
+
+def test_why_a_section_failed_is_told_only_where_that_is_asked_for() -> None:
+    brief = render_brief(
+        "Daily brief", Occurrence(date(2026, 3, 9), datetime(2026, 3, 9, 9, tzinfo=UTC)), [a_failure()]
+    )
+    assert "[This section could not be made.]" in brief.text
+    assert "This section could not be made.<" in brief.html
+    assert "gone" not in brief.text + brief.html
 
 
 def test_a_whole_brief_speaks_of_no_failure() -> None:

@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +22,7 @@ from fanout_briefs import Briefs, StorageUnavailable, Verdict
 from fanout_briefs.adapters.eml import EmlMailer
 from fanout_briefs.adapters.jinja import JinjaGenerator
 from fanout_briefs.adapters.sqlite import SqliteStorage
+from fanout_briefs.render import render_brief
 
 from .gitfacts import facts
 from .people import BadPeople, CsvPreferences, CsvRecipients, Person, read_people
@@ -50,6 +52,7 @@ def compose(people: Sequence[Person], repositories: Sequence[Repository], out: P
         preferences=CsvPreferences(people),
         recipients=CsvRecipients(people),
         mailer=EmlMailer(out / "outbox", sender="Repo standup <standup@localhost>"),
+        render=partial(render_brief, "Repo standup", with_errors=True),  # Its readers are who can mend them.
         look_back=DAY,  # The first run gives everybody the brief of the last 24 hours.
         max_lateness=DAY,
     )

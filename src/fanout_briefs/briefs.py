@@ -69,7 +69,8 @@ class Briefs:
         mailer: Sends it; needs ``recipients``. None makes briefs without mailing them.
         policy: Decides from visits and briefs; None is ``BackoffPolicy()``.
         title: What a brief is called in its subject; None makes it from ``name``.
-        render: Lays out a brief's sections; None is ``render.render_brief`` under ``title``.
+        render: Lays out a brief's sections; None is ``render.render_brief`` under ``title``, which tells the reader
+            that a section failed but not why.
         lead: How long before delivery the content is cut off and generation may start.
         deadline: How long one brief may take to generate; what is not there by then is marked as failed.
         horizon: How far ahead of ``lead`` a plan looks; plan more often than this.

@@ -169,8 +169,8 @@ def preview(
     else:
         show.text(_out, brief.rendered.text.rstrip("\n"))
     if brief is not None and brief.failed:
-        titles = ", ".join(section.title for section in brief.failed)
-        show.line(_log, "Problem", f"sections that could not be made: {titles}", "red")
+        failed = ", ".join(f"{section.title} ({section.error})" for section in brief.failed)
+        show.line(_log, "Problem", f"sections that could not be made: {failed}", "red")
 
 
 @app.command()

@@ -182,7 +182,7 @@ def _made(ended: Ended) -> str:
 
 
 def _sections(brief: Brief) -> str:
-    total, failed = len(brief.sections), [section.title for section in brief.failed]
+    total, failed = len(brief.sections), [f"{section.title} ({section.error})" for section in brief.failed]
     made = f"{total} section{'s' if total != 1 else ''}"
     return f"{made}, failed: {', '.join(failed)}" if failed else made
 
