@@ -1,0 +1,172 @@
+"""What the shipped mailers write: one whole message a mail, the same bytes for every attempt.
+
+Names, subjects, texts, addresses and URLs become nothing but themselves, whatever they hold: what cannot be
+written safely is left out (a name) or refused (an address, a URL).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from email.errors import MessageError, NonASCIILocalPartDefect
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.parser import HeaderParser
+from email.policy import SMTP, SMTPUTF8
+from hashlib import blake2b
+from typing import Any
+
+from fanout_briefs.errors import NotSent
+from fanout_briefs.model import Mail, Recipient
+
+__all__ = ["compose", "hash_of", "message_id", "one_address", "one_line", "recipient_address", "sender_address"]
+
+_UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+_SPECIAL = re.compile(r'[()<>\[\]:;@\\,."=?]+')
+_HTTPS = re.compile(
+    r"https://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?(?:[/?#][a-z0-9._~:/?#\[\]@!$&'()*+,;=%-]*)?",
+    re.ASCII | re.IGNORECASE,
+)
+_LONGEST_URL = 900  # RFC 5322, section 2.1.1: 998 characters a line, and this header must not be folded.
+
+
+def compose(
+    mail: Mail, key: str, sender: Address, *, unsubscribe: str | None = None, international: bool = False
+) -> bytes:
+    """Write a mail with its HTML and text, in lines that every mail system carries: ASCII, ended by CRLF, wrapped.
+
+    Args:
+        mail: What to write. Its date is ``deliver_at``, not the time of the attempt.
+        key: Names the message in ``Message-ID``, and the boundary of its parts.
+        sender: What ``sender_address`` gave.
+        unsubscribe: Where one POST unsubscribes this person (RFC 8058), an ``https`` URL.
+        international: Also takes addresses that need SMTPUTF8; the headers of their mails are UTF-8 (RFC 6532).
+
+    Raises:
+        NotSent: The recipient's address makes no header; permanent.
+        ValueError: ``unsubscribe`` is not an ``https`` URL that can stand in a header.
+    """
+    one_click = b"" if unsubscribe is None else _one_click(unsubscribe)
+    to = recipient_address(mail.recipient, international=international)
+    # When the standard library folds a long name it may drop the quotes, and what stood between them then reads
+    # as further recipients (seen in 3.11 to 3.13). So what was written is read back before it is believed.
+    name = one_line(mail.recipient.name or "")
+    for shown in (name, one_line(_SPECIAL.sub(" ", name)), ""):
+        with contextlib.suppress(ValueError, MessageError):
+            named = Address(shown, to.username, to.domain)
+            content = _render(mail, key, sender, named)
+            if _reads_back(content, "To", named):
+                return one_click + content
+    raise NotSent(f"address={mail.recipient.address!r}: cannot be written into a header; correct it", permanent=True)
+
+
+def message_id(key: str, sender: Address) -> str:
+    """Give what stands in the ``Message-ID`` of every attempt with this key."""
+    return f"<{hash_of(key)}@{sender.domain}>"
+
+
+def recipient_address(recipient: Recipient, *, international: bool = False) -> Address:
+    """Give the recipient's address, without a name.
+
+    Raises:
+        NotSent: It is no bare address; permanent.
+    """
+    try:
+        parsed = one_address(recipient.address, international=international)
+    except ValueError as error:
+        raise NotSent(f"address={recipient.address!r}: {error}; correct it", permanent=True) from error
+    if parsed.display_name:
+        reason = "must be the bare address, the name stands beside it"
+        raise NotSent(f"address={recipient.address!r}: {reason}", permanent=True)
+    return parsed
+
+
+def sender_address(text: str) -> Address:
+    """Parse what is to stand in ``From``.
+
+    Raises:
+        ValueError: It is not exactly one address, or its name cannot be written so that it stays one.
+    """
+    try:
+        address = one_address(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or Name <name@domain>") from error
+    header = EmailMessage(SMTP)
+    header["From"] = address
+    if not _reads_back(header.as_bytes(), "From", address):
+        raise ValueError("the name is too long to be written with these characters; shorten it")
+    return address
+
+
+def one_address(text: str, *, international: bool = False) -> Address:
+    """Parse ``name@domain`` or ``Name <name@domain>``, the domain turned into what mail systems know it by.
+
+    Args:
+        text: What was given.
+        international: Also takes a name before the ``@`` that is not ASCII, for SMTPUTF8.
+
+    Raises:
+        ValueError: It is not exactly one address, without anything that a parser would have to guess at.
+    """
+    try:
+        header = SMTP.header_factory("To", text)
+        (address,) = header.addresses
+        domain = address.domain if address.domain.isascii() else address.domain.encode("idna").decode()
+    except (ValueError, IndexError, MessageError) as error:  # The parser raises what it stumbles over.
+        raise ValueError("must be one address of the form name@domain") from error
+    allowed = NonASCIILocalPartDefect if international and address.username.isprintable() else ()
+    defects = [defect for defect in header.defects if not isinstance(defect, allowed)]
+    if defects or not domain:
+        reasons = "; ".join(map(str, defects))
+        raise ValueError(f"must be one address of the form name@domain{reasons and f' ({reasons})'}")
+    return Address(address.display_name, address.username, domain)
+
+
+def one_line(text: str) -> str:
+    """Give the text with every run of white space and control characters as one space."""
+    return _UNPRINTABLE.sub(" ", text).strip()
+
+
+def hash_of(key: str) -> str:
+    """Give 32 hexadecimal digits that stand for a key."""
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _one_click(url: object) -> bytes:
+    if not isinstance(url, str) or len(url) > _LONGEST_URL or not _HTTPS.fullmatch(url):
+        raise ValueError(f"{url!r}: must be an https URL of at most {_LONGEST_URL} ASCII characters, or None")
+    # Not through EmailMessage, which turns a long URL into encoded words that nobody decodes here.
+    return f"List-Unsubscribe: <{url}>\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n".encode()
+
+
+def _render(mail: Mail, key: str, sender: Address, to: Address) -> bytes:
+    rendered = mail.rendered
+    message = EmailMessage(_policy(to))
+    message["From"] = sender
+    message["To"] = to
+    message["Subject"] = one_line(rendered.subject)
+    message["Date"] = mail.occurrence.deliver_at
+    message["Message-ID"] = message_id(key, sender)
+    # Quoted-printable holds no "=_", so no content can end a part early.
+    message.set_content(_encodable(rendered.text), cte="quoted-printable")
+    message.add_alternative(_encodable(rendered.html), subtype="html", cte="quoted-printable")
+    message.set_boundary(f"=_{hash_of(key)}")
+    return message.as_bytes()
+
+
+def _policy(to: Address) -> Any:  # Type checkers disagree on what an EmailPolicy is made of.
+    return SMTP if to.addr_spec.isascii() else SMTPUTF8
+
+
+def _reads_back(content: bytes, header: str, written: Address) -> bool:
+    """Whether a parser finds that one address there, and nothing to guess at.
+
+    Of the name it may lose white space: the parser puts some where a long name was folded.
+    """
+    read: Any = HeaderParser(policy=_policy(written)).parsestr(content.decode())[header]
+    found = [("".join(address.display_name.split()), address.addr_spec) for address in read.addresses]
+    return not read.defects and found == [("".join(written.display_name.split()), written.addr_spec)]
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
