@@ -17,7 +17,6 @@ import anyio
 import anyio.from_thread
 import pytest
 from anyio.lowlevel import checkpoint
-from trio.testing import MockClock
 
 from fanout_briefs.adapters.eml import EmlMailer
 from fanout_briefs.adapters.memory import MemoryStorage
@@ -44,7 +43,7 @@ from fanout_briefs.model import (
     Window,
 )
 from fanout_briefs.worker import Retrying, RunReport
-from test_settled import VirtualTimeLoop
+from virtual_time import in_virtual_time
 
 NINE = datetime(2026, 3, 9, 9, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -747,9 +746,7 @@ class TestAThousandPeople:
     @pytest.fixture(params=["asyncio", "trio"])
     def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
         """Virtual time, so that what hangs costs nothing."""
-        if request.param == "trio":
-            return "trio", {"clock": MockClock(autojump_threshold=0)}
-        return "asyncio", {"loop_factory": VirtualTimeLoop}
+        return in_virtual_time(request.param)
 
     @pytest.mark.slow
     async def test_everybody_gets_a_brief_that_names_what_failed_within_the_deadline(self, anyio_backend: Any) -> None:

@@ -13,7 +13,6 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from attrs import evolve
-from trio.testing import MockClock
 
 from fanout_briefs.builder import BriefBuilder
 from fanout_briefs.errors import BriefFailed, PermanentFailure, RetryLater
@@ -31,7 +30,7 @@ from fanout_briefs.model import (
     SectionRequest,
     Window,
 )
-from test_settled import VirtualTimeLoop
+from virtual_time import VirtualTimeLoop, in_virtual_time
 
 NINE = datetime(2026, 3, 9, 9, tzinfo=UTC)
 OCCURRENCE = Occurrence(date(2026, 3, 9), NINE)
@@ -45,9 +44,7 @@ Act = Callable[[SectionRequest], Awaitable[ProjectBrief | None]]
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     """Virtual time: what hangs costs nothing, and durations are exact."""
-    if request.param == "trio":
-        return "trio", {"clock": MockClock(autojump_threshold=0)}
-    return "asyncio", {"loop_factory": VirtualTimeLoop}
+    return in_virtual_time(request.param)
 
 
 class Host:

@@ -146,7 +146,12 @@ def test_run_makes_and_mails_what_is_due_and_shows_who_got_what(tmp_path: Path) 
     assert told["Mails"] == "2 completed"
     assert rows(ran.stdout) == [
         ["ana", "2026-11-23", "2 sections", "outbox/daily_brief:2026-11-23:ana:1.eml".replace("/", os.sep)],
-        ["bo", "2026-11-23", "2 sections, failed: Gemini (RuntimeError: no signal)", str(Path("outbox", "daily_brief:2026-11-23:bo:1.eml"))],
+        [
+            "bo",
+            "2026-11-23",
+            "2 sections, failed: Gemini (RuntimeError: no signal)",
+            str(Path("outbox", "daily_brief:2026-11-23:bo:1.eml")),
+        ],
     ]
     assert len(mails(tmp_path)) == 2
 

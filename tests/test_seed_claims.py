@@ -7,7 +7,6 @@ clock jumps, or by counting calls. Each test names the line that it answers.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -16,7 +15,6 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from trio.testing import MockClock
 
 from fanout_briefs import (
     BackoffPolicy,
@@ -43,31 +41,16 @@ from fanout_briefs import (
 )
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.model import Enqueued
+from virtual_time import in_virtual_time
 
 NINE = datetime(2025, 9, 30, 9, tzinfo=UTC)
 TODAY = date(2025, 9, 30)
 MINUTE = timedelta(minutes=1)
 
 
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer instead of waiting for it."""
-
-    now = 0.0
-
-    def time(self) -> float:
-        return self.now
-
-    def _run_once(self) -> None:
-        if not self._ready and self._scheduled:  # type: ignore[attr-defined]  # asyncio's own queues
-            self.now = max(self.now, self._scheduled[0].when())  # type: ignore[attr-defined]  # as above
-        super()._run_once()  # type: ignore[misc]  # as above
-
-
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    if request.param == "trio":
-        return "trio", {"clock": MockClock(autojump_threshold=0)}
-    return "asyncio", {"loop_factory": VirtualTimeLoop}
+    return in_virtual_time(request.param)
 
 
 @pytest.fixture

@@ -17,30 +17,16 @@ import pytest
 from anyio import CancelScope, Event, create_task_group, move_on_after, wait_all_tasks_blocked
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 from attrs.exceptions import FrozenInstanceError
-from trio.testing import MockClock
 
 from fanout_briefs.errors import ItemCancelled, SourceError
 from fanout_briefs.settled import Fulfilled, Rejected, Settled, gather_settled, iter_settled
+from virtual_time import in_virtual_time
 
 
 def eager_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     loop.set_task_factory(getattr(asyncio, "eager_task_factory", None))
     return loop
-
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer instead of waiting for it."""
-
-    now = 0.0
-
-    def time(self) -> float:
-        return self.now
-
-    def _run_once(self) -> None:
-        if not self._ready and self._scheduled:  # type: ignore[attr-defined]  # asyncio's own queues
-            self.now = max(self.now, self._scheduled[0].when())  # type: ignore[attr-defined]  # as above
-        super()._run_once()  # type: ignore[misc]  # as above
 
 
 NO_OPTIONS: dict[str, Any] = {}
@@ -586,9 +572,7 @@ class TestTimeouts:
 
     @pytest.fixture(params=["asyncio", "trio"])
     def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
-        if request.param == "trio":
-            return "trio", {"clock": MockClock(autojump_threshold=0)}
-        return "asyncio", {"loop_factory": VirtualTimeLoop}
+        return in_virtual_time(request.param)
 
     @pytest.mark.parametrize("source", [range, numbers], ids=["sync", "async"])
     async def test_an_item_that_times_out_is_really_cancelled_and_its_slot_is_free(self, source: Any) -> None:

@@ -15,7 +15,6 @@ import pytest
 from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 from attrs import evolve
-from trio.testing import MockClock
 
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.sqlite import SqliteStorage
@@ -41,7 +40,7 @@ from fanout_briefs.model import (
 )
 from fanout_briefs.planner import SchedulePlanner
 from fanout_briefs.worker import Ended, Handler, Held, Retrying, RunReport, Screen, Worker
-from test_settled import VirtualTimeLoop
+from virtual_time import in_virtual_time
 
 NINE = datetime(2026, 3, 9, 9, tzinfo=UTC)
 LEASE = timedelta(seconds=30)
@@ -709,9 +708,7 @@ class TestInVirtualTime:
 
     @pytest.fixture(params=["asyncio", "trio"])
     def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
-        if request.param == "trio":
-            return "trio", {"clock": MockClock(autojump_threshold=0)}
-        return "asyncio", {"loop_factory": VirtualTimeLoop}
+        return in_virtual_time(request.param)
 
     @pytest.fixture
     async def storage(self, anyio_backend: Any) -> AsyncIterator[MemoryStorage]:
