@@ -137,9 +137,9 @@ def test_a_bad_preference_is_named_and_the_others_get_their_brief(
     write_app(tmp_path, f"PEOPLE.insert(1, {row})")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "myapp", raising=False)
+    sys.modules.pop("myapp", None)
     ran = CliRunner().invoke(app, ["run", "myapp:briefs", "--as-of", AS_OF])
-    monkeypatch.delitem(sys.modules, "myapp")
+    del sys.modules["myapp"]  # Not by monkeypatch, which would bring it back for the tests that follow.
     assert ran.exit_code == 1
     (problem,) = [line for line in ran.stderr.splitlines() if line.startswith("Problem")]
     for words in said:
