@@ -354,14 +354,10 @@ class _Run:
                 else:
                     yield each
             while suspects:
-                await self._until_running(len(suspects))
                 each = suspects.pop()
-                each.is_alone = True
-                if await self._beat([each]):
-                    self._ended(each, None)
-                else:
+                if await self._is_left_alone(each, waiting=len(suspects)):
                     yield each
-                    await self._until_running(len(suspects))
+                    await self._until_in_hand(len(suspects))
             if held or self._one_ended.is_set():
                 continue
             if self._held:
@@ -372,9 +368,17 @@ class _Run:
             else:
                 return
 
-    async def _until_running(self, others: int) -> None:
-        """Wait until all that is in hand are so many others that have not begun."""
-        while len(self._held) > others:
+    async def _is_left_alone(self, held: Held, waiting: int) -> bool:
+        """Wait until nothing else runs, and put that on record before this job does; False if it was lost by then."""
+        await self._until_in_hand(waiting + 1)
+        held.is_alone = True
+        if not await self._beat([held]):
+            return True
+        self._ended(held, None)
+        return False
+
+    async def _until_in_hand(self, count: int) -> None:
+        while len(self._held) > count:
             self._one_ended = anyio.Event()
             await self._one_ended.wait()
 
