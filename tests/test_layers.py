@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "delivery": VALUES | {"ports", "encoding"},
     "planner": VALUES | PURE | {"ports", "eligibility"},
     "worker": VALUES | PURE | {"ports", "eligibility", "delivery"},
+    "serve": {"planner", "worker"},
     "explain": VALUES | PURE | {"ports", "eligibility", "delivery"},
 }
 USE_CASES = set(MAY_IMPORT)

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from types import TracebackType
 from typing import Self, cast
 
+import anyio
 from attrs import evolve, frozen
 
 from fanout_briefs.builder import BriefBuilder
@@ -31,6 +32,7 @@ from fanout_briefs.model import (
 from fanout_briefs.planner import PlanReport, SchedulePlanner, Verdict
 from fanout_briefs.ports import Engagement, Generator, Mailer, Preferences, Projects, Recipients, Storage
 from fanout_briefs.render import render_brief
+from fanout_briefs.serve import Round, Server
 from fanout_briefs.timing import CatchUp, Timing
 from fanout_briefs.worker import Ended, Held, Retrying, RunReport, Screen, Worker
 
@@ -219,9 +221,53 @@ class Briefs:
             ValueError: ``now`` is naive.
             Exception: What the storage raises.
         """
-        report = await self._worker.run(_aware(now), on_ended)
+        return await self._run(_aware(now), on_ended)
+
+    async def _run(
+        self,
+        now: datetime,
+        on_ended: Callable[[Ended], object] | None = None,
+        *,
+        draining: anyio.Event | None = None,
+    ) -> RunReport:
+        report = await self._worker.run(now, on_ended, draining=draining)
         hook_problems, self._hook_problems = self._hook_problems, []
         return evolve(report, problems=[*report.problems, *hook_problems])
+
+    async def serve(
+        self,
+        *,
+        every: timedelta | None = timedelta(minutes=5),
+        poll: timedelta = timedelta(seconds=2),
+        grace: timedelta = timedelta(seconds=30),
+        on_round: Callable[[Round], object] | None = None,
+    ) -> None:
+        """Plan and run until cancelled; for the lifespan of a host, as a task of its own.
+
+        Several processes may serve one storage; the ledger shares the work out. A turn that fails is logged and
+        told, and the next one tries again. Cancelling begins nothing more, lets what runs finish within
+        ``grace``, and gives the rest back.
+
+        Args:
+            every: How often to plan; less than the horizon. None leaves planning to others.
+            poll: How often to look for due work.
+            grace: How long running work may take to finish once this is cancelled.
+            on_round: Told, synchronously, about each turn. If it raises, that is logged.
+
+        Raises:
+            ValueError: An argument is out of range.
+        """
+        if every is not None and every > self._planner.timing.horizon:
+            raise ValueError(f"every={every}: must not be longer than the horizon of {self._planner.timing.horizon}")
+        await Server(
+            plan=self.plan,
+            run=self._run,
+            every=every,
+            poll=poll,
+            grace=grace,
+            clock=self._worker.clock,
+            on_round=on_round,
+        ).serve()
 
     async def explain(self, user_id: str, on: date | None = None, now: datetime | None = None) -> Explanation:
         """Say what became of a user's brief of one local date, or what would, and why.

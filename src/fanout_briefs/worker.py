@@ -224,26 +224,36 @@ class Worker:
     retrying: Retrying
     clock: Callable[[], datetime]
 
-    async def run(self, due_by: datetime, on_ended: Callable[[Ended], object] | None = None) -> RunReport:
+    async def run(
+        self,
+        due_by: datetime,
+        on_ended: Callable[[Ended], object] | None = None,
+        *,
+        draining: anyio.Event | None = None,
+    ) -> RunReport:
         """Run jobs until none is due, also those that running ones enqueue, and those whose holder dies meanwhile.
 
         Args:
             due_by: The moment of the schedule up to which jobs are due.
             on_ended: Called, synchronously, for every job that ends, is put off or is lost.
+            draining: Once it is set, no further job is begun: what runs is finished, the rest is released.
 
         Raises:
             Exception: What the storage or ``on_ended`` raises; jobs in hand are released first where that works.
         """
-        return await _Run(self, due_by, on_ended).to_the_end()
+        return await _Run(self, due_by, on_ended, draining or anyio.Event()).to_the_end()
 
 
 class _Run:
     """One call of ``run``: the claims in its hands, and what became of those that were."""
 
-    def __init__(self, worker: Worker, due_by: datetime, on_ended: Callable[[Ended], object] | None) -> None:
+    def __init__(
+        self, worker: Worker, due_by: datetime, on_ended: Callable[[Ended], object] | None, draining: anyio.Event
+    ) -> None:
         self._worker = worker
         self._due_by = due_by
         self._on_ended = on_ended
+        self._draining = draining
         self._held: dict[str, Held] = {}
         self._one_ended = anyio.Event()
         self._briefs: Counter[JobStatus] = Counter()
@@ -335,7 +345,7 @@ class _Run:
     async def _claims(self) -> AsyncIterator[Held]:
         """Claim in batches no larger than what can run at once, until nothing due is left with anybody."""
         worker = self._worker
-        while True:
+        while not self._draining.is_set():
             self._one_ended = anyio.Event()
             got = await worker.work.claim(
                 self._due_by,
@@ -378,7 +388,7 @@ class _Run:
         return False
 
     async def _until_in_hand(self, count: int) -> None:
-        while len(self._held) > count:
+        while len(self._held) > count and not self._draining.is_set():
             self._one_ended = anyio.Event()
             await self._one_ended.wait()
 
@@ -428,6 +438,9 @@ class _Run:
     # and on the way out ------------------------------------------------------------------------------
 
     async def _run_one(self, held: Held) -> None:
+        if self._draining.is_set():
+            self._one_ended.set()
+            return  # It stays in hand, to be released with the others that were not begun.
         made: tuple[Finish, Sequence[FollowUp]] | None = None
         failure: Exception | None = None
         with held.scope:

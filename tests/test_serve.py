@@ -1,0 +1,234 @@
+"""A server plans and runs by itself, and stops gracefully; in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import pytest
+
+from fanout_briefs import (
+    Briefs,
+    JobStatus,
+    Mail,
+    Preference,
+    Project,
+    ProjectBrief,
+    Receipt,
+    Recipient,
+    SectionRequest,
+    Window,
+)
+from fanout_briefs.adapters.memory import MemoryStorage
+from fanout_briefs.serve import Round
+from virtual_time import in_virtual_time
+
+EIGHT = datetime(2026, 3, 9, 8, tzinfo=UTC)
+NINE = datetime(2026, 3, 9, 9, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return in_virtual_time(request.param)
+
+
+@pytest.fixture
+async def storage() -> AsyncIterator[MemoryStorage]:
+    async with MemoryStorage() as opened:
+        yield opened
+
+
+class Host:
+    """A host whose sections take as long as it is told, and whose mailer notes when each mail came."""
+
+    idempotent = False
+
+    def __init__(self, clock: Callable[[], datetime], takes: float = 0) -> None:
+        self.clock, self.takes = clock, takes
+        self.begun: list[str] = []
+        self.mailed: list[tuple[str, datetime]] = []
+
+    async def of(self, user_id: str, window: Window) -> Sequence[Project]:
+        return [Project("1", "One")]
+
+    async def generate(self, request: SectionRequest) -> ProjectBrief:
+        self.begun.append(request.user_id)
+        await anyio.sleep(self.takes)
+        return ProjectBrief("text")
+
+    async def get(self, user_ids: Collection[str]) -> Mapping[str, Recipient]:
+        return {user_id: Recipient(f"{user_id}@example.org") for user_id in user_ids}
+
+    async def send(self, mail: Mail, key: str) -> Receipt:
+        self.mailed.append((mail.user_id, self.clock()))
+        return Receipt(key)
+
+
+def wall_clock(begin: datetime = EIGHT) -> Callable[[], datetime]:
+    """A wall clock that goes with the event loop's."""
+    zero = anyio.current_time()
+    return lambda: begin + timedelta(seconds=anyio.current_time() - zero)
+
+
+def make(storage: MemoryStorage, host: Host, **more: Any) -> Briefs:
+    return Briefs(storage, projects=host, generator=host, recipients=host, mailer=host, clock=host.clock, **more)
+
+
+async def people(storage: MemoryStorage, *user_ids: str) -> None:
+    await storage.preferences.put([Preference(user_id=user_id) for user_id in user_ids])
+
+
+async def status(storage: MemoryStorage, user_id: str) -> JobStatus:
+    key = f"daily_brief:2026-03-09:{user_id}"
+    return (await storage.find([key]))[key].status
+
+
+async def test_a_brief_is_made_within_its_lead_and_mailed_at_its_time(storage: MemoryStorage) -> None:
+    host = Host(wall_clock())
+    await people(storage, "ana", "bo")
+    with anyio.move_on_after(2 * 3600):
+        await make(storage, host).serve()
+    assert sorted(user_id for user_id, _ in host.mailed) == ["ana", "bo"]
+    assert all(NINE <= at <= NINE + timedelta(seconds=2) for _, at in host.mailed)
+
+
+async def test_it_plans_at_once_and_then_every_so_often_and_looks_for_work_in_between(storage: MemoryStorage) -> None:
+    rounds: list[Round] = []
+    host = Host(wall_clock())
+    with anyio.move_on_after(601):
+        await make(storage, host).serve(every=5 * MINUTE, poll=MINUTE, on_round=rounds.append)
+    assert [(each.now - EIGHT) // MINUTE for each in rounds] == list(range(11))
+    assert [number for number, each in enumerate(rounds) if each.plan is not None] == [0, 5, 10]
+    assert all(each.run is not None and not each.errors for each in rounds)
+
+
+async def test_without_every_it_leaves_planning_to_others(storage: MemoryStorage) -> None:
+    host = Host(wall_clock())
+    briefs = make(storage, host)
+    await people(storage, "ana")
+    await briefs.plan(EIGHT)
+    await people(storage, "bo")
+    with anyio.move_on_after(2 * 3600):
+        await briefs.serve(every=None, poll=MINUTE)
+    assert [user_id for user_id, _ in host.mailed] == ["ana"]
+
+
+async def test_cancelling_lets_what_runs_finish_and_gives_the_rest_back(storage: MemoryStorage) -> None:
+    host = Host(wall_clock(NINE), takes=20)
+    await people(storage, "ana", "bo", "cy")
+    begun = anyio.current_time()
+    with anyio.move_on_after(5) as cancelled:
+        await make(storage, host, concurrency=1).serve()
+    assert cancelled.cancelled_caught
+    assert anyio.current_time() - begun == pytest.approx(20)
+    (first,) = host.begun
+    assert await status(storage, first) is JobStatus.COMPLETED
+    others = {"ana", "bo", "cy"} - {first}
+    assert [await status(storage, user_id) for user_id in others] == [JobStatus.PENDING] * 2
+    given_back = await storage.claim(
+        NINE, now=host.clock(), lease=MINUTE, limit=10, types=["daily_brief", "generate_brief_email.daily_brief"]
+    )
+    assert {claim.job.attempts for claim in given_back.claims} == {1}  # whatever was given back does not count
+
+
+async def test_what_does_not_finish_within_the_grace_is_cancelled_and_given_back(storage: MemoryStorage) -> None:
+    host = Host(wall_clock(NINE), takes=50)
+    await people(storage, "ana")
+    begun = anyio.current_time()
+    with anyio.move_on_after(5):
+        await make(storage, host).serve(grace=timedelta(seconds=10))
+    assert anyio.current_time() - begun == pytest.approx(15)
+    assert host.begun == ["ana"]
+    assert await status(storage, "ana") is JobStatus.PENDING
+
+
+async def test_cancelling_between_turns_ends_at_once(storage: MemoryStorage) -> None:
+    host = Host(wall_clock())
+    begun = anyio.current_time()
+    with anyio.move_on_after(61):
+        await make(storage, host).serve(poll=timedelta(hours=1), grace=timedelta(hours=1))
+    assert anyio.current_time() - begun == pytest.approx(61)
+
+
+async def test_a_turn_that_fails_is_told_and_the_next_one_tries_again(
+    storage: MemoryStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Away:
+        """Preferences whose database is away for the first plan."""
+
+        failures = 1
+
+        async def page(self, cursor: str | None, limit: int) -> Any:
+            if self.failures:
+                self.failures -= 1
+                raise ConnectionError("the database is away")
+            return await storage.preferences.page(cursor, limit)
+
+        async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
+            return await storage.preferences.get(user_ids)
+
+    rounds: list[Round] = []
+    host = Host(wall_clock(NINE))
+    await people(storage, "ana")
+    with anyio.move_on_after(61):
+        await make(storage, host, preferences=Away()).serve(every=MINUTE, poll=MINUTE, on_round=rounds.append)
+    assert [str(error) for error in rounds[0].errors] == ["the database is away"]
+    assert rounds[0].run is not None
+    assert (rounds[1].plan is not None, rounds[1].errors) == (True, ())
+    assert [user_id for user_id, _ in host.mailed] == ["ana"]
+    assert "the next turn tries again" in caplog.text
+
+
+async def test_a_storage_that_is_away_is_told_and_the_server_goes_on(
+    storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, failures = storage.claim, [OSError("gone")]
+
+    async def away_once(*arguments: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await claim(*arguments, **options)
+
+    monkeypatch.setattr(storage, "claim", away_once)
+    rounds: list[Round] = []
+    with anyio.move_on_after(61):
+        await make(storage, Host(wall_clock())).serve(poll=MINUTE, on_round=rounds.append)
+    assert [[str(error) for error in each.errors] for each in rounds] == [["gone"], []]
+    assert [each.run is not None for each in rounds] == [False, True]
+
+
+async def test_a_hook_that_fails_does_not_end_the_server(
+    storage: MemoryStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = Host(wall_clock(NINE))
+    await people(storage, "ana")
+
+    def fail(done: Round) -> None:
+        raise ValueError("broken hook")
+
+    with anyio.move_on_after(10):
+        await make(storage, host).serve(on_round=fail)
+    assert [user_id for user_id, _ in host.mailed] == ["ana"]
+    assert "the hook for turns failed" in caplog.text
+
+
+async def test_two_servers_share_the_work_and_mail_each_person_once(storage: MemoryStorage) -> None:
+    host = Host(wall_clock(), takes=3)
+    names = [f"user-{number}" for number in range(30)]
+    await people(storage, *names)
+    with anyio.move_on_after(2 * 3600):
+        async with anyio.create_task_group() as servers:
+            servers.start_soon(make(storage, host).serve)
+            servers.start_soon(make(storage, host).serve)
+    assert sorted(user_id for user_id, _ in host.mailed) == sorted(names)
+
+
+async def test_planning_less_often_than_the_horizon_is_refused(storage: MemoryStorage) -> None:
+    briefs = make(storage, Host(wall_clock()))
+    with pytest.raises(ValueError, match="every=2:00:00: must not be longer than the horizon of 1:00:00"):
+        await briefs.serve(every=timedelta(hours=2))
+    with pytest.raises(ValueError, match="every"):
+        await briefs.serve(every=timedelta(0))
