@@ -6,12 +6,14 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -719,3 +721,88 @@ def test_a_thousand_people_with_failing_and_hanging_projects_all_get_their_brief
     assert json.loads(judged.stdout) == {"briefs": 1000, "mails": 1000, "wrong": []}
     with capsys.disabled():
         sys.stdout.write(f"\n1,000 people x 15 projects, 1 in 20 raising, 1 in 15 hanging for 0.2 s: {took:.1f} s\n")
+
+
+def serving(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command("run", "myapp:briefs", "--every", "1m"),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+class TestRunEvery:
+    """``run --every`` in a process of its own; each line it prints says how far it is, so nothing is waited for."""
+
+    def test_it_serves_until_it_is_told_to_stop_and_ends_well(self, tmp_path: Path) -> None:
+        write_app(tmp_path, "briefs = make(look_back=timedelta(days=1), max_lateness=timedelta(days=1))")
+        with serving(tmp_path) as server:
+            assert server.stdout is not None
+            assert server.stdout.readline().startswith("Serving   daily_brief, planning every 0:01:00")
+            assert re.search(r" queued: \d; briefs: \d completed; mails: \d completed$", server.stdout.readline())
+            server.send_signal(signal.SIGTERM)
+            _, told = server.communicate(timeout=60)
+        assert (server.returncode, "Stopping" in told) == (0, True)
+        assert mails(tmp_path)
+
+    def test_it_lets_what_runs_finish(self, tmp_path: Path) -> None:
+        write_app(tmp_path, SLOW)
+        with serving(tmp_path) as server:
+            assert server.stdout is not None
+            assert [server.stdout.readline()[:7] for _ in range(2)] == ["Serving", "section"]
+            server.send_signal(signal.SIGINT)
+            assert server.stderr is not None
+            assert server.stderr.readline().startswith("Stopping")
+            (tmp_path / "go").touch()
+            server.communicate(timeout=60)
+        assert server.returncode == 0
+        with closing(sqlite3.connect(tmp_path / "briefs.db")) as database:
+            counts = dict(database.execute("SELECT status, count(*) FROM jobs WHERE type = 'daily_brief' GROUP BY 1"))
+        assert counts["completed"] == 1  # the one that ran; the others were given back
+
+    def test_a_second_signal_ends_it_at_once(self, tmp_path: Path) -> None:
+        write_app(tmp_path, SLOW)
+        with serving(tmp_path) as server:
+            assert server.stdout is not None
+            assert [server.stdout.readline()[:7] for _ in range(2)] == ["Serving", "section"]
+            server.send_signal(signal.SIGINT)
+            assert server.stderr is not None
+            assert server.stderr.readline().startswith("Stopping")
+            server.send_signal(signal.SIGINT)
+            server.communicate(timeout=60)
+        assert server.returncode == 128 + signal.SIGINT
+
+    @pytest.mark.parametrize("time", ["", "5", "m", "0m", "-5m", "5 m", "5d", "1.5h", "\N{ARABIC-INDIC DIGIT FIVE}m"])
+    def test_a_time_that_is_none_is_refused(self, inside: Callable[..., Result], time: str) -> None:
+        refused = inside("run", "myapp:briefs", f"--every={time}")
+        assert refused.exit_code == 2
+        assert "write a whole number and s, m or h, such as 5m" in refused.stderr
+
+    def test_it_goes_by_the_clock_only(self, inside: Callable[..., Result]) -> None:
+        refused = inside("run", "myapp:briefs", "--every", "5m", "--as-of", AS_OF)
+        assert refused.exit_code == 2
+        assert "leave out --as-of and --json" in refused.stderr
+
+    def test_a_time_longer_than_the_horizon_is_refused(self, tmp_path: Path, inside: Callable[..., Result]) -> None:
+        write_app(tmp_path)
+        refused = inside("run", "myapp:briefs", "--every", "2h")
+        assert refused.exit_code == 2
+        assert "must not be longer than the horizon" in refused.stderr
+
+
+# One section at a time, which says that it has begun and waits for a file; the deadline is far off.
+SLOW = """
+class Slow(Host):
+    async def generate(self, request):
+        if not (HERE / "begun").exists():
+            (HERE / "begun").touch()
+            print("section", flush=True)
+        while not (HERE / "go").exists():
+            await anyio.sleep(0.01)
+        return ProjectBrief(text="done")
+
+briefs = make(generator=Slow(), concurrency=1, look_back=timedelta(days=1), max_lateness=timedelta(days=1))
+"""

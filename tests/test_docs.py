@@ -80,9 +80,41 @@ def has(module: object, dotted: str) -> bool:
     return module is not None
 
 
+# What the documentation imports as the host's own.
+BRIEFS = """
+from fanout_briefs import Briefs
+from fanout_briefs.adapters.memory import MemoryStorage
+
+class Host:
+    async def of(self, user_id, window):
+        return []
+    async def generate(self, request):
+        return None
+
+briefs = Briefs(MemoryStorage(), projects=Host(), generator=Host())
+"""
+
+
 @pytest.mark.parametrize("code", fences())
 def test_a_fence_of_the_documentation_runs_as_printed(code: str, tmp_path: Path) -> None:
+    (tmp_path / "myapp.py").write_text(BRIEFS, encoding="utf-8")
     run(code, tmp_path)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_lifespan_of_getting_started_serves_and_stops(backend: str, tmp_path: Path) -> None:
+    (tmp_path / "myapp.py").write_text(BRIEFS, encoding="utf-8")
+    (code,) = [fence for fence in FENCE.findall((ROOT / "docs/getting-started.md").read_text()) if "lifespan" in fence]
+    use = f"""
+async def host():
+    async with lifespan(None):
+        while await briefs._storage.advance("daily_brief") is None:  # until the first plan is made
+            await anyio.lowlevel.checkpoint()
+
+anyio.run(host, backend="{backend}")
+print("stopped")
+"""
+    assert run(code + use, tmp_path) == "stopped\n"
 
 
 def test_the_minute_of_getting_started_prints_a_brief_with_its_failed_section(tmp_path: Path) -> None:

@@ -90,6 +90,10 @@ class Briefs:
             reported, and the brief goes on.
         clock: The wall clock, for leases only; moments of the schedule are arguments.
 
+    Attributes:
+        name: As given.
+        horizon: As given.
+
     Raises:
         ValueError: A bad argument; the message names it.
     """
@@ -131,6 +135,7 @@ class Briefs:
         if section_timeout is not None and section_timeout <= timedelta(0):
             raise ValueError(f"section_timeout={section_timeout!r}: must be more than zero, or None for no timeout")
         self.name = name
+        self.horizon = horizon
         self._storage = storage
         self._preferences = _preferences_of(storage) if preferences is None else preferences
         self._on_progress = on_progress
@@ -257,8 +262,8 @@ class Briefs:
         Raises:
             ValueError: An argument is out of range.
         """
-        if every is not None and every > self._planner.timing.horizon:
-            raise ValueError(f"every={every}: must not be longer than the horizon of {self._planner.timing.horizon}")
+        if every is not None and every > self.horizon:
+            raise ValueError(f"every={every}: must not be longer than the horizon of {self.horizon}")
         await Server(
             plan=self.plan,
             run=self._run,

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import traceback
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
@@ -32,7 +34,7 @@ from fanout_briefs.model import Brief, JobStatus
 from fanout_briefs.planner import PlanReport, Verdict
 from fanout_briefs.worker import RunReport
 
-__all__ = ["app", "explain", "init", "plan", "preview", "run", "run_and_show"]
+__all__ = ["app", "explain", "init", "plan", "preview", "run", "run_and_show", "serve_and_show"]
 
 app = typer.Typer(
     help="Plan, generate and deliver a recurring brief to each user.",
@@ -62,6 +64,14 @@ def _instant(text: str) -> datetime:
     return instant
 
 
+def _duration(text: str) -> timedelta:
+    units = {"s": "seconds", "m": "minutes", "h": "hours"}
+    number, unit = text[:-1], text[-1:]
+    if not (number.isascii() and number.isdigit() and int(number) and unit in units):
+        raise typer.BadParameter(f"{text!r} is no time: write a whole number and s, m or h, such as 5m")
+    return timedelta(**{units[unit]: int(number)})
+
+
 def _date(text: str) -> date:
     try:
         return date.fromisoformat(text)
@@ -81,10 +91,24 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 
 
 @app.command()
-def run(application: App, as_of: AsOf = None, json: Json = False) -> None:
+def run(
+    application: App,
+    as_of: AsOf = None,
+    every: Annotated[
+        timedelta | None,
+        typer.Option(parser=_duration, metavar="TIME", help="Go on until stopped, planning this often, such as 5m."),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Plan, generate and deliver what is due, once. Running it again for the same moment does nothing twice."""
+    if every is not None and (as_of is not None or json):
+        raise typer.BadParameter("--every goes on by the clock: leave out --as-of and --json")
     briefs = _load(application)
-    if not _do(lambda: run_and_show(briefs, as_of or datetime.now(UTC), json=json)):
+    if every is not None:
+        if every > briefs.horizon:
+            raise typer.BadParameter(f"every={every}: must not be longer than the horizon of {briefs.horizon}")
+        _do(lambda: serve_and_show(briefs, every))
+    elif not _do(lambda: run_and_show(briefs, as_of or datetime.now(UTC), json=json)):
         raise typer.Exit(1)
 
 
@@ -208,6 +232,25 @@ async def run_and_show(briefs: Briefs, now: datetime, *, json: bool = False) -> 
         show.run_report(_out, ran, seen)
     show.problems(_log, (*planned.problems, *ran.problems))
     return ok
+
+
+async def serve_and_show(briefs: Briefs, every: timedelta) -> None:
+    """Serve until SIGINT or SIGTERM, then let what runs finish; a second signal ends the process at once."""
+    async with briefs, anyio.create_task_group() as tasks:
+        with anyio.CancelScope() as serving:
+            tasks.start_soon(_stop_on_signal, serving)
+            show.line(_out, "Serving", f"{briefs.name}, planning every {every}; Ctrl-C lets what runs finish")
+            await briefs.serve(every=every, on_round=lambda done: show.turn(_out, _log, done))
+        tasks.cancel_scope.cancel()
+
+
+async def _stop_on_signal(serving: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            if serving.cancel_called:
+                os._exit(128 + number)  # What is left is found by its lease, as after any other death.
+            show.line(_log, "Stopping", "nothing more is begun; once more ends it at once")
+            serving.cancel()
 
 
 def _say_as_of(now: datetime) -> None:

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fanout_briefs.explain import Explanation
 from fanout_briefs.model import Brief, JobStatus, Occurrence, Problem, SkipReason
 from fanout_briefs.planner import PlanReport, Verdict
+from fanout_briefs.serve import Round
 from fanout_briefs.worker import Ended, RunReport
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "progress",
     "run_report",
     "text",
+    "turn",
     "verdicts",
 ]
 
@@ -219,6 +221,21 @@ def run_report(console: Console, report: RunReport, seen: Seen) -> None:
         _table(console, ("user", "date", "brief", "mail"), rows)
     if seen.unnamed:
         console.print(f"and {len(seen.unnamed):,} more")
+
+
+def turn(console: Console, log: Console, done: Round) -> None:
+    """One turn of a server, if anything happened in it."""
+    queued = done.plan.enqueued if done.plan is not None else 0
+    told = [f"queued: {queued:,}"] if queued else []
+    if done.run is not None:
+        made, mailed = _counts(done.run.briefs, JobStatus), _counts(done.run.mails, JobStatus)
+        told += [f"{what}: {counts}" for what, counts in (("briefs", made), ("mails", mailed)) if counts]
+    if told:
+        line(console, moment(done.now), "; ".join(told))
+    problems(log, done.plan.problems if done.plan is not None else ())
+    problems(log, done.run.problems if done.run is not None else ())
+    for error in done.errors:
+        line(log, "Problem", f"{type(error).__name__}: {error}; the next turn tries again", "red")
 
 
 def problems(console: Console, found: Iterable[Problem]) -> None:
