@@ -241,11 +241,25 @@ def test_a_moment_that_is_none_is_refused_with_what_to_write(
     assert not (tmp_path / "briefs.db").exists()
 
 
-@pytest.mark.parametrize("instant", ["1970-01-01T00:00Z", "8999-12-31T23:59Z"])
-def test_the_first_and_the_last_moment_work(tmp_path: Path, instant: str) -> None:
+@pytest.mark.parametrize(
+    "command", [("run", "1970-01-01T00:00Z"), ("plan", "--dry-run", "8999-12-31T23:59Z")], ids=["first", "last"]
+)
+def test_the_first_and_the_last_moment_work(tmp_path: Path, command: tuple[str, ...]) -> None:
     write_app(tmp_path)
-    ran = cli(tmp_path, "run", "myapp:briefs", "--as-of", instant)
+    name, *options, instant = command
+    ran = cli(tmp_path, name, "myapp:briefs", *options, "--as-of", instant)
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_moment_far_ahead_is_refused_since_all_before_it_would_count_as_planned(
+    tmp_path: Path, inside: Callable[..., Result], command: str
+) -> None:
+    write_app(tmp_path)
+    refused = inside(command, "myapp:briefs", "--as-of", "8000-01-01T00:00Z")
+    assert refused.exit_code == 2
+    assert "lies in the future" in refused.stderr
+    assert not (tmp_path / "briefs.db").exists()
 
 
 # exit status ---------------------------------------------------------------------------------------------

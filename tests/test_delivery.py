@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from attrs import evolve
@@ -31,6 +32,7 @@ from fanout_briefs.model import (
     SkipReason,
     Window,
 )
+from virtual_time import in_virtual_time
 
 NINE = datetime(2026, 3, 9, 9, tzinfo=UTC)
 WINDOW = Window(NINE - timedelta(days=1), NINE - timedelta(minutes=15))
@@ -108,7 +110,7 @@ async def delivered(
     claim: Claim | None = None,
     record: Callable[[], Awaitable[None]] = nothing_to_record,
 ) -> Finish:
-    delivery = Delivery("daily_brief", recipients or Addresses(ada=ADA), mailer)
+    delivery = Delivery("daily_brief", recipients or Addresses(ada=ADA), mailer, timedelta(seconds=60))
     return await delivery.deliver(claim or a_claim(), record)
 
 
@@ -275,6 +277,56 @@ class TestFailing:
 
     @pytest.mark.parametrize("step", [None, "saving", SENDING])
     def test_only_what_is_being_sent_may_have_left(self, step: str | None, idempotent: bool) -> None:
-        delivery = Delivery("daily_brief", Addresses(), Provider(idempotent=idempotent))
+        delivery = Delivery("daily_brief", Addresses(), Provider(idempotent=idempotent), timedelta(seconds=60))
 
         assert delivery.is_unsettled(a_claim(step=step).job) is (step == SENDING and not idempotent)
+
+
+class TestTime:
+    """Neither a mailer nor a host's table may keep a mail for ever."""
+
+    @pytest.fixture(params=["asyncio", "trio"])
+    def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
+        return in_virtual_time(request.param)
+
+    async def test_a_mailer_that_never_answers_leaves_the_mail_unknown(self) -> None:
+        class Silent(Provider):
+            async def send(self, mail: Mail, key: str) -> Receipt:
+                await anyio.sleep_forever()
+                raise AssertionError
+
+        finish = await delivered(Silent())
+
+        assert finish.status is JobStatus.UNKNOWN
+        assert finish.error is not None
+        assert "sending took longer than 60 s" in finish.error
+
+    async def test_an_idempotent_one_is_asked_again(self) -> None:
+        class Silent(Provider):
+            async def send(self, mail: Mail, key: str) -> Receipt:
+                await anyio.sleep_forever()
+                raise AssertionError
+
+        with pytest.raises(TimeoutError, match="sending took longer than 60 s"):
+            await delivered(Silent(idempotent=True))
+
+    async def test_recipients_that_never_answer_leave_the_mail_unsent(self) -> None:
+        class Silent(Addresses):
+            async def get(self, user_ids: Collection[str]) -> Mapping[str, Recipient]:
+                await anyio.sleep_forever()
+                raise AssertionError
+
+        mailer = Provider()
+        with pytest.raises(TimeoutError, match="reading the recipient took longer than 60 s"):
+            await delivered(mailer, Silent())
+        assert mailer.sent == []
+
+
+async def test_a_mailer_that_returns_nothing_has_accepted_the_mail() -> None:
+    class Forgetful(Provider):
+        async def send(self, mail: Mail, key: str) -> Any:
+            await super().send(mail, key)
+
+    finish = await delivered(Forgetful())
+
+    assert (finish.status, finish.reason) == (JobStatus.COMPLETED, None)

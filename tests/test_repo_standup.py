@@ -287,7 +287,9 @@ async def test_a_quiet_repository_shows_its_latest_commits(repo: Repo) -> None:
 async def test_a_repository_begun_after_the_window_shows_what_the_next_brief_counts(repo: Repo) -> None:
     repo.commit("just begun", at=END + timedelta(hours=1))
     made = await section(repo.path)
-    assert made.text.startswith("No commits up to Mon 09 Mar, 08:00; the next brief counts what came later:\n")
+    assert made.text.startswith(
+        "Nothing up to Mon 09 Mar, 08:00, where this brief ends. The latest commits, which\nthe next one counts:\n"
+    )
     assert "just begun" in made.text
 
 
@@ -697,7 +699,7 @@ def test_a_repository_that_nobody_can_find_is_named(repo: Repo, standup: Standup
     [
         (["--repos", "/no/such/folder"], "/no/such/folder: there is no such folder"),
         (["--people", "/no/such.csv"], "/no/such.csv cannot be used; mend it and run again:\n  it cannot be read"),
-        (["--as-of", "2026-03-09T07:30:00"], "lacks a zone; add one, such as 2026-03-09T07:30:00Z"),
+        (["--as-of", "2026-03-09T07:30:00"], "lacks a zone: write 2026-03-09T07:30:00Z"),
         (["--as-of", "yesterday"], "'yesterday' is no ISO instant"),
     ],
 )

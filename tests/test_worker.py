@@ -108,12 +108,18 @@ def a_worker(
     concurrency: int = 10,
     retrying: Retrying | None = None,
     clock: Callable[[], datetime] | None = None,
+    max_lateness: timedelta = timedelta(days=366),
 ) -> Worker:
     return Worker(
         work=storage,
         name=BRIEF,
         handlers={BRIEF: handle} | ({MAIL: mail} if mail else {}),
-        screen=Screen(preferences or storage.preferences, Eligibility(engagement, storage, BackoffPolicy())),
+        screen=Screen(
+            name=BRIEF,
+            preferences=preferences or storage.preferences,
+            eligibility=Eligibility(engagement, storage, BackoffPolicy()),
+            max_lateness=max_lateness,
+        ),
         is_unsettled=is_unsettled,
         concurrency=concurrency,
         lease=LEASE,
@@ -392,7 +398,7 @@ class TestDecidedAgain:
         assert put_off.error == "engagement_unavailable: the user's activity could not be read"
         assert await statuses(storage, a_job("bob")) == ["completed"]
 
-    async def test_preferences_that_cannot_be_read_put_the_briefs_off(self, storage: Storage) -> None:
+    async def test_preferences_that_cannot_be_read_put_briefs_and_mails_off(self, storage: Storage) -> None:
         class Unreadable:
             async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
                 await checkpoint()
@@ -405,11 +411,49 @@ class TestDecidedAgain:
 
         report = await a_worker(storage, mail=send, preferences=Unreadable()).run(NINE)
 
-        assert report.retrying == 2
-        assert report.mails == {JobStatus.COMPLETED: 1}
-        assert [(await slot(storage, a_job(each))).error for each in ("ada", "bob")] == [
-            "the users table is locked"
-        ] * 2
+        assert (report.retrying, report.mails) == (3, {})
+        put_off = [a_job("ada"), a_job("bob"), a_job("cy", MAIL)]
+        assert [(await slot(storage, each)).error for each in put_off] == ["the users table is locked"] * 3
+
+    @pytest.mark.parametrize("preference", [None, {"is_active": False}], ids=["gone", "off"])
+    async def test_switching_off_stops_a_mail_that_is_queued_already(
+        self, storage: Storage, preference: dict[str, Any] | None
+    ) -> None:
+        async def send(held: Held) -> Made:
+            return Finish(status=JobStatus.COMPLETED), ()
+
+        await queue(storage, a_job("ada", MAIL), a_job("bob", MAIL))
+        if preference is None:
+            await storage.preferences.remove(["ada"])
+        else:
+            await storage.preferences.put([Preference(user_id="ada", **preference)])
+        await storage.preferences.put([Preference(user_id="bob", time_of_day="17:00")])  # a new time stops no mail
+
+        report = await a_worker(storage, mail=send).run(NINE)
+
+        assert report.mails == {JobStatus.COMPLETED: 1, JobStatus.CANCELLED: 1}
+        stopped = await slot(storage, a_job("ada", MAIL))
+        assert (stopped.status, stopped.code) == (JobStatus.CANCELLED, SkipReason.SUPERSEDED)
+
+    @pytest.mark.parametrize("kind", [BRIEF, MAIL])
+    async def test_what_was_queued_before_a_long_outage_is_not_sent_when_it_is_too_late(
+        self, storage: Storage, kind: str
+    ) -> None:
+        async def send(held: Held) -> Made:
+            return Finish(status=JobStatus.COMPLETED), ()
+
+        at_the_limit = timedelta(hours=12)
+        await queue(storage, a_job("ada", kind))
+        worker = a_worker(storage, mail=send, max_lateness=at_the_limit - timedelta(microseconds=1))
+
+        report = await worker.run(NINE + at_the_limit)
+
+        ended = await slot(storage, a_job("ada", kind))
+        assert (ended.status, ended.code) == (JobStatus.SKIPPED, SkipReason.TOO_LATE)
+        assert report.ok
+        await queue(storage, a_job("bob", kind))
+        in_time = await a_worker(storage, mail=send, max_lateness=at_the_limit).run(NINE + at_the_limit)
+        assert {**in_time.briefs, **in_time.mails} == {JobStatus.COMPLETED: 1}
 
 
 class Visits:
@@ -424,6 +468,28 @@ class Visits:
 
 
 class TestRetrying:
+    async def test_the_wait_counts_from_the_failure_and_not_from_the_beginning_of_the_run(
+        self, storage: Storage
+    ) -> None:
+        clock = Clock()
+
+        async def fail_late(held: Held) -> Made:
+            clock.now += timedelta(minutes=3)
+            raise RetryLater(60)
+
+        await queue(storage, a_job())
+
+        await a_worker(storage, fail_late, clock=clock).run(NINE)
+
+        assert (await slot(storage, a_job())).run_at == NINE + timedelta(minutes=4)
+
+    async def test_a_missing_key_is_told_as_what_it_is(self, storage: Storage) -> None:
+        await queue(storage, a_job())
+
+        await a_worker(storage, raising(KeyError("ada"))).run(NINE)
+
+        assert (await slot(storage, a_job())).error == "KeyError('ada')"
+
     async def test_a_failed_attempt_is_put_off_on_the_schedules_timeline_and_keeps_its_error(
         self, storage: Storage
     ) -> None:

@@ -79,7 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             [enclosing_repository(Path.cwd())] if given.repos is None else find_repositories(given.repos, _note)
         )
         given.out.mkdir(parents=True, exist_ok=True)
-        print(f"Repo standup as of {given.as_of.isoformat()}: {len(people)} people, {_names(repositories)}")
+        print(
+            f"Repo standup as of {given.as_of.isoformat(timespec='seconds')}: {len(people)} people, {_names(repositories)}"
+        )
         did, found = anyio.run(send, compose(people, repositories, given.out), people, given.as_of)
     except (BadPeople, NoRepositories, StorageUnavailable) as error:
         return _refuse(str(error))
@@ -111,7 +113,9 @@ def _instant(text: str) -> datetime:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no ISO instant, such as 2026-03-09T07:30:00Z") from error
     if instant.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"{text!r} lacks a zone; add one, such as {text}Z or {text}+01:00")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} lacks a zone: write {instant.isoformat()}Z, or such as {instant.isoformat()}+01:00"
+        )
     return instant
 
 

@@ -84,6 +84,8 @@ class Briefs:
         concurrency: How many briefs and mails are in the making at once.
         section_limit: How many sections of one brief are in the making at once.
         section_timeout: How long one section may take; None: as long as the brief.
+        send_timeout: How long reading a recipient, and then sending, may take each. A mail whose sending took longer
+            ends unknown, or is sent again if the mailer is idempotent.
         lease: How long a claim outlives a worker that died.
         retrying: How failed attempts are repeated.
         on_progress: Called, synchronously, at each step of each brief. If it raises, that is logged and
@@ -123,6 +125,7 @@ class Briefs:
         concurrency: int = 10,
         section_limit: int = 8,
         section_timeout: timedelta | None = timedelta(seconds=60),
+        send_timeout: timedelta = timedelta(seconds=60),
         lease: timedelta = timedelta(seconds=30),
         retrying: Retrying | None = None,
         on_progress: Callable[[BriefProgress], object] | None = None,
@@ -134,6 +137,18 @@ class Briefs:
             raise ValueError(f"section_limit={section_limit}: must be at least 1")
         if section_timeout is not None and section_timeout <= timedelta(0):
             raise ValueError(f"section_timeout={section_timeout!r}: must be more than zero, or None for no timeout")
+        if send_timeout <= timedelta(0):
+            raise ValueError(f"send_timeout={send_timeout!r}: must be more than zero")
+        for port, given, methods in (
+            ("storage", storage, ("enqueue", "claim")),
+            ("projects", projects, ("of",)),
+            ("generator", generator, ("generate",)),
+            ("preferences", preferences, ("page", "get")),
+            ("engagement", engagement, ("last_visits",)),
+            ("recipients", recipients, ("get",)),
+            ("mailer", mailer, ("send", "idempotent")),
+        ):
+            _check_port(port, given, methods)
         self.name = name
         self.horizon = horizon
         self._storage = storage
@@ -145,7 +160,7 @@ class Briefs:
             lead=lead,
             deadline=deadline,
             horizon=horizon,
-            catch_up=CatchUp(catch_up),
+            catch_up=catch_up,
             max_lateness=max_lateness,
             look_back=look_back,
         )
@@ -168,14 +183,16 @@ class Briefs:
             section_timeout=section_timeout,
             deadline=deadline,
         )
-        self._delivery = None if mailer is None or recipients is None else Delivery(name, recipients, mailer)
+        self._delivery = (
+            None if mailer is None or recipients is None else Delivery(name, recipients, mailer, send_timeout)
+        )
         eligibility = Eligibility(engagement, storage, policy)
         self._explainer = Explainer(name, self._preferences, eligibility, storage, timing, mailer is not None)
         self._worker = Worker(
             work=storage,
             name=name,
             handlers={name: self._generate} | ({} if self._delivery is None else {mail_type(name): self._deliver}),
-            screen=Screen(self._preferences, eligibility),
+            screen=Screen(name=name, preferences=self._preferences, eligibility=eligibility, max_lateness=max_lateness),
             is_unsettled=self._is_unsettled,
             concurrency=concurrency,
             lease=lease,
@@ -359,6 +376,14 @@ def _aware(now: datetime) -> datetime:
     if now.utcoffset() is None:
         raise ValueError(f"now={now!r}: must be aware, give it a tzinfo such as datetime.UTC")
     return now.astimezone(UTC)
+
+
+def _check_port(port: str, given: object, methods: Sequence[str]) -> None:
+    """Tell a thing in the wrong place now, rather than at the first brief."""
+    missing = [method for method in methods if given is not None and not hasattr(given, method)]
+    if missing:
+        kind = type(given).__name__
+        raise ValueError(f"{port}={given!r}: {kind} has no {' and no '.join(missing)}; see fanout_briefs.ports")
 
 
 def _preferences_of(storage: object) -> Preferences:

@@ -6,7 +6,11 @@ called, and whoever finds that record under an expired lease calls the outcome u
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import anyio
 
 from fanout_briefs.encoding import decode_rendered, encode_rendered
 from fanout_briefs.errors import NotSent, PermanentFailure, RetryLater
@@ -38,12 +42,20 @@ def mail_job(job: Job, brief: Brief) -> FollowUp:
 
 
 class Delivery:
-    """Sends mails through a host's mailer to where its recipients are now."""
+    """Sends mails through a host's mailer to where its recipients are now.
 
-    def __init__(self, name: str, recipients: Recipients, mailer: Mailer) -> None:
+    Args:
+        name: The brief's name.
+        recipients: Where mail goes.
+        mailer: Sends it.
+        timeout: How long reading the recipient, and then sending, may take each.
+    """
+
+    def __init__(self, name: str, recipients: Recipients, mailer: Mailer, timeout: timedelta) -> None:
         self._name = name
         self._recipients = recipients
         self._mailer = mailer
+        self._timeout = timeout.total_seconds()
 
     def is_unsettled(self, job: Job) -> bool:
         """Whether an earlier attempt called the mailer and never came back, so that sending again could send twice."""
@@ -68,7 +80,8 @@ class Delivery:
         job = claim.job
         if self.is_unsettled(job):
             return Finish(status=JobStatus.UNKNOWN, error="a worker died while the mailer had the mail")
-        recipient = (await self._recipients.get([job.user_id])).get(job.user_id)
+        with self._in_time("reading the recipient"):
+            recipient = (await self._recipients.get([job.user_id])).get(job.user_id)
         if recipient is None:
             return Finish(status=JobStatus.SKIPPED, code=SkipReason.UNREACHABLE)
         if recipient.opted_out:
@@ -81,7 +94,8 @@ class Delivery:
 
     async def _send(self, mail: Mail, key: str) -> Finish:
         try:
-            receipt = await self._mailer.send(mail, key)
+            with self._in_time("sending"):
+                receipt = await self._mailer.send(mail, key)
         except NotSent as error:
             if error.permanent:
                 return Finish(status=JobStatus.FAILED, error=str(error))
@@ -94,7 +108,16 @@ class Delivery:
             if self._mailer.idempotent:
                 raise
             return Finish(status=JobStatus.UNKNOWN, error=f"the mailer failed half-way: {error!r}")
-        return Finish(status=JobStatus.COMPLETED, reason=receipt.reference)
+        # Typed as a Receipt, but a host's mailer may forget to return one; the mail is accepted all the same.
+        return Finish(status=JobStatus.COMPLETED, reason=getattr(receipt, "reference", None))
+
+    @contextmanager
+    def _in_time(self, what: str) -> Generator[None]:
+        """Cancel what takes too long; a mailer that never answers must not keep everybody else waiting."""
+        with anyio.move_on_after(self._timeout) as scope:
+            yield
+        if scope.cancelled_caught:
+            raise TimeoutError(f"{what} took longer than {self._timeout:g} s")
 
     def _key(self, job: Job) -> str:
         """The brief's own key and epoch: the same for each attempt at this mail."""

@@ -13,7 +13,7 @@ from datetime import date, datetime
 from typing import Any, Generic, TypeVar
 
 from attrs import Attribute, Factory, field, frozen
-from attrs.validators import instance_of, optional
+from attrs.validators import optional
 
 __all__ = [
     "Activity",
@@ -55,6 +55,18 @@ def _aware(_: object, attribute: Attribute[Any], value: object) -> None:
         raise TypeError(f"{attribute.name}={value!r}: must be a datetime")
     if value.utcoffset() is None:
         raise ValueError(f"{attribute.name}={value!r}: must be aware, give it a tzinfo such as datetime.UTC")
+
+
+def _text(_: object, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{attribute.name} must be a string, not {type(value).__name__}")
+
+
+def _markup(_: object, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, Html):
+        raise TypeError(
+            f"{attribute.name} must be Html, not {type(value).__name__}: wrap markup you vouch for, Html(...)"
+        )
 
 
 class JobStatus(enum.StrEnum):
@@ -382,8 +394,8 @@ class ProjectBrief:
         title: None takes the project's name.
     """
 
-    text: str = field(validator=instance_of(str))
-    html: Html | None = field(default=None, validator=optional(instance_of(Html)))
+    text: str = field(validator=_text)
+    html: Html | None = field(default=None, validator=optional(_markup))
     title: str | None = None
 
 

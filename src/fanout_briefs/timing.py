@@ -25,6 +25,13 @@ class CatchUp(enum.StrEnum):
     """Every one is sent."""
 
 
+def _catch_up(value: CatchUp | str) -> CatchUp:
+    try:
+        return CatchUp(value)
+    except ValueError:
+        raise ValueError(f"catch_up={value!r}: must be one of {', '.join(CatchUp)}") from None
+
+
 @frozen(kw_only=True)
 class Timing:
     """When briefs are made, relative to when they are delivered.
@@ -41,7 +48,7 @@ class Timing:
     lead: timedelta = field(default=timedelta(minutes=15), validator=_not_negative)
     deadline: timedelta = field(default=timedelta(minutes=5), validator=_not_negative)
     horizon: timedelta = field(default=timedelta(hours=1), validator=_not_negative)
-    catch_up: CatchUp = field(default=CatchUp.LATEST, converter=CatchUp)
+    catch_up: CatchUp = field(default=CatchUp.LATEST, converter=_catch_up)
     max_lateness: timedelta = field(default=timedelta(hours=12), validator=_not_negative)
     look_back: timedelta = field(default=timedelta(0), validator=_not_negative)
 

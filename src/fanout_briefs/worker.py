@@ -171,31 +171,51 @@ class Held:
 Handler = Callable[[Held], Awaitable[tuple[Finish, Sequence[FollowUp]]]]
 
 
-@define
+@frozen(kw_only=True)
 class Screen:
-    """Decides again at the claim: what no longer matches preference or activity is not run."""
+    """Decides again at the claim: what is too late, or no longer matches preference or activity, is not run.
 
+    Attributes:
+        name: The job type of briefs; jobs of any other type are mails.
+        max_lateness: What was to be delivered longer ago than this is not.
+    """
+
+    name: str
     preferences: Preferences
     eligibility: Eligibility
+    max_lateness: timedelta
 
-    async def refusals(self, held: Sequence[Held]) -> Mapping[str, Refusal]:
+    async def refusals(self, held: Sequence[Held], due_by: datetime) -> Mapping[str, Refusal]:
         """Give the reasons against running, by key, and note preference and decision in the others."""
         preferences = await self.preferences.get([each.job.user_id for each in held])
         refused: dict[str, Refusal] = {}
         for each in held:
             each.preference = preferences.get(each.job.user_id)
-            refusal = superseded(each.job, each.preference)
+            refusal = self._too_late(each.job, due_by) or self._unwanted(each)
             if refusal is not None:
                 refused[each.job.dedup_key] = refusal
-        kept = [each for each in held if each.job.dedup_key not in refused]
-        decisions = await self.eligibility.decide([each.job for each in kept])
-        for each in kept:
+        briefs = [each for each in held if each.job.type == self.name and each.job.dedup_key not in refused]
+        decisions = await self.eligibility.decide([each.job for each in briefs])
+        for each in briefs:
             decision = decisions[each.job.dedup_key]
             if isinstance(decision, Refusal):
                 refused[each.job.dedup_key] = decision
             else:
                 each.decision = decision
         return refused
+
+    def _too_late(self, job: Job, due_by: datetime) -> Refusal | None:
+        if job.occurrence.deliver_at >= due_by - self.max_lateness:
+            return None
+        return Refusal(SkipReason.TOO_LATE, f"it was to be delivered more than {self.max_lateness} ago")
+
+    def _unwanted(self, held: Held) -> Refusal | None:
+        if held.job.type == self.name:
+            return superseded(held.job, held.preference)
+        # A mail was made for the time it was planned for; only switching off stops it now.
+        if held.preference is not None and held.preference.is_active:
+            return None
+        return Refusal(SkipReason.SUPERSEDED, "the brief was switched off after it was made")
 
 
 @frozen(kw_only=True)
@@ -254,6 +274,7 @@ class _Run:
         self._due_by = due_by
         self._on_ended = on_ended
         self._draining = draining
+        self._begun = worker.clock()
         self._held: dict[str, Held] = {}
         self._one_ended = anyio.Event()
         self._briefs: Counter[JobStatus] = Counter()
@@ -411,15 +432,16 @@ class _Run:
                 await self._end(each, Finish(status=JobStatus.FAILED, error=error))
             else:
                 runnable.append(each)
-        briefs = [each for each in runnable if each.job.type == self._worker.name]
-        if not briefs:
+        # What may have happened already is not to be decided again, but to be told.
+        screened = [each for each in runnable if not self._is_unsettled(each)]
+        if not screened:
             return runnable
         refused: Mapping[str, Refusal | Exception]
         try:
-            refused = await self._worker.screen.refusals(briefs)
+            refused = await self._worker.screen.refusals(screened, self._due_by)
         except Exception as error:
-            refused = {each.job.dedup_key: error for each in briefs}
-        for each in briefs:
+            refused = {each.job.dedup_key: error for each in screened}
+        for each in screened:
             refusal = refused.get(each.job.dedup_key)
             if refusal is not None:
                 await self._refuse(each, refusal)
@@ -431,8 +453,8 @@ class _Run:
         elif refusal.retryable:
             await self._failed(held, RuntimeError(f"{refusal.code}: {refusal.detail}"))
         else:
-            decided = refusal.code is SkipReason.ENGAGEMENT
-            status = JobStatus.SKIPPED if decided else JobStatus.CANCELLED
+            withdrawn = refusal.code is SkipReason.SUPERSEDED
+            status = JobStatus.CANCELLED if withdrawn else JobStatus.SKIPPED
             await self._end(held, Finish(status=status, code=refusal.code, reason=refusal.detail))
 
     # and on the way out ------------------------------------------------------------------------------
@@ -468,7 +490,9 @@ class _Run:
             await self._end(held, Finish(status=JobStatus.FAILED, error=text))
             return
         seconds = error.seconds if isinstance(error, RetryLater) else retrying.delay(attempt).total_seconds()
-        at = self._due_by + timedelta(seconds=min(seconds, _FURTHEST.total_seconds()))
+        # From now on, on the timeline of the moment that is run for.
+        now = self._due_by + max(self._worker.clock() - self._begun, timedelta(0))
+        at = now + timedelta(seconds=min(seconds, _FURTHEST.total_seconds()))
         with anyio.CancelScope(shield=True):  # as below
             kept = await self._worker.work.retry(held.claim, at, text)
             self._ended(held, JobStatus.PENDING if kept else None, text)
@@ -502,6 +526,7 @@ class _Run:
 
 def _text_of(error: Exception) -> str:
     try:
-        return str(error) or repr(error)
+        # A bare key says nothing: KeyError('ana') as text is 'ana'.
+        return repr(error) if isinstance(error, LookupError) else str(error) or repr(error)
     except Exception:
         return f"{type(error).__name__}, whose message could not be read"

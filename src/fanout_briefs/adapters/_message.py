@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
 from email.errors import NonASCIILocalPartDefect
 from email.header import Header
 from email.headerregistry import Address
@@ -59,7 +58,7 @@ def compose(
         with contextlib.suppress(Exception):  # The library looks for encoded words in names, and stumbles over some.
             named = Address(shown, to.username, to.domain)
             content = _render(mail, key, sender, named)
-            if _has_just(_HEADERS, content) and _reads_back(content, "To", named):
+            if _has_just_its_headers(content) and _reads_back(content, "To", named):
                 return one_click + content
     raise NotSent(f"address={mail.recipient.address!r}: cannot be written into a header; correct it", permanent=True)
 
@@ -97,8 +96,7 @@ def sender_address(text: str) -> Address:
         raise ValueError(f"{error}, or Name <name@domain>") from error
     header = EmailMessage(SMTP)
     header["From"] = address
-    content = header.as_bytes()
-    if not _has_just(["from"], content) or not _reads_back(content, "From", address):
+    if not _reads_back(header.as_bytes(), "From", address):
         raise ValueError("the name cannot be written with these characters; shorten it, or leave them out")
     return address
 
@@ -173,8 +171,8 @@ def _encoded_subject(subject: str) -> bytes:
     return f"Subject: {Header(subject, 'utf-8', header_name='Subject').encode(linesep=_CRLF)}{_CRLF}".encode()
 
 
-def _has_just(headers: Sequence[str], content: bytes) -> bool:
-    return sorted(map(str.lower, HeaderParser(policy=SMTP).parsestr(content.decode()).keys())) == headers
+def _has_just_its_headers(content: bytes) -> bool:
+    return sorted(map(str.lower, HeaderParser(policy=SMTP).parsestr(content.decode()).keys())) == _HEADERS
 
 
 def _policy(to: Address) -> Any:  # Type checkers disagree on what an EmailPolicy is made of.

@@ -47,6 +47,7 @@ _out = show.Printer()
 _log = show.Printer(stderr=True)
 _Got = TypeVar("_Got")
 _YEARS = range(1970, 9000)
+_FUTURE = timedelta(days=1)
 _REVIEW = timedelta(days=1)
 """How far back to tell what is done already, or stuck."""
 
@@ -103,6 +104,7 @@ def run(
     """Plan, generate and deliver what is due, once. Running it again for the same moment does nothing twice."""
     if every is not None and (as_of is not None or json):
         raise typer.BadParameter("--every goes on by the clock: leave out --as-of and --json")
+    _refuse_the_future(as_of)
     briefs = _load(application)
     if every is not None:
         if every > briefs.horizon:
@@ -120,6 +122,8 @@ def plan(
     json: Json = False,
 ) -> None:
     """Queue a brief for everybody due. Tells who is, and why the others are not."""
+    if not dry_run:
+        _refuse_the_future(as_of)
     briefs, now = _load(application), as_of or datetime.now(UTC)
     verdicts: list[Verdict] = []
 
@@ -255,6 +259,15 @@ async def _stop_on_signal(serving: anyio.CancelScope) -> None:
 
 def _say_as_of(now: datetime) -> None:
     show.line(_out, "As of", show.moment(now.astimezone(UTC)))
+
+
+def _refuse_the_future(as_of: datetime | None) -> None:
+    """A moment that was planned counts as done, so one mistyped year would end catching up until then."""
+    if as_of is not None and as_of > datetime.now(UTC) + _FUTURE:
+        raise typer.BadParameter(
+            f"--as-of {as_of.isoformat()} lies in the future, and all before it would count as planned: "
+            "look ahead with plan --dry-run, explain or preview"
+        )
 
 
 def _is_well(report: PlanReport) -> bool:
