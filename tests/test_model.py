@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from attrs import evolve
@@ -154,3 +154,13 @@ def test_ordinary_user_ids_are_good(user_id: str) -> None:
 )
 def test_a_bad_user_id_is_told_why(user_id: object, reason: str) -> None:
     assert check_user_id(user_id) == reason
+
+
+def test_markup_that_is_a_plain_string_is_refused_with_what_to_write() -> None:
+    with pytest.raises(TypeError, match=r"html must be Html, not str: wrap markup you vouch for, Html\(...\)"):
+        ProjectBrief("text", html=cast("Html", "<b>bold</b>"))
+
+
+def test_a_section_without_text_is_refused_in_one_line() -> None:
+    with pytest.raises(TypeError, match=r"^text must be a string, not NoneType$"):
+        ProjectBrief(cast("str", None))
