@@ -19,7 +19,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fanout_briefs.adapters.eml import EmlMailer, _compose, _file_name, _one_address  # pyright: ignore[reportPrivateUsage]
+from fanout_briefs.adapters._message import compose, one_address
+from fanout_briefs.adapters.eml import EmlMailer, _file_name  # pyright: ignore[reportPrivateUsage]
 from fanout_briefs.errors import NotSent
 from fanout_briefs.model import Mail, Occurrence, Recipient, Rendered
 from fanout_briefs.ports import Mailer
@@ -59,7 +60,7 @@ def body(message: EmailMessage, kind: str) -> str:
 
 
 def composed(mail: Mail) -> EmailMessage:
-    return parsed(_compose(mail, KEY, _one_address("briefs@localhost")))
+    return parsed(compose(mail, KEY, one_address("briefs@localhost")))
 
 
 async def test_a_mail_becomes_a_file_that_mail_programs_read(tmp_path: Path) -> None:

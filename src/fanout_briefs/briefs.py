@@ -85,7 +85,7 @@ class Briefs:
         section_limit: How many sections of one brief are in the making at once.
         section_timeout: How long one section may take; None: as long as the brief.
         send_timeout: How long reading a recipient, and then sending, may take each. A mail whose sending took longer
-            ends unknown, or is sent again if the mailer is idempotent.
+            ends unknown, or is sent again if the mailer is idempotent; keep it above the mailer's own timeouts.
         lease: How long a claim outlives a worker that died.
         retrying: How failed attempts are repeated.
         on_progress: Called, synchronously, at each step of each brief. If it raises, that is logged and

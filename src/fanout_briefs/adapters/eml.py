@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import anyio.to_thread
 
-from fanout_briefs.adapters._message import compose, hash_of, one_address, sender_address
+from fanout_briefs.adapters._message import compose, hash_of, sender_address
 from fanout_briefs.errors import NotSent
 from fanout_briefs.model import Mail, Receipt
 
@@ -30,8 +30,6 @@ _ADVICE = {
     errno.EROFS: "the file system is read-only: name another folder",
     errno.ENOSPC: "free some disk space",
 }
-
-_compose, _one_address = compose, one_address  # By these names test_eml.py knows them.
 
 
 class EmlMailer:
