@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -22,25 +22,11 @@ from hypothesis import strategies as st
 from fanout_briefs.adapters._message import compose, one_address
 from fanout_briefs.adapters.eml import EmlMailer, _file_name  # pyright: ignore[reportPrivateUsage]
 from fanout_briefs.errors import NotSent
-from fanout_briefs.model import Mail, Occurrence, Recipient, Rendered
+from fanout_briefs.model import Mail
 from fanout_briefs.ports import Mailer
+from mails import a_mail
 
 KEY = "daily_brief_email:2026-03-09:ada:1"
-
-
-def a_mail(
-    address: str = "ada@example.com",
-    name: str | None = "Ada Okafor",
-    subject: str = "Your brief",
-    text: str = "Three things happened.\n",
-    html: str = "<!doctype html><p>Three things happened.</p>\n",
-) -> Mail:
-    return Mail(
-        recipient=Recipient(address, name),
-        rendered=Rendered(subject, text, html),
-        user_id="ada",
-        occurrence=Occurrence(date(2026, 3, 9), datetime(2026, 3, 9, 6, 30, tzinfo=UTC)),
-    )
 
 
 def parsed(content: bytes) -> EmailMessage:

@@ -18,7 +18,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from itertools import repeat
 from pathlib import Path
@@ -42,16 +42,15 @@ from fanout_briefs.errors import NotSent, PermanentFailure, RetryLater
 from fanout_briefs.model import (
     JobStatus,
     Mail,
-    Occurrence,
     Preference,
     Project,
     ProjectBrief,
     Recipient,
-    Rendered,
     SectionRequest,
     Window,
 )
 from fanout_briefs.ports import Mailer
+from mails import a_mail
 
 KEY = "daily_brief:2026-03-09:ada:1"
 SENDER = "Morning briefs <briefs@example.com>"
@@ -272,21 +271,6 @@ def a_mailer(server: Server | int, **options: Any) -> SmtpMailer:
     port = server if isinstance(server, int) else server.port
     given: dict[str, Any] = {"sender": SENDER, "security": "none", "timeout": timedelta(seconds=20)}
     return SmtpMailer("127.0.0.1", port, **(given | options))
-
-
-def a_mail(
-    address: str = "ada@example.com",
-    name: str | None = "Ada Okafor",
-    subject: str = "Your brief",
-    text: str = "Three things happened.\n",
-    html: str = "<!doctype html><p>Three things happened.</p>\n",
-) -> Mail:
-    return Mail(
-        recipient=Recipient(address, name),
-        rendered=Rendered(subject, text, html),
-        user_id="ada",
-        occurrence=Occurrence(date(2026, 3, 9), datetime(2026, 3, 9, 6, 30, tzinfo=UTC)),
-    )
 
 
 def content_of(envelope: Envelope) -> bytes:

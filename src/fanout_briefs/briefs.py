@@ -18,6 +18,7 @@ from fanout_briefs.eligibility import Eligibility
 from fanout_briefs.engagement import BackoffPolicy, EngagementPolicy
 from fanout_briefs.explain import Explainer, Explanation
 from fanout_briefs.model import (
+    KEPT_PROBLEMS,
     Brief,
     Finish,
     FollowUp,
@@ -28,6 +29,7 @@ from fanout_briefs.model import (
     Progress,
     Rendered,
     Section,
+    check_aware,
 )
 from fanout_briefs.planner import PlanReport, SchedulePlanner, Verdict
 from fanout_briefs.ports import Engagement, Generator, Mailer, Preferences, Projects, Recipients, Storage
@@ -39,7 +41,6 @@ from fanout_briefs.worker import Ended, Held, Retrying, RunReport, Screen, Worke
 __all__ = ["BriefProgress", "Briefs"]
 
 _log = logging.getLogger("fanout_briefs")
-_KEPT_PROBLEMS = 100
 
 
 @frozen
@@ -366,15 +367,14 @@ class Briefs:
                 hook(BriefProgress(job, progress))
             except Exception as error:
                 _log.exception("the progress hook failed for %s", job.dedup_key)
-                if len(problems) < _KEPT_PROBLEMS:
+                if len(problems) < KEPT_PROBLEMS:
                     problems.append(Problem(f"the progress hook failed: {error!r}", job.user_id))
 
         return tell
 
 
 def _aware(now: datetime) -> datetime:
-    if now.utcoffset() is None:
-        raise ValueError(f"now={now!r}: must be aware, give it a tzinfo such as datetime.UTC")
+    check_aware("now", now)
     return now.astimezone(UTC)
 
 

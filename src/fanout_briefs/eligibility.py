@@ -19,7 +19,7 @@ from fanout_briefs.model import Activity, EngagementDecision, Job, JobStatus, Pr
 from fanout_briefs.ports import Engagement, Ledger
 from fanout_briefs.schedule import Schedule
 
-__all__ = ["Decision", "Eligibility", "Refusal", "parse", "superseded"]
+__all__ = ["Decision", "Eligibility", "Refusal", "parse", "superseded", "withdrawn"]
 
 _COUNTS_AS_BRIEF = frozenset({JobStatus.PENDING, JobStatus.PROCESSING, JobStatus.COMPLETED})
 
@@ -55,12 +55,20 @@ def parse(preference: Preference) -> Schedule:
     )
 
 
-def superseded(job: Job, preference: Preference | None) -> Refusal | None:
-    """Why a planned slot no longer matches the preference; None where it still does."""
+def withdrawn(preference: Preference | None) -> Refusal | None:
+    """Why the user no longer wants the brief at all; None where they still do."""
     if preference is None:
         return Refusal(SkipReason.SUPERSEDED, "the preference is gone")
     if not preference.is_active:
         return Refusal(SkipReason.SUPERSEDED, "the brief was switched off")
+    return None
+
+
+def superseded(job: Job, preference: Preference | None) -> Refusal | None:
+    """Why a planned slot no longer matches the preference; None where it still does."""
+    refusal = withdrawn(preference)
+    if preference is None or refusal is not None:
+        return refusal
     try:
         now_planned = parse(preference).on(job.occurrence.local_date)
     except InvalidSchedule as error:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from attrs import frozen
 
-from fanout_briefs.model import Activity, EngagementDecision
+from fanout_briefs.model import Activity, EngagementDecision, check_aware
 
 __all__ = ["Activity", "BackoffPolicy", "EngagementDecision", "EngagementPolicy"]
 
@@ -108,8 +108,7 @@ class BackoffPolicy:
         Raises:
             ValueError: ``at`` is naive.
         """
-        if at.utcoffset() is None:
-            raise ValueError(f"at={at!r}: must be aware, give it a tzinfo such as datetime.UTC")
+        check_aware("at", at)
         if activity.last_visit is None:
             return EngagementDecision(send=True, is_reengagement=False, reason="no_last_visit")
         days = _elapsed(activity.last_visit, at) // _DAY

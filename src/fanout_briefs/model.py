@@ -44,8 +44,12 @@ __all__ = [
     "SectionRequest",
     "SkipReason",
     "Window",
+    "check_aware",
     "check_user_id",
 ]
+
+KEPT_PROBLEMS = 100
+"""How many problems a report keeps; its counts are of all."""
 
 _JOB_NAMESPACE = uuid.UUID("4f0c2c5e-6f0a-5f57-9d6a-6c1f2b0f7f01")
 
@@ -53,8 +57,7 @@ _JOB_NAMESPACE = uuid.UUID("4f0c2c5e-6f0a-5f57-9d6a-6c1f2b0f7f01")
 def _aware(_: object, attribute: Attribute[Any], value: object) -> None:
     if not isinstance(value, datetime):
         raise TypeError(f"{attribute.name}={value!r}: must be a datetime")
-    if value.utcoffset() is None:
-        raise ValueError(f"{attribute.name}={value!r}: must be aware, give it a tzinfo such as datetime.UTC")
+    check_aware(attribute.name, value)
 
 
 def _text(_: object, attribute: Attribute[Any], value: object) -> None:
@@ -515,6 +518,16 @@ class Finish:
     code: SkipReason | None = None
     reason: str | None = None
     error: str | None = None
+
+
+def check_aware(name: str, instant: datetime) -> None:
+    """Refuse a naive instant.
+
+    Raises:
+        ValueError: It is naive; the message names it.
+    """
+    if instant.utcoffset() is None:
+        raise ValueError(f"{name}={instant!r}: must be aware, give it a tzinfo such as datetime.UTC")
 
 
 def check_user_id(user_id: object) -> str | None:

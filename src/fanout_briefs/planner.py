@@ -20,6 +20,7 @@ from fanout_briefs.eligibility import Eligibility, Refusal, parse
 from fanout_briefs.engagement import BackoffPolicy, EngagementPolicy
 from fanout_briefs.errors import BadValue, InvalidSchedule
 from fanout_briefs.model import (
+    KEPT_PROBLEMS,
     Enqueued,
     Job,
     JobStatus,
@@ -28,6 +29,7 @@ from fanout_briefs.model import (
     Problem,
     SkipReason,
     Window,
+    check_aware,
     check_user_id,
 )
 from fanout_briefs.ports import Engagement, Ledger, Preferences
@@ -36,7 +38,6 @@ from fanout_briefs.timing import CatchUp, Timing
 
 __all__ = ["Phase", "PlanReport", "SchedulePlanner", "Verdict"]
 
-_KEPT_PROBLEMS = 100
 _KEPT_SCHEDULES = 10_000
 _FURTHEST_BACK = timedelta(days=31)
 """Slots missed longer ago than this, and than ``max_lateness``, are not even recorded as missed."""
@@ -137,7 +138,7 @@ class _Tally:
         self.failed += page.failed
         self.existing += page.existing
         self.skipped += page.skipped
-        self.problems += page.problems[: _KEPT_PROBLEMS - len(self.problems)]
+        self.problems += page.problems[: KEPT_PROBLEMS - len(self.problems)]
         if page.undecided is not None:
             self.hold(page.undecided)
 
@@ -240,8 +241,7 @@ class SchedulePlanner:
             ValueError: ``now`` is naive; or ``preferences.page`` gave a cursor twice.
             Exception: What ``preferences.page`` raises. Pages before it stay planned.
         """
-        if now.utcoffset() is None:
-            raise ValueError(f"now={now!r}: must be aware, give it a tzinfo such as datetime.UTC")
+        check_aware("now", now)
         plan = await _Plan.begin(self, now.astimezone(UTC), dry_run=dry_run, on_verdict=on_verdict, review=review)
         cursor: str | None = None
         seen: set[str] = set()

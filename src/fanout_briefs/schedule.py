@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from attrs import Attribute, field, frozen
 
 from fanout_briefs.errors import BadValue, InvalidSchedule
-from fanout_briefs.model import Occurrence
+from fanout_briefs.model import Occurrence, check_aware
 
 __all__ = ["Frequency", "Schedule"]
 
@@ -253,8 +253,7 @@ class Schedule:
 
 
 def _utc(name: str, instant: dt.datetime) -> dt.datetime:
-    if instant.utcoffset() is None:
-        raise ValueError(f"{name}={instant!r}: must be aware, give it a tzinfo such as datetime.UTC")
+    check_aware(name, instant)
     try:
         return instant.astimezone(dt.UTC)
     except OverflowError:

@@ -18,9 +18,10 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from attrs import define, evolve, field, frozen
 from attrs.validators import ge, gt, le
 
-from fanout_briefs.eligibility import Eligibility, Refusal, superseded
+from fanout_briefs.eligibility import Eligibility, Refusal, superseded, withdrawn
 from fanout_briefs.errors import NotSent, PermanentFailure, RetryLater, SourceError
 from fanout_briefs.model import (
+    KEPT_PROBLEMS,
     Brief,
     Claim,
     EngagementDecision,
@@ -39,7 +40,6 @@ from fanout_briefs.settled import Rejected, iter_settled
 __all__ = ["Ended", "Held", "Lost", "Retrying", "RunReport", "Screen", "Worker"]
 
 _log = logging.getLogger("fanout_briefs")
-_KEPT_PROBLEMS = 100
 _TROUBLED = (JobStatus.PENDING, JobStatus.FAILED, JobStatus.UNKNOWN)
 _LONGEST_WAIT = 1.0
 """Seconds between looks at jobs that other workers hold; they may end long before their leases do."""
@@ -213,9 +213,7 @@ class Screen:
         if held.job.type == self.name:
             return superseded(held.job, held.preference)
         # A mail was made for the time it was planned for; only switching off stops it now.
-        if held.preference is not None and held.preference.is_active:
-            return None
-        return Refusal(SkipReason.SUPERSEDED, "the brief was switched off after it was made")
+        return withdrawn(held.preference)
 
 
 @frozen(kw_only=True)
@@ -518,7 +516,7 @@ class _Run:
             counts = self._briefs if held.job.type == self._worker.name else self._mails
             counts[status] += 1
             self._partial += bool(brief and brief.failed)
-        if status in _TROUBLED and len(self._problems) < _KEPT_PROBLEMS:
+        if status in _TROUBLED and len(self._problems) < KEPT_PROBLEMS:
             self._problems.append(Problem(f"{held.job.dedup_key}: {detail}", held.job.user_id))
         if self._on_ended is not None:
             self._on_ended(Ended(job=held.job, status=status, brief=brief, detail=detail))
