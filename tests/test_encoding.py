@@ -12,7 +12,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout_briefs.encoding import decode_brief, decode_rendered, encode_brief, encode_rendered
+from fanout_briefs.encoding import decode_brief, decode_mail, encode_brief, encode_mail
 from fanout_briefs.model import Brief, Html, Occurrence, Rendered, Section, Window
 
 AT = datetime(2026, 3, 2, 8, 30, 0, 1, tzinfo=UTC)
@@ -36,7 +36,8 @@ SAVED = (
     '{"project_id":"p2","title":"Two","text":"","html":null,"error":"TimeoutError()"}],'
     '"rendered":{"subject":"Subject","text":"Text","html":"<html/>"}}'
 ).encode()
-SAVED_RENDERED = b'{"version":1,"subject":"Subject","text":"Text","html":"<html/>"}'
+KEY = "daily_brief:2026-03-09:ada:3"
+SAVED_MAIL = b'{"version":1,"subject":"Subject","text":"Text","html":"<html/>","key":"daily_brief:2026-03-09:ada:3"}'
 
 
 def test_the_form_of_a_brief_is_this_one() -> None:
@@ -45,8 +46,8 @@ def test_the_form_of_a_brief_is_this_one() -> None:
 
 
 def test_the_form_of_a_rendered_brief_is_this_one() -> None:
-    assert encode_rendered(BRIEF.rendered) == SAVED_RENDERED
-    assert decode_rendered(SAVED_RENDERED) == BRIEF.rendered
+    assert encode_mail(BRIEF.rendered, KEY) == SAVED_MAIL
+    assert decode_mail(SAVED_MAIL) == (BRIEF.rendered, KEY)
 
 
 def test_markup_that_was_vouched_for_stays_vouched_for() -> None:
@@ -89,7 +90,7 @@ def test_a_naive_instant_is_refused() -> None:
         encode_brief(evolve(BRIEF, window=window))
 
 
-@pytest.mark.parametrize("decode", [decode_brief, decode_rendered])
+@pytest.mark.parametrize("decode", [decode_brief, decode_mail])
 @pytest.mark.parametrize(
     "data",
     [b"", b"\xff", b"null", b"[]", b"7", b'"text"', b"{}", b'{"version":1}', SAVED[:-9], b'{"version":1,"window":7}'],
@@ -101,17 +102,17 @@ def test_bytes_of_something_else_are_refused(decode: Callable[[bytes], object], 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None])
 def test_the_form_of_another_release_is_refused(version: object) -> None:
-    fields = {**json.loads(SAVED_RENDERED), "version": version}
+    fields = {**json.loads(SAVED_MAIL), "version": version}
     with pytest.raises(ValueError, match=r"this release knows 1: upgrade fanout-briefs"):
-        decode_rendered(json.dumps(fields).encode())
+        decode_mail(json.dumps(fields).encode())
 
 
 texts = st.text(st.characters(exclude_categories=()))
 
 
-@given(st.builds(Rendered, subject=texts, text=texts, html=texts))
-def test_any_text_comes_back_lone_surrogates_and_all(rendered: Rendered) -> None:
-    assert decode_rendered(encode_rendered(rendered)) == rendered
+@given(st.builds(Rendered, subject=texts, text=texts, html=texts), texts)
+def test_any_text_comes_back_lone_surrogates_and_all(rendered: Rendered, key: str) -> None:
+    assert decode_mail(encode_mail(rendered, key)) == (rendered, key)
 
 
 sections = st.builds(

@@ -25,9 +25,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "builder": VALUES | PURE | {"ports"},
     "delivery": VALUES | {"ports", "encoding"},
     "planner": VALUES | PURE | {"ports", "eligibility"},
-    "worker": VALUES | PURE | {"ports", "eligibility", "delivery"},
+    "screen": VALUES | PURE | {"ports", "eligibility"},
+    "worker": VALUES | PURE | {"ports", "eligibility", "screen"},
     "serve": {"planner", "worker"},
     "explain": VALUES | PURE | {"ports", "eligibility", "delivery"},
+    "operate": VALUES | PURE | {"ports", "eligibility", "delivery", "worker"},
 }
 USE_CASES = set(MAY_IMPORT)
 MAY_IMPORT["briefs"] = USE_CASES

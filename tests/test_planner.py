@@ -136,9 +136,16 @@ class Watched:
     async def change(self, keys: Collection[str], change: Change) -> Collection[str]:
         return await self.ledger.change(keys, change)
 
-    async def advance(self, name: str, to: datetime | None = None, *, start: datetime | None = None) -> datetime | None:
+    async def advance(
+        self,
+        name: str,
+        to: datetime | None = None,
+        *,
+        start: datetime | None = None,
+        planned_at: datetime | None = None,
+    ) -> datetime | None:
         await self._ask("advance", to)
-        return await self.ledger.advance(name, to, start=start)
+        return await self.ledger.advance(name, to, start=start, planned_at=planned_at)
 
     async def forget(self, user_id: str) -> int:
         return await self.ledger.forget(user_id)

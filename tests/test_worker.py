@@ -39,7 +39,9 @@ from fanout_briefs.model import (
     Window,
 )
 from fanout_briefs.planner import SchedulePlanner
-from fanout_briefs.worker import Ended, Handler, Held, Retrying, RunReport, Screen, Worker
+from fanout_briefs.screen import Screen
+from fanout_briefs.timing import CatchUp
+from fanout_briefs.worker import Ended, Handler, Held, Lane, Retrying, RunReport, Worker
 from virtual_time import in_virtual_time
 
 NINE = datetime(2026, 3, 9, 9, tzinfo=UTC)
@@ -109,21 +111,22 @@ def a_worker(
     retrying: Retrying | None = None,
     clock: Callable[[], datetime] | None = None,
     max_lateness: timedelta = timedelta(days=366),
+    catch_up: CatchUp = CatchUp.EACH,
 ) -> Worker:
+    handlers = {BRIEF: handle} | ({MAIL: mail} if mail else {})
     return Worker(
         work=storage,
         name=BRIEF,
-        handlers={BRIEF: handle} | ({MAIL: mail} if mail else {}),
+        lanes=[Lane(kind, handler, concurrency, retrying or Retrying()) for kind, handler in handlers.items()],
         screen=Screen(
             name=BRIEF,
             preferences=preferences or storage.preferences,
             eligibility=Eligibility(engagement, storage, BackoffPolicy()),
             max_lateness=max_lateness,
+            catch_up=catch_up,
         ),
         is_unsettled=is_unsettled,
-        concurrency=concurrency,
         lease=LEASE,
-        retrying=retrying or Retrying(),
         clock=clock or Clock(),
     )
 
@@ -380,7 +383,9 @@ class TestDecidedAgain:
         seen: list[tuple[object, object]] = []
 
         async def note(held: Held) -> Made:
-            seen.append((held.decision and held.decision.reason, held.preference and held.preference.user_id))
+            assert held.cleared is not None
+            decision, preference = held.cleared.decision, held.cleared.preference
+            seen.append((decision and decision.reason, preference and preference.user_id))
             return await make(held)
 
         await queue(storage, a_job())
@@ -529,12 +534,33 @@ class TestRetrying:
         assert put_off.run_at == NINE + timedelta(seconds=4000)
         assert put_off.error == "rate limited (in 4000 s)"
 
-    async def test_at_once_is_a_time_too(self, storage: Storage) -> None:
+    async def test_what_asks_for_at_once_comes_in_a_later_run_so_that_this_one_ends(self, storage: Storage) -> None:
         await queue(storage, a_job())
 
         report = await a_worker(storage, raising(RetryLater(0))).run(NINE)
 
-        assert (report.retrying, report.briefs) == (2, {JobStatus.FAILED: 1})
+        assert (report.retrying, report.briefs) == (1, {})
+        assert (await slot(storage, a_job())).run_at == NINE + timedelta(seconds=1)
+
+    async def test_being_asked_to_come_later_uses_up_no_attempts(self, storage: Storage) -> None:
+        await queue(storage, a_job())
+
+        for turn in range(20):
+            moment = NINE + timedelta(minutes=turn)
+            await a_worker(storage, raising(RetryLater(60)), clock=Clock(moment)).run(moment)
+
+        waiting = await slot(storage, a_job())
+        assert (waiting.status, waiting.attempts) == (JobStatus.PENDING, 0)
+
+    async def test_a_job_that_asks_to_come_later_without_end_ends_as_too_late(self, storage: Storage) -> None:
+        await queue(storage, a_job())
+        late = NINE + timedelta(hours=13)
+
+        await a_worker(storage, raising(RetryLater(60)), max_lateness=timedelta(hours=12)).run(NINE)
+        await a_worker(storage, raising(RetryLater(60)), max_lateness=timedelta(hours=12), clock=Clock(late)).run(late)
+
+        ended = await slot(storage, a_job())
+        assert (ended.status, ended.code) == (JobStatus.SKIPPED, SkipReason.TOO_LATE)
 
     @pytest.mark.parametrize("seconds", [1e12, 1e300, float("inf")])
     async def test_a_wait_beyond_the_calendar_is_a_year_and_harms_no_other_job(
@@ -1164,9 +1190,9 @@ class Failing(MemoryStorage):
         self._check("finish")
         return await super().finish(claim, finish, follow_ups)
 
-    async def retry(self, claim: Claim, at: datetime, error: str) -> bool:
+    async def retry(self, claim: Claim, at: datetime, error: str, *, counted: bool = True) -> bool:
         self._check("retry")
-        return await super().retry(claim, at, error)
+        return await super().retry(claim, at, error, counted=counted)
 
     async def release(self, claims: Collection[Claim]) -> None:
         self._check("release")

@@ -24,12 +24,14 @@ from fanout_briefs.explain import Explanation
 from fanout_briefs.model import (
     Activity,
     Brief,
+    Demand,
     EngagementDecision,
     Html,
     Job,
     JobStatus,
     Mail,
     Occurrence,
+    Overview,
     Page,
     Preference,
     Problem,
@@ -42,8 +44,10 @@ from fanout_briefs.model import (
     Section,
     SectionRequest,
     SkipReason,
+    Trouble,
     Window,
 )
+from fanout_briefs.operate import Reconciled, Status
 from fanout_briefs.planner import PlanReport, SchedulePlanner, Verdict
 from fanout_briefs.schedule import Frequency, Schedule
 from fanout_briefs.settled import Fulfilled, Rejected, Settled, gather_settled, iter_settled
@@ -60,6 +64,7 @@ __all__ = [
     "BriefProgress",
     "Briefs",
     "CatchUp",
+    "Demand",
     "Ended",
     "EngagementDecision",
     "EngagementPolicy",
@@ -75,6 +80,7 @@ __all__ = [
     "Mail",
     "NotSent",
     "Occurrence",
+    "Overview",
     "Page",
     "PermanentFailure",
     "PlanReport",
@@ -85,6 +91,7 @@ __all__ = [
     "ProjectBrief",
     "Receipt",
     "Recipient",
+    "Reconciled",
     "Rejected",
     "Rendered",
     "RetryLater",
@@ -98,8 +105,10 @@ __all__ = [
     "Settled",
     "SkipReason",
     "SourceError",
+    "Status",
     "StorageUnavailable",
     "Timing",
+    "Trouble",
     "UnknownUser",
     "Verdict",
     "Window",

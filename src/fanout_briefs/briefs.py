@@ -31,16 +31,20 @@ from fanout_briefs.model import (
     Section,
     check_aware,
 )
+from fanout_briefs.operate import Operator, Reconciled, Status
 from fanout_briefs.planner import PlanReport, SchedulePlanner, Verdict
 from fanout_briefs.ports import Engagement, Generator, Mailer, Preferences, Projects, Recipients, Storage
 from fanout_briefs.render import render_brief
+from fanout_briefs.screen import Cleared, Screen
 from fanout_briefs.serve import Round, Server
 from fanout_briefs.timing import CatchUp, Timing
-from fanout_briefs.worker import Ended, Held, Retrying, RunReport, Screen, Worker
+from fanout_briefs.worker import Ended, Held, Lane, Retrying, RunReport, Worker
 
 __all__ = ["BriefProgress", "Briefs"]
 
 _log = logging.getLogger("fanout_briefs")
+_MAIL_RETRYING = Retrying(attempts=12)
+_DAY = timedelta(days=1)
 
 
 @frozen
@@ -82,13 +86,16 @@ class Briefs:
         look_back: How far before its own moment the very first plan looks.
         tolerance: Also drops slots within that distance of another live one of the same user.
         page_size: How many preferences are planned at a time.
-        concurrency: How many briefs and mails are in the making at once.
+        concurrency: How many briefs are in the making at once.
+        mail_concurrency: How many mails are being sent at once.
         section_limit: How many sections of one brief are in the making at once.
         section_timeout: How long one section may take; None: as long as the brief.
         send_timeout: How long reading a recipient, and then sending, may take each. A mail whose sending took longer
             ends unknown, or is sent again if the mailer is idempotent; keep it above the mailer's own timeouts.
         lease: How long a claim outlives a worker that died.
-        retrying: How failed attempts are repeated.
+        retrying: How failed attempts at a brief are repeated; None is three within some minutes.
+        mail_retrying: How failed attempts at a mail are repeated; None is twelve within some six hours, since mail
+            servers are away for longer.
         on_progress: Called, synchronously, at each step of each brief. If it raises, that is logged and
             reported, and the brief goes on.
         clock: The wall clock, for leases only; moments of the schedule are arguments.
@@ -124,11 +131,13 @@ class Briefs:
         tolerance: timedelta | None = None,
         page_size: int = 1000,
         concurrency: int = 10,
+        mail_concurrency: int = 5,
         section_limit: int = 8,
         section_timeout: timedelta | None = timedelta(seconds=60),
         send_timeout: timedelta = timedelta(seconds=60),
         lease: timedelta = timedelta(seconds=30),
         retrying: Retrying | None = None,
+        mail_retrying: Retrying | None = None,
         on_progress: Callable[[BriefProgress], object] | None = None,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
@@ -184,21 +193,35 @@ class Briefs:
             section_timeout=section_timeout,
             deadline=deadline,
         )
-        self._delivery = (
-            None if mailer is None or recipients is None else Delivery(name, recipients, mailer, send_timeout)
-        )
+        lanes = [Lane(name, self._generate, concurrency, retrying or Retrying())]
+        self._delivery: Delivery | None = None
+        if mailer is not None and recipients is not None:
+            self._delivery = Delivery(recipients, mailer, send_timeout)
+            lanes.append(Lane(mail_type(name), self._deliver, mail_concurrency, mail_retrying or _MAIL_RETRYING))
         eligibility = Eligibility(engagement, storage, policy)
         self._explainer = Explainer(name, self._preferences, eligibility, storage, timing, mailer is not None)
         self._worker = Worker(
             work=storage,
             name=name,
-            handlers={name: self._generate} | ({} if self._delivery is None else {mail_type(name): self._deliver}),
-            screen=Screen(name=name, preferences=self._preferences, eligibility=eligibility, max_lateness=max_lateness),
+            lanes=lanes,
+            screen=Screen(
+                name=name,
+                preferences=self._preferences,
+                eligibility=eligibility,
+                max_lateness=max_lateness,
+                catch_up=timing.catch_up,
+            ),
             is_unsettled=self._is_unsettled,
-            concurrency=concurrency,
             lease=lease,
-            retrying=retrying or Retrying(),
             clock=clock,
+        )
+        self._operator = Operator(
+            name=name,
+            preferences=self._preferences,
+            storage=storage,
+            timing=timing,
+            worker=self._worker,
+            mails=mailer is not None,
         )
 
     async def __aenter__(self) -> Self:
@@ -230,7 +253,13 @@ class Briefs:
         """
         return await self._planner.plan(now, dry_run, on_verdict, review=review)
 
-    async def run_once(self, now: datetime, on_ended: Callable[[Ended], object] | None = None) -> RunReport:
+    async def run_once(
+        self,
+        now: datetime,
+        on_ended: Callable[[Ended], object] | None = None,
+        *,
+        draining: anyio.Event | None = None,
+    ) -> RunReport:
         """Generate and deliver what is due at ``now``, and return when none of it is left, with anybody.
 
         Briefs whose generation falls before ``now`` are made; of them only what has ``deliver_at <= now`` is
@@ -239,12 +268,13 @@ class Briefs:
         Args:
             now: The moment of the schedule, aware. Leases run by the wall clock all the same.
             on_ended: Told about every job that ends, is put off or is lost.
+            draining: Once the caller sets it, no further job is begun; what runs is finished, the rest given back.
 
         Raises:
             ValueError: ``now`` is naive.
             Exception: What the storage raises.
         """
-        return await self._run(_aware(now), on_ended)
+        return await self._run(_aware(now), on_ended, draining=draining)
 
     async def _run(
         self,
@@ -304,7 +334,7 @@ class Briefs:
             ValueError: ``now`` is naive.
             Exception: What reading preferences or the storage raises.
         """
-        return await self._explainer.explain(user_id, on, _utc_now() if now is None else _aware(now))
+        return await self._explainer.explain(user_id, on, _or_now(now))
 
     async def preview(self, user_id: str, now: datetime | None = None) -> Brief | None:
         """Make the user's next brief as though it were due, saving and sending nothing.
@@ -322,7 +352,7 @@ class Briefs:
             ValueError: ``now`` is naive.
             Exception: What building raises; see ``BriefBuilder.build``.
         """
-        job, timezone = await self._explainer.next_job(user_id, _utc_now() if now is None else _aware(now))
+        job, timezone = await self._explainer.next_job(user_id, _or_now(now))
         latest = await self._storage.brief(self.name, user_id)
         if latest is not None and latest.window.end < job.window.end:
             job = evolve(job, window=evolve(job.window, start=latest.window.end))
@@ -331,6 +361,138 @@ class Briefs:
     async def latest(self, user_id: str) -> Brief | None:
         """The user's latest saved brief; None where there is none."""
         return await self._storage.brief(self.name, user_id)
+
+    async def generate_now(self, user_id: str, now: datetime | None = None, *, resend: bool = False) -> Brief | None:
+        """Make and save the user's brief of today at once, whatever schedule and engagement say.
+
+        It is today's brief: the schedule makes no second one for the date, and one that was there is replaced. The
+        content runs up to ``now``. Where there is a mailer, its mail is queued for the next run, unless today's
+        brief was mailed already.
+
+        Args:
+            user_id: Whose brief.
+            now: The moment, aware; None is the present.
+            resend: Mails it also if today's brief was mailed already.
+
+        Returns:
+            The brief; None where there is nothing to say.
+
+        Raises:
+            UnknownUser: No preference is known for this user.
+            InvalidSchedule: The preference makes no schedule; every bad field is named.
+            BriefFailed: It could not be made, or not now; the message says why, and whether it is tried again.
+            Exception: What the storage raises.
+        """
+        return await self._operator.generate_now(user_id, _or_now(now), resend=resend)
+
+    async def regenerate(
+        self, user_id: str, on: date | None = None, *, resend: bool = False, now: datetime | None = None
+    ) -> bool:
+        """Have a finished brief made again by the next run, for the same content window; it replaces the old one.
+
+        Args:
+            user_id: Whose brief.
+            on: The local date in the user's own zone; None is today there.
+            resend: Mails the new one although the old one was mailed.
+            now: The moment that says what today is, aware; None is the present.
+
+        Returns:
+            False if there is no finished brief of that date: nothing was changed.
+        """
+        return await self._operator.regenerate(user_id, on, _or_now(now), resend=resend)
+
+    async def retry(self, user_id: str, on: date | None = None, *, now: datetime | None = None) -> bool:
+        """Have a brief, or else its mail, tried again that failed, is unknown, was skipped or was cancelled.
+
+        It runs whatever schedule, engagement and lateness say, unless the user wants no brief at all any more. A
+        mail is sent with the key it had, so a provider that honours keys does not deliver it twice.
+
+        Args:
+            user_id: Whose brief.
+            on: The local date in the user's own zone; None is today there.
+            now: The moment that says what today is, aware; None is the present.
+
+        Returns:
+            False if there is nothing of that date to be tried again: nothing was changed.
+        """
+        return await self._operator.retry(user_id, on, _or_now(now))
+
+    async def retry_all(
+        self, *, since: datetime | None = None, statuses: Sequence[JobStatus] = (JobStatus.FAILED,)
+    ) -> int:
+        """Have every brief and every mail tried again that failed; return how many.
+
+        Args:
+            since: Those to be delivered at this instant or later, aware; None is a day ago.
+            statuses: Also ``UNKNOWN``, where mails that may have left are to be sent all the same.
+        """
+        return await self._operator.retry_all(statuses, _utc_now() - _DAY if since is None else _aware(since))
+
+    async def cancel(self, user_id: str, on: date | None = None, *, now: datetime | None = None) -> bool:
+        """Withdraw a brief, or its mail, that was not begun yet; no plan takes it up again.
+
+        Args:
+            user_id: Whose brief.
+            on: The local date in the user's own zone, which may be one that no plan has reached; None is today there.
+            now: The moment that says what today is, aware; None is the present.
+
+        Returns:
+            False if there is nothing to withdraw: it is done, running, or not scheduled.
+
+        Raises:
+            InvalidSchedule: The date is not planned yet, and the preference makes no schedule.
+        """
+        return await self._operator.cancel(user_id, on, _or_now(now))
+
+    async def pause(self, now: datetime | None = None) -> bool:
+        """Begin no brief and send no mail from now on, in any process, until ``resume``; what runs is finished.
+
+        Plans go on, and record what falls into the pause as skipped for that reason.
+
+        Returns:
+            False if it was paused already.
+        """
+        return await self._operator.pause(_or_now(now))
+
+    async def resume(self, now: datetime | None = None) -> int | None:
+        """End a pause. What it kept back is caught up with as after an outage, by ``catch_up`` and ``max_lateness``.
+
+        Returns:
+            How many slots are queued again; None if nothing was paused.
+        """
+        return await self._operator.resume(_or_now(now))
+
+    async def status(self, now: datetime | None = None, *, since: timedelta = _DAY) -> Status:
+        """Tell how all slots stand, of one moment, in a few queries whatever their number.
+
+        Args:
+            now: The moment, aware; None is the present.
+            since: How far back to look at slots that have ended, by when they were to be delivered.
+        """
+        now = _or_now(now)
+        return await self._operator.status(now, now - since)
+
+    async def reconcile(self, now: datetime | None = None) -> Reconciled:
+        """Put right what workers left behind that died, without running anything: for a host whose workers are down.
+
+        Every run does the same for the jobs that it comes across.
+
+        Args:
+            now: The moment by the wall clock, aware; None is the present.
+        """
+        return await self._operator.reconcile(_or_now(now))
+
+    async def prune(self, older_than: timedelta, now: datetime | None = None) -> int:
+        """Erase slots that ended, with briefs and mails, but each user's latest; return how many slots that were.
+
+        Args:
+            older_than: By when they were to be delivered.
+            now: The moment, aware; None is the present.
+
+        Raises:
+            ValueError: ``older_than`` is so short that a plan could make such a slot again.
+        """
+        return await self._operator.prune(older_than, _or_now(now))
 
     async def forget(self, user_id: str) -> int:
         """Erase everything the storage holds about a user, of every kind of brief; return how many rows that was."""
@@ -342,8 +504,9 @@ class Briefs:
             tell(progress)
 
         tell = self._reporter(held.job, self._hook_problems)
-        timezone = (held.preference and held.preference.timezone) or "UTC"
-        brief = await self._builder.build(held.job, timezone=timezone, decision=held.decision, on_progress=report)
+        cleared = cast("Cleared", held.cleared)  # only what the screen lets through comes here
+        timezone = (cleared.preference and cleared.preference.timezone) or "UTC"
+        brief = await self._builder.build(held.job, timezone=timezone, decision=cleared.decision, on_progress=report)
         if brief is None:
             return Finish(status=JobStatus.EMPTY), ()
         report(evolve(held.progress or Progress("saving"), step="saving"))
@@ -376,6 +539,10 @@ class Briefs:
 def _aware(now: datetime) -> datetime:
     check_aware("now", now)
     return now.astimezone(UTC)
+
+
+def _or_now(now: datetime | None) -> datetime:
+    return _utc_now() if now is None else _aware(now)
 
 
 def _check_port(port: str, given: object, methods: Sequence[str]) -> None:

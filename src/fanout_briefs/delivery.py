@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import anyio
 
-from fanout_briefs.encoding import decode_rendered, encode_rendered
+from fanout_briefs.encoding import decode_mail, encode_mail
 from fanout_briefs.errors import NotSent, PermanentFailure, RetryLater
 from fanout_briefs.model import Brief, Claim, Finish, FollowUp, Job, JobStatus, Mail, SkipReason
 from fanout_briefs.ports import Mailer, Recipients
@@ -37,22 +37,23 @@ def mail_job(job: Job, brief: Brief) -> FollowUp:
         run_at=job.occurrence.deliver_at,
         window=job.window,
         epoch=job.epoch,
+        demand=job.demand,
     )
-    return FollowUp(mail, encode_rendered(brief.rendered))
+    # The key goes with the content: it stays when the mail's own slot is tried again by hand.
+    key = f"{job.dedup_key}:{job.epoch}"
+    return FollowUp(mail, encode_mail(brief.rendered, key))
 
 
 class Delivery:
     """Sends mails through a host's mailer to where its recipients are now.
 
     Args:
-        name: The brief's name.
         recipients: Where mail goes.
         mailer: Sends it.
         timeout: How long reading the recipient, and then sending, may take each.
     """
 
-    def __init__(self, name: str, recipients: Recipients, mailer: Mailer, timeout: timedelta) -> None:
-        self._name = name
+    def __init__(self, recipients: Recipients, mailer: Mailer, timeout: timedelta) -> None:
         self._recipients = recipients
         self._mailer = mailer
         self._timeout = timeout.total_seconds()
@@ -78,8 +79,6 @@ class Delivery:
             Exception: What reading the recipient raised; the mail has not left.
         """
         job = claim.job
-        if self.is_unsettled(job):
-            return Finish(status=JobStatus.UNKNOWN, error="a worker died while the mailer had the mail")
         with self._in_time("reading the recipient"):
             recipient = (await self._recipients.get([job.user_id])).get(job.user_id)
         if recipient is None:
@@ -88,9 +87,9 @@ class Delivery:
             return Finish(status=JobStatus.SKIPPED, code=SkipReason.OPTED_OUT)
         if claim.payload is None:
             return Finish(status=JobStatus.FAILED, error="the outbox holds no rendered mail for this job")
-        mail = Mail(recipient, decode_rendered(claim.payload), job.user_id, job.occurrence)
+        rendered, key = decode_mail(claim.payload)
         await record_sending()
-        return await self._send(mail, self._key(job))
+        return await self._send(Mail(recipient, rendered, job.user_id, job.occurrence), key)
 
     async def _send(self, mail: Mail, key: str) -> Finish:
         try:
@@ -118,7 +117,3 @@ class Delivery:
             yield
         if scope.cancelled_caught:
             raise TimeoutError(f"{what} took longer than {self._timeout:g} s")
-
-    def _key(self, job: Job) -> str:
-        """The brief's own key and epoch: the same for each attempt at this mail."""
-        return f"{self._name}:{job.occurrence.local_date}:{job.user_id}:{job.epoch}"

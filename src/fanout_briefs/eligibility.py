@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from contextlib import suppress
+from datetime import UTC, date, datetime, tzinfo
 from typing import TypeAlias
 
 from attrs import frozen
@@ -19,7 +20,7 @@ from fanout_briefs.model import Activity, EngagementDecision, Job, JobStatus, Pr
 from fanout_briefs.ports import Engagement, Ledger
 from fanout_briefs.schedule import Schedule
 
-__all__ = ["Decision", "Eligibility", "Refusal", "parse", "superseded", "withdrawn"]
+__all__ = ["Decision", "Eligibility", "Refusal", "local_date", "parse", "superseded", "withdrawn"]
 
 _COUNTS_AS_BRIEF = frozenset({JobStatus.PENDING, JobStatus.PROCESSING, JobStatus.COMPLETED})
 
@@ -53,6 +54,15 @@ def parse(preference: Preference) -> Schedule:
     return Schedule.parse(
         preference.frequency, preference.time_of_day, preference.timezone, preference.day_of_week, preference.days
     )
+
+
+def local_date(preference: Preference | None, now: datetime) -> date:
+    """Today where the user is; in UTC where no preference says where that is."""
+    zone: tzinfo = UTC
+    if preference is not None:
+        with suppress(InvalidSchedule):
+            zone = parse(preference).zone
+    return now.astimezone(zone).date()
 
 
 def withdrawn(preference: Preference | None) -> Refusal | None:

@@ -1,4 +1,4 @@
-"""The JSON form of a brief and of its rendered text: what storages save, and what a mail job carries.
+"""The JSON form of a brief and of its mail: what storages save, and what a mail job carries.
 
 UTF-8, one object, marked with its version. Decoding gives back an equal value with instants in UTC, ignores
 fields it does not know, and refuses everything else with a ``ValueError``.
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from fanout_briefs.model import Brief, Html, Occurrence, Rendered, Section, Window
 
-__all__ = ["decode_brief", "decode_rendered", "encode_brief", "encode_rendered"]
+__all__ = ["decode_brief", "decode_mail", "encode_brief", "encode_mail"]
 
 _VERSION = 1
 _T = TypeVar("_T")
@@ -49,18 +49,18 @@ def decode_brief(data: bytes) -> Brief:
     return _decode("brief", data, _to_brief)
 
 
-def encode_rendered(rendered: Rendered) -> bytes:
-    """Give the JSON form of a rendered brief: the payload of a mail job."""
-    return _encode(_rendered(rendered))
+def encode_mail(rendered: Rendered, key: str) -> bytes:
+    """Give the payload of a mail job: what is sent, and the key that is the same for each attempt at sending it."""
+    return _encode({**_rendered(rendered), "key": key})
 
 
-def decode_rendered(data: bytes) -> Rendered:
-    """Give the rendered brief of this JSON form.
+def decode_mail(data: bytes) -> tuple[Rendered, str]:
+    """Give what is to be sent, and its key.
 
     Raises:
-        ValueError: The bytes are no rendered brief, or a newer release wrote them.
+        ValueError: The bytes are no mail, or a newer release wrote them.
     """
-    return _decode("rendered brief", data, _to_rendered)
+    return _decode("mail", data, lambda fields: (_to_rendered(fields), fields["key"]))
 
 
 def _encode(fields: dict[str, Any]) -> bytes:

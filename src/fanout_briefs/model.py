@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Generic, TypeVar
 
@@ -21,6 +21,7 @@ __all__ = [
     "Change",
     "Claim",
     "Claims",
+    "Demand",
     "EngagementDecision",
     "Enqueued",
     "Finish",
@@ -31,6 +32,7 @@ __all__ = [
     "JobStatus",
     "Mail",
     "Occurrence",
+    "Overview",
     "Page",
     "Preference",
     "Problem",
@@ -43,6 +45,7 @@ __all__ = [
     "Section",
     "SectionRequest",
     "SkipReason",
+    "Trouble",
     "Window",
     "check_aware",
     "check_user_id",
@@ -93,6 +96,18 @@ class JobStatus(enum.StrEnum):
     """The mailer was called and never answered, so the mail may or may not have left."""
 
 
+class Demand(enum.StrEnum):
+    """What a person asked of a slot by hand, which then runs whatever schedule, engagement and lateness say.
+
+    Only somebody who no longer wants the brief at all is left alone.
+    """
+
+    RUN = "run"
+    """Run it. A mail that went out already is not sent again."""
+    RESEND = "resend"
+    """Run it, and mail it again."""
+
+
 class SkipReason(enum.StrEnum):
     """Why somebody gets no brief for a date: the closed list of answers."""
 
@@ -129,7 +144,7 @@ class SkipReason(enum.StrEnum):
     SUPERSEDED = "superseded"
     """The preference changed after planning, so the slot no longer matches it."""
     PAUSED = "paused"
-    """Paused by the host."""
+    """The host had paused it."""
     WITHDRAWN = "withdrawn"
     """Cancelled by the host."""
     UNREACHABLE = "unreachable"
@@ -245,6 +260,7 @@ class Job:
         epoch: Raised by one each time a finished slot is taken up again.
         attempts: How often it was claimed in this epoch, claims that were released not counted.
         progress: The last one that was recorded, where there is one.
+        demand: What a person asked of this slot; None where only the schedule did.
         dedup_key: ``{type}:{local_date}:{user_id}``, unique over all states.
     """
 
@@ -260,6 +276,7 @@ class Job:
     epoch: int = 1
     attempts: int = 0
     progress: Progress | None = None
+    demand: Demand | None = None
     dedup_key: str = field(
         init=False,
         default=Factory(lambda self: f"{self.type}:{self.occurrence.local_date}:{self.user_id}", takes_self=True),
@@ -292,20 +309,24 @@ class Enqueued(enum.StrEnum):
 
     CREATED = "created"
     TAKEN_UP = "taken_up"
-    """The slot was skipped or superseded; it is pending again, its epoch raised."""
+    """The slot was there and could be taken up; it is pending again, its epoch raised."""
     DUPLICATE = "duplicate"
     """The slot exists; nothing was changed."""
+    PAUSED = "paused"
+    """The type is paused: the slot is on record as skipped for that reason, until it is resumed."""
 
 
 class Change(enum.StrEnum):
     """What a host may ask of existing slots. Slots in other states stay as they are."""
 
     CANCEL = "cancel"
-    """pending becomes cancelled (withdrawn)."""
+    """pending, skipped or cancelled becomes cancelled (withdrawn), and no plan takes it up again."""
     RETRY = "retry"
-    """failed, unknown, skipped or cancelled becomes pending, the epoch raised."""
+    """failed, unknown, skipped or cancelled becomes pending, the epoch raised, on demand."""
     REGENERATE = "regenerate"
-    """completed or empty becomes pending, the epoch raised; the window stays."""
+    """completed or empty becomes pending, the epoch raised, on demand; the window stays."""
+    RESEND = "resend"
+    """As REGENERATE, and the mail is to go out again."""
 
 
 @frozen
@@ -364,6 +385,56 @@ class Claims:
 
     claims: Sequence[Claim]
     held_until: datetime | None = None
+
+
+@frozen
+class Trouble:
+    """Slots that ended badly in the same way.
+
+    Attributes:
+        status: failed or unknown.
+        error: What they failed with.
+        count: How many.
+        latest: When the latest of them was to be delivered.
+    """
+
+    status: JobStatus
+    error: str | None
+    count: int
+    latest: datetime
+
+
+@frozen(kw_only=True)
+class Overview:
+    """How the slots of one type stand at a moment.
+
+    Attributes:
+        planned_at: When a plan last ended; None of types that are not planned.
+        mark: Up to where planning is complete.
+        paused_since: When the type was paused; None while it is not.
+        running: Slots that a worker holds under a lease.
+        abandoned: Slots whose worker let the lease end.
+        overdue: Slots whose time has come and that nobody has begun.
+        oldest: Since when the first of those, abandoned ones included, waits.
+        soon: Slots that will be due within the hour.
+        later: Slots that will be due after that.
+        ended: Slots to be delivered within the span looked at, by how they ended.
+        codes: Of those, the skipped and cancelled ones by reason.
+        troubles: Of those, the failed and unknown ones by error, the most frequent first; at most twenty.
+    """
+
+    planned_at: datetime | None = None
+    mark: datetime | None = None
+    paused_since: datetime | None = None
+    running: int = 0
+    abandoned: int = 0
+    overdue: int = 0
+    oldest: datetime | None = None
+    soon: int = 0
+    later: int = 0
+    ended: Mapping[JobStatus, int]
+    codes: Mapping[SkipReason, int]
+    troubles: Sequence[Trouble] = ()
 
 
 @frozen

@@ -111,9 +111,9 @@ class PlanReport:
 
 @frozen
 class _Due:
-    """One distinct schedule's occurrences in the window, each with where its content starts by default."""
+    """One distinct schedule's occurrences in the window, each with the one before it."""
 
-    slots: Sequence[tuple[Occurrence, datetime]]
+    slots: Sequence[tuple[Occurrence, Occurrence]]
     schedule: Schedule
 
 
@@ -353,7 +353,10 @@ class _Plan:
         tally = self._tally
         done = min(self._now, tally.undecided or self._now)
         reached = max(done, self._now - self._timing.max_lateness)  # beyond that nothing would be sent anyway
-        mark = await self._ledger.advance(self._name, None if self._dry_run else reached)
+        if self._dry_run:
+            mark = await self._ledger.advance(self._name)
+        else:
+            mark = await self._ledger.advance(self._name, reached, planned_at=self._now)
         return PlanReport(
             now=self._now,
             window=self._window,
@@ -399,19 +402,13 @@ class _Plan:
             return
         if not due.slots:
             self._not_yet_due(tally, user_id, due.schedule)
-        for occurrence, content_from in due.slots:
+        for occurrence, previous in due.slots:
             if since is not None and occurrence.deliver_at < since:
                 self._not_due(tally, user_id, SkipReason.NOT_YET_EFFECTIVE, occurrence)
                 continue
             if occurrence.deliver_at < self._promised_from:
                 self._unpromised[user_id] = due.schedule
-            yield Job(
-                type=self._name,
-                user_id=user_id,
-                occurrence=occurrence,
-                run_at=self._timing.generate_at(self._name, user_id, occurrence.deliver_at),
-                window=Window(content_from, occurrence.deliver_at - self._timing.lead),
-            )
+            yield self._timing.job(self._name, user_id, occurrence, previous)
 
     def _not_due(self, tally: _Tally, user_id: str, code: SkipReason, occurrence: Occurrence | None = None) -> None:
         """Tell who asks for it; such people are the many, so nothing is counted or kept otherwise."""
@@ -445,9 +442,8 @@ class _Plan:
             schedule = parse(preference)
         except InvalidSchedule as error:
             return error
-        lead = self._timing.lead
         slots = [
-            (occurrence, schedule.previous_before(occurrence.deliver_at).deliver_at - lead)
+            (occurrence, schedule.previous_before(occurrence.deliver_at))
             for occurrence in schedule.between(self._window.start, self._window.end)
         ]
         return _Due(slots, schedule)
@@ -561,6 +557,8 @@ class _Plan:
                 self._tell(job, slot if slot.status is JobStatus.SKIPPED else job, tally)
             elif outcome is Enqueued.DUPLICATE:  # another planner was faster
                 tally.duplicate(job, JobStatus.PENDING)
+            elif outcome is Enqueued.PAUSED:
+                tally.skip(job, SkipReason.PAUSED, None)
             else:
                 tally.enqueued += 1
                 tally.verdicts.append(

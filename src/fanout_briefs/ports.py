@@ -26,7 +26,9 @@ from fanout_briefs.model import (
     FollowUp,
     Job,
     JobRef,
+    JobStatus,
     Mail,
+    Overview,
     Page,
     Preference,
     Project,
@@ -43,6 +45,7 @@ __all__ = [
     "Generator",
     "Ledger",
     "Mailer",
+    "Oversight",
     "Preferences",
     "Projects",
     "Recipients",
@@ -200,10 +203,14 @@ class Ledger(Protocol):
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
         """Record new slots; answer for each job, in the order given, what became of it.
 
-        Jobs come as pending, or as skipped with a code; any other status is a ``ValueError``. A key that exists is a ``DUPLICATE`` and stays as it
-        is, with one exception: a pending job takes up a slot for which ``Job.can_be_taken_up`` holds. That
-        row becomes the new job with its epoch raised by one, its attempts at zero and no progress; it keeps its
-        window's start if a worker had fixed it. Of equal keys in one batch the first counts. A conflict never raises.
+        Jobs come as pending, or as skipped with a code; any other status is a ``ValueError``. A key that exists is
+        a ``DUPLICATE`` and stays as it is, unless the job is pending and takes the slot up: one for which
+        ``Job.can_be_taken_up`` holds or, with a ``demand``, any that is not in processing. That row becomes the new
+        job with its epoch raised by one, its attempts at zero and no progress; it keeps its window's start if a
+        worker had fixed it. Of equal keys in one batch the first counts. A conflict never raises.
+
+        While a type is paused, a pending job of it without a ``demand`` is recorded as skipped with the code
+        ``paused``, in a new slot or in the one it would take up, whose epoch then stays: that is ``PAUSED``.
         """
         ...
 
@@ -225,17 +232,26 @@ class Ledger(Protocol):
     async def change(self, keys: Collection[str], change: Change) -> Collection[str]:
         """Move slots by hand; answer with the keys that were in a state the change applies to, and moved.
 
-        A slot that becomes pending again begins a new epoch, with no attempts, progress, code, reason or error.
+        A slot that becomes pending again begins a new epoch, with no attempts, progress, code, reason or error,
+        and with the demand that the change makes. Its ``run_at`` stays, and so does what it was enqueued with.
         """
         ...
 
-    async def advance(self, name: str, to: datetime | None = None, *, start: datetime | None = None) -> datetime | None:
+    async def advance(
+        self,
+        name: str,
+        to: datetime | None = None,
+        *,
+        start: datetime | None = None,
+        planned_at: datetime | None = None,
+    ) -> datetime | None:
         """Read, and perhaps move, the mark up to which the planning of brief ``name`` is complete.
 
         Args:
             name: Whose mark.
             to: Moves the mark forward to this instant. It never moves back: an earlier one changes nothing.
             start: Where the mark begins if there is none yet. Without ``start``, ``to`` moves only an existing mark.
+            planned_at: The moment of the plan that ends with this call, kept for ``overview``.
 
         Returns:
             The mark as it is now, aware; None where there is none. Without ``to`` and ``start`` nothing is written.
@@ -266,7 +282,7 @@ class Work(Protocol):
         """Take up to ``limit`` jobs, the longest due first. No job is ever given to two callers at once.
 
         Due are pending jobs with ``run_at <= due_by``, and jobs in processing whose lease ended at or before
-        ``now``. A job waits while an earlier slot (by ``deliver_at``) of the same user and type is pending or
+        ``now``, of types that are not paused. A job waits while an earlier slot (by ``deliver_at``) of the same user and type is pending or
         in processing, so that content windows never overlap. ``due_by`` and ``now`` are two clocks on purpose:
         a run may be made for a past moment, while leases always run by the wall clock.
 
@@ -298,15 +314,22 @@ class Work(Protocol):
         ``code`` and ``error`` become those of ``finish``; ``reason`` only where it gives one.
 
         A follow-up whose slot is new is created with its payload; one that is still pending, skipped, failed or
-        cancelled is renewed with the payload, attempts at zero and the epoch given; any other stays as it is.
+        cancelled is renewed with the payload, attempts at zero and the epoch given; any other stays as it is,
+        unless the follow-up's demand is to ``RESEND``: then it is renewed too, and a claim on it is lost.
 
         Returns:
             False if the claim is lost. Then nothing was changed.
         """
         ...
 
-    async def retry(self, claim: Claim, at: datetime, error: str) -> bool:
+    async def retry(self, claim: Claim, at: datetime, error: str, *, counted: bool = True) -> bool:
         """Put a job back to pending until ``at``, keeping the error and clearing its progress.
+
+        Args:
+            claim: The job's.
+            at: When to try again.
+            error: Why it has to be.
+            counted: False takes this attempt back, as where a provider only asked to come later.
 
         Returns:
             False if the claim is lost. Then nothing was changed.
@@ -325,8 +348,80 @@ class Work(Protocol):
         ...
 
 
-class Storage(Ledger, Work, Protocol):
-    """A ledger and its work, in one place, so that ``finish`` can be one transaction.
+class Oversight(Protocol):
+    """What an operator sees of the slots, and does to many at once."""
+
+    async def pause(self, types: Collection[str], at: datetime) -> bool:
+        """From now on let nobody claim jobs of these types. What runs goes on to its end.
+
+        Args:
+            types: Job types.
+            at: The moment, kept for ``overview``.
+
+        Returns:
+            False if all of them were paused already; then nothing was changed, nor when that was.
+        """
+        ...
+
+    async def resume(self, types: Collection[str], *, since: datetime) -> int | None:
+        """End a pause, in one transaction.
+
+        Slots that are skipped or cancelled as ``paused`` and were to be delivered at ``since`` or later become
+        pending, in a new epoch. Pending ones that were to be delivered before become cancelled as ``paused``.
+
+        Returns:
+            How many became pending; None if nothing was paused, and nothing was changed.
+        """
+        ...
+
+    async def paused(self, types: Collection[str]) -> Mapping[str, datetime]:
+        """Give since when each of these types is paused; those that are not are absent."""
+        ...
+
+    async def overview(self, types: Collection[str], *, now: datetime, since: datetime) -> Mapping[str, Overview]:
+        """Give for each of these types how its slots stand at ``now``, all of one moment.
+
+        Args:
+            types: Job types; all are in the answer.
+            now: What leases and times are compared with.
+            since: Of slots that have ended, looks at those to be delivered at this instant or later.
+        """
+        ...
+
+    async def select(
+        self,
+        types: Collection[str],
+        statuses: Collection[JobStatus],
+        *,
+        since: datetime,
+        cursor: str | None = None,
+        limit: int = 1000,
+    ) -> Page[Job]:
+        """Give slots of these types and statuses to be delivered at ``since`` or later, the earliest first.
+
+        Args:
+            types: Job types.
+            statuses: Where the slots stand.
+            since: Where to begin.
+            cursor: None for the first page, then the ``next_cursor`` of the page before.
+            limit: At least 1.
+        """
+        ...
+
+    async def prune(self, types: Collection[str], before: datetime, limit: int) -> int:
+        """Erase up to ``limit`` slots that have ended and were to be delivered before ``before``, with their briefs.
+
+        Each user's latest slot of a type stays, and so does their latest brief: engagement and content windows
+        go by them.
+
+        Returns:
+            How many slots were erased; less than ``limit`` means that none is left.
+        """
+        ...
+
+
+class Storage(Ledger, Work, Oversight, Protocol):
+    """A ledger, its work and their oversight in one place, so that ``finish`` can be one transaction.
 
     A storage may keep preferences too; it says so by an attribute ``preferences`` that implements
     ``Preferences``. Where it is an async context manager, ``Briefs`` opens and closes it; opening twice

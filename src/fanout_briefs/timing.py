@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from attrs import field, frozen
 from attrs.validators import ge
 
+from fanout_briefs.model import Job, Occurrence, Window
+
 __all__ = ["CatchUp", "Timing"]
 
 _not_negative = ge(timedelta(0))
@@ -57,3 +59,13 @@ class Timing:
         digest = hashlib.blake2b(f"{name}:{user_id}".encode(), digest_size=8).digest()
         share = int.from_bytes(digest) / 2**64
         return deliver_at - self.lead + share * max(self.lead - self.deadline, timedelta(0))
+
+    def job(self, name: str, user_id: str, occurrence: Occurrence, previous: Occurrence) -> Job:
+        """The slot of an occurrence; its content begins where that of the previous one was cut off."""
+        return Job(
+            type=name,
+            user_id=user_id,
+            occurrence=occurrence,
+            run_at=self.generate_at(name, user_id, occurrence.deliver_at),
+            window=Window(previous.deliver_at - self.lead, occurrence.deliver_at - self.lead),
+        )

@@ -18,31 +18,32 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from attrs import define, evolve, field, frozen
 from attrs.validators import ge, gt, le
 
-from fanout_briefs.eligibility import Eligibility, Refusal, superseded, withdrawn
+from fanout_briefs.eligibility import Refusal
 from fanout_briefs.errors import NotSent, PermanentFailure, RetryLater, SourceError
 from fanout_briefs.model import (
     KEPT_PROBLEMS,
     Brief,
     Claim,
-    EngagementDecision,
     Finish,
     FollowUp,
     Job,
     JobStatus,
-    Preference,
     Problem,
     Progress,
     SkipReason,
 )
-from fanout_briefs.ports import Preferences, Work
-from fanout_briefs.settled import Rejected, iter_settled
+from fanout_briefs.ports import Work
+from fanout_briefs.screen import Cleared, Screen
+from fanout_briefs.settled import Rejected, gather_settled, iter_settled
 
-__all__ = ["Ended", "Held", "Lost", "Retrying", "RunReport", "Screen", "Worker"]
+__all__ = ["Ended", "Held", "Lane", "Lost", "Retrying", "RunReport", "Worker"]
 
 _log = logging.getLogger("fanout_briefs")
 _TROUBLED = (JobStatus.PENDING, JobStatus.FAILED, JobStatus.UNKNOWN)
 _LONGEST_WAIT = 1.0
 """Seconds between looks at jobs that other workers hold; they may end long before their leases do."""
+_SHORTEST_WAIT = 1.0
+"""Seconds that a job which asks to be tried later is put off at least; it may ask without end, but a run has one."""
 _FURTHEST = timedelta(days=366)
 """No job is put off for longer; a moment beyond the calendar could not even be stored."""
 _LEASE_ENDED = "the lease ended before the work did"
@@ -51,6 +52,8 @@ _LEASE_ENDED = "the lease ended before the work did"
 @frozen(kw_only=True)
 class Retrying:
     """How failed attempts are repeated: back-off doubles from ``first`` to ``longest``, give or take a quarter.
+
+    Attempts that end by ``RetryLater`` do not count; being too late ends those.
 
     Attributes:
         attempts: How often a job is tried in all, attempts of workers that died included; at least 1. A job that
@@ -124,19 +127,21 @@ class Held:
     """A claim in this worker's hands.
 
     Attributes:
-        preference: The user's, as it is now.
-        decision: The engagement policy's, as of now.
+        lane: Whose job it is.
+        cleared: What the screen let it run with; None of a job that is only to be ended.
         progress: The latest; the next heartbeat records it.
         is_running: Whether its handler has yet to return.
+        is_suspect: Whether it waits for everything else to end, since workers that held it died.
         is_alone: Whether nothing else runs beside it.
     """
 
     claim: Claim
     _beat: Callable[[Sequence[Held]], Awaitable[Collection[str]]]
-    preference: Preference | None = None
-    decision: EngagementDecision | None = None
+    lane: Lane
+    cleared: Cleared | None = None
     progress: Progress | None = None
     is_running: bool = True
+    is_suspect: bool = False
     is_alone: bool = False
     scope: anyio.CancelScope = field(factory=anyio.CancelScope)
 
@@ -171,49 +176,21 @@ class Held:
 Handler = Callable[[Held], Awaitable[tuple[Finish, Sequence[FollowUp]]]]
 
 
-@frozen(kw_only=True)
-class Screen:
-    """Decides again at the claim: what is too late, or no longer matches preference or activity, is not run.
+@frozen
+class Lane:
+    """The jobs of one type.
 
     Attributes:
-        name: The job type of briefs; jobs of any other type are mails.
-        max_lateness: What was to be delivered longer ago than this is not.
+        type: The job type.
+        handler: What makes a finish of a held job.
+        concurrency: How many run side by side.
+        retrying: How failed attempts are repeated.
     """
 
-    name: str
-    preferences: Preferences
-    eligibility: Eligibility
-    max_lateness: timedelta
-
-    async def refusals(self, held: Sequence[Held], due_by: datetime) -> Mapping[str, Refusal]:
-        """Give the reasons against running, by key, and note preference and decision in the others."""
-        preferences = await self.preferences.get([each.job.user_id for each in held])
-        refused: dict[str, Refusal] = {}
-        for each in held:
-            each.preference = preferences.get(each.job.user_id)
-            refusal = self._too_late(each.job, due_by) or self._unwanted(each)
-            if refusal is not None:
-                refused[each.job.dedup_key] = refusal
-        briefs = [each for each in held if each.job.type == self.name and each.job.dedup_key not in refused]
-        decisions = await self.eligibility.decide([each.job for each in briefs])
-        for each in briefs:
-            decision = decisions[each.job.dedup_key]
-            if isinstance(decision, Refusal):
-                refused[each.job.dedup_key] = decision
-            else:
-                each.decision = decision
-        return refused
-
-    def _too_late(self, job: Job, due_by: datetime) -> Refusal | None:
-        if job.occurrence.deliver_at >= due_by - self.max_lateness:
-            return None
-        return Refusal(SkipReason.TOO_LATE, f"it was to be delivered more than {self.max_lateness} ago")
-
-    def _unwanted(self, held: Held) -> Refusal | None:
-        if held.job.type == self.name:
-            return superseded(held.job, held.preference)
-        # A mail was made for the time it was planned for; only switching off stops it now.
-        return withdrawn(held.preference)
+    type: str
+    handler: Handler
+    concurrency: int = field(validator=ge(1))
+    retrying: Retrying
 
 
 @frozen(kw_only=True)
@@ -222,24 +199,20 @@ class Worker:
 
     Attributes:
         work: Where jobs are claimed.
-        name: The job type of the brief; any other type in ``handlers`` is its mail.
-        handlers: What makes a finish of a held job, by job type.
-        screen: Decides again about briefs.
+        name: The job type of the brief; any other type is its mail.
+        lanes: What runs, type by type; a slow type never takes the place of another.
+        screen: Decides again about what is claimed.
         is_unsettled: Whether, by a job's progress, an effect may have happened that must not happen twice.
-        concurrency: How many jobs run side by side.
         lease: How long a claim holds without a heartbeat; heartbeats come three times as often.
-        retrying: How failed attempts are repeated.
         clock: The wall clock, for leases.
     """
 
     work: Work
     name: str
-    handlers: Mapping[str, Handler]
+    lanes: Sequence[Lane]
     screen: Screen
     is_unsettled: Callable[[Job], bool]
-    concurrency: int = field(validator=ge(1))
     lease: timedelta = field(validator=gt(timedelta(0)))
-    retrying: Retrying
     clock: Callable[[], datetime]
 
     async def run(
@@ -248,6 +221,7 @@ class Worker:
         on_ended: Callable[[Ended], object] | None = None,
         *,
         draining: anyio.Event | None = None,
+        key: str | None = None,
     ) -> RunReport:
         """Run jobs until none is due, also those that running ones enqueue, and those whose holder dies meanwhile.
 
@@ -255,26 +229,69 @@ class Worker:
             due_by: The moment of the schedule up to which jobs are due.
             on_ended: Called, synchronously, for every job that ends, is put off or is lost.
             draining: Once it is set, no further job is begun: what runs is finished, the rest is released.
+            key: Runs this one slot only.
 
         Raises:
             Exception: What the storage or ``on_ended`` raises; jobs in hand are released first where that works.
         """
-        return await _Run(self, due_by, on_ended, draining or anyio.Event()).to_the_end()
+        return await _Run(self, due_by, on_ended, draining or anyio.Event(), key).to_the_end()
+
+    async def take_back(self, job: Job, now: datetime) -> JobStatus | None:
+        """Put back a job whose lease ended, or end it where running it again would be wrong.
+
+        Returns:
+            What it is now; None if it is held, waits behind another, or was taken up meanwhile.
+        """
+        got = await self.work.claim(job.run_at, now=now, lease=self.lease, limit=1, types=[job.type], key=job.dedup_key)
+        for claim in got.claims:
+            finish = _last_word(claim.job, is_unsettled=self.is_unsettled(claim.job))
+            if finish is None:
+                await self.work.release([claim])
+                return JobStatus.PENDING
+            return finish.status if await self.work.finish(claim, finish) else None
+        return None
+
+
+def _last_word(job: Job, *, is_unsettled: bool) -> Finish | None:
+    """How a job that its worker left behind ends; None where it is to be run again.
+
+    A worker that dies takes all its jobs along, and most are innocent. So one with no attempts left gets a last
+    one alone, and only what a worker then dies of is ended.
+    """
+    if is_unsettled:
+        return Finish(status=JobStatus.UNKNOWN, error="a worker died while the mailer had the mail")
+    if job.progress is None or not job.progress.alone:
+        return None
+    before = f"; the last error before that: {job.error}" if job.error else ""
+    error = f"no attempts left: its workers died, the last one with no other job in hand{before}"
+    return Finish(status=JobStatus.FAILED, error=error)
 
 
 class _Run:
     """One call of ``run``: the claims in its hands, and what became of those that were."""
 
     def __init__(
-        self, worker: Worker, due_by: datetime, on_ended: Callable[[Ended], object] | None, draining: anyio.Event
+        self,
+        worker: Worker,
+        due_by: datetime,
+        on_ended: Callable[[Ended], object] | None,
+        draining: anyio.Event,
+        key: str | None,
     ) -> None:
         self._worker = worker
         self._due_by = due_by
         self._on_ended = on_ended
         self._draining = draining
+        self._key = key
         self._begun = worker.clock()
         self._held: dict[str, Held] = {}
-        self._one_ended = anyio.Event()
+        self._types = {lane.type for lane in worker.lanes}
+        self._news: set[str] = set()  # Lanes that have to look again,
+        self._idle: set[str] = set()  # and those that found nothing and wait for that.
+        self._held_until: dict[str, datetime | None] = {}  # When the first lease of somebody else's ends, by type.
+        self._stirred = anyio.Event()
+        self._solo = anyio.Lock()
+        self._is_broken = False
         self._briefs: Counter[JobStatus] = Counter()
         self._mails: Counter[JobStatus] = Counter()
         self._partial = self._put_off = self._lost = 0
@@ -285,9 +302,8 @@ class _Run:
         async with anyio.create_task_group() as heartbeats:
             heartbeats.start_soon(self._keep_beating)
             try:
-                await self._drain()
-            except Exception as error:
-                failure = error
+                ended = await gather_settled(self._drain, self._worker.lanes, limit=len(self._worker.lanes))
+                failure = next((lane.error for lane in ended if isinstance(lane, Rejected)), None)
             finally:
                 await self._release()
                 heartbeats.cancel_scope.cancel()
@@ -303,17 +319,24 @@ class _Run:
             problems=self._problems,
         )
 
-    async def _drain(self) -> None:
+    async def _drain(self, lane: Lane) -> None:
         try:
-            async with iter_settled(self._run_one, self._claims(), limit=self._worker.concurrency) as settling:
+            async with iter_settled(self._run_one, self._claims(lane), limit=lane.concurrency) as settling:
                 async for outcome in settling:
                     if isinstance(outcome, Rejected):
                         await self._broken(outcome.item, outcome.error)
-        except SourceError as error:  # what claiming raised, once all that were running had ended
-            cause = cast("Exception", error.__cause__)
+        except Exception as error:
+            # What claiming raised comes once all that were running had ended, and leaves as itself.
+            failure = cast("Exception", error.__cause__) if isinstance(error, SourceError) else error
         else:
             return
-        raise cause
+        self._is_broken = True  # The other lanes begin nothing more.
+        self._wake()
+        raise failure
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._is_broken or self._draining.is_set()
 
     async def _broken(self, held: Held, error: Exception) -> None:
         """Take up what left ``_run_one``: a handler that was cancelled from within, or else what the storage raised."""
@@ -361,55 +384,83 @@ class _Run:
 
     # claims on the way in ----------------------------------------------------------------------------
 
-    async def _claims(self) -> AsyncIterator[Held]:
-        """Claim in batches no larger than what can run at once, until nothing due is left with anybody."""
-        worker = self._worker
-        while not self._draining.is_set():
-            self._one_ended = anyio.Event()
-            got = await worker.work.claim(
-                self._due_by,
-                now=worker.clock(),
-                lease=worker.lease,
-                limit=worker.concurrency,
-                types=list(worker.handlers),
-            )
-            held = [Held(claim, self._beat, progress=claim.job.progress) for claim in got.claims]
-            for each in held:
-                self._take(each)
-            suspects: list[Held] = []
-            for each in await self._screened(held):
-                if each.job.attempts > worker.retrying.attempts and not self._is_unsettled(each):
-                    suspects.append(each)
-                else:
+    async def _claims(self, lane: Lane) -> AsyncIterator[Held]:
+        """Claim in batches no larger than what can run at once, until nothing due is left in any lane, with anybody."""
+        while not self._is_stopping:
+            async with self._solo:
+                pass  # While a suspect runs, nothing else is begun.
+            held = await self._claim(lane)
+            runnable = await self._screened(held)
+            for each in runnable:
+                each.is_suspect = each.job.attempts > lane.retrying.attempts
+            for each in runnable:
+                if not each.is_suspect:
                     yield each
-            while suspects:
-                each = suspects.pop()
-                if await self._is_left_alone(each, waiting=len(suspects)):
-                    yield each
-                    await self._until_in_hand(len(suspects))
-            if held or self._one_ended.is_set():
-                continue
-            if self._held:
-                await self._one_ended.wait()
-            elif got.held_until is not None:
-                wait = (got.held_until - worker.clock()).total_seconds()
-                await anyio.sleep(min(max(wait, 0.0), _LONGEST_WAIT))
-            else:
+            for each in runnable:
+                if each.is_suspect:
+                    async with self._solo:
+                        if await self._is_left_alone(each):
+                            yield each
+                            await self._until_done(each)
+            if not held and not await self._is_there_more(lane):
                 return
 
-    async def _is_left_alone(self, held: Held, waiting: int) -> bool:
+    async def _claim(self, lane: Lane) -> Sequence[Held]:
+        self._news.discard(lane.type)
+        got = await self._worker.work.claim(
+            self._due_by,
+            now=self._worker.clock(),
+            lease=self._worker.lease,
+            limit=lane.concurrency,
+            types=[lane.type],
+            key=self._key,
+        )
+        self._held_until[lane.type] = got.held_until
+        held = [Held(claim, self._beat, lane, progress=claim.job.progress) for claim in got.claims]
+        for each in held:
+            self._take(each)
+        return held
+
+    async def _is_there_more(self, lane: Lane) -> bool:
+        """Wait until this lane should look again; False once nobody is left who could bring it work."""
+        self._idle.add(lane.type)
+        self._wake()
+        while lane.type not in self._news and not self._is_stopping:
+            if self._held or self._news or self._types - self._idle:
+                await self._stirred.wait()
+                continue
+            # Nothing of ours runs; what others hold may end without them, or leave work for any lane.
+            held_until = min((until for until in self._held_until.values() if until is not None), default=None)
+            if held_until is None:
+                return False
+            wait = (held_until - self._worker.clock()).total_seconds()
+            await anyio.sleep(min(max(wait, 0.0), _LONGEST_WAIT))
+            self._stir(self._types)
+        self._idle.discard(lane.type)
+        return True
+
+    def _stir(self, types: Collection[str]) -> None:
+        """Have these lanes look again."""
+        self._news.update(self._types.intersection(types))
+        self._wake()
+
+    def _wake(self) -> None:
+        stirred, self._stirred = self._stirred, anyio.Event()
+        stirred.set()
+
+    async def _is_left_alone(self, held: Held) -> bool:
         """Wait until nothing else runs, and put that on record before this job does; False if it was lost by then."""
-        await self._until_in_hand(waiting + 1)
-        held.is_alone = True
+        while not all(each.is_suspect for each in self._held.values()) and not self._is_stopping:
+            await self._stirred.wait()
+        held.is_alone, held.is_suspect = True, False
         if not await self._beat([held]):
             return True
         self._ended(held, None)
         return False
 
-    async def _until_in_hand(self, count: int) -> None:
-        while len(self._held) > count and not self._draining.is_set():
-            self._one_ended = anyio.Event()
-            await self._one_ended.wait()
+    async def _until_done(self, held: Held) -> None:
+        while self._held.get(held.job.dedup_key) is held and not self._is_stopping:
+            await self._stirred.wait()
 
     def _take(self, held: Held) -> None:
         ours = self._held.get(held.job.dedup_key)
@@ -421,29 +472,27 @@ class _Run:
         """End at once what is not to be run."""
         runnable: list[Held] = []
         for each in held:
-            # A worker that dies takes all its jobs along, and most are innocent. So one with no attempts left gets
-            # a last one alone, and only what a worker then dies of is ended.
-            died_alone = each.job.progress is not None and each.job.progress.alone
-            if died_alone and not self._is_unsettled(each):
-                before = f"; the last error before that: {each.job.error}" if each.job.error else ""
-                error = f"no attempts left: its workers died, the last one with no other job in hand{before}"
-                await self._end(each, Finish(status=JobStatus.FAILED, error=error))
-            else:
+            # What may have happened already is not to be decided again, but to be told.
+            finish = _last_word(each.job, is_unsettled=self._is_unsettled(each))
+            if finish is None:
                 runnable.append(each)
-        # What may have happened already is not to be decided again, but to be told.
-        screened = [each for each in runnable if not self._is_unsettled(each)]
-        if not screened:
+            else:
+                await self._end(each, finish)
+        if not runnable:
             return runnable
-        refused: Mapping[str, Refusal | Exception]
+        judged: Mapping[str, Cleared | Refusal | Exception]
         try:
-            refused = await self._worker.screen.refusals(screened, self._due_by)
+            judged = await self._worker.screen.judge([each.job for each in runnable], self._due_by)
         except Exception as error:
-            refused = {each.job.dedup_key: error for each in screened}
-        for each in screened:
-            refusal = refused.get(each.job.dedup_key)
-            if refusal is not None:
-                await self._refuse(each, refusal)
-        return [each for each in runnable if each.job.dedup_key not in refused]
+            judged = {each.job.dedup_key: error for each in runnable}
+        for each in tuple(runnable):
+            judgement = judged[each.job.dedup_key]
+            if isinstance(judgement, Cleared):
+                each.cleared = judgement
+            else:
+                runnable.remove(each)
+                await self._refuse(each, judgement)
+        return runnable
 
     async def _refuse(self, held: Held, refusal: Refusal | Exception) -> None:
         if isinstance(refusal, Exception):
@@ -451,22 +500,21 @@ class _Run:
         elif refusal.retryable:
             await self._failed(held, RuntimeError(f"{refusal.code}: {refusal.detail}"))
         else:
-            withdrawn = refusal.code is SkipReason.SUPERSEDED
-            status = JobStatus.CANCELLED if withdrawn else JobStatus.SKIPPED
+            is_superseded = refusal.code is SkipReason.SUPERSEDED
+            status = JobStatus.CANCELLED if is_superseded else JobStatus.SKIPPED
             await self._end(held, Finish(status=status, code=refusal.code, reason=refusal.detail))
 
     # and on the way out ------------------------------------------------------------------------------
 
     async def _run_one(self, held: Held) -> None:
-        if self._draining.is_set():
-            self._one_ended.set()
+        if self._is_stopping:
             return  # It stays in hand, to be released with the others that were not begun.
         made: tuple[Finish, Sequence[FollowUp]] | None = None
         failure: Exception | None = None
         with held.scope:
             try:
                 await checkpoint_if_cancelled()  # It may have been lost while it waited for its turn.
-                made = await self._worker.handlers[held.job.type](held)
+                made = await held.lane.handler(held)
             except Exception as error:
                 failure = error
         held.is_running = False
@@ -479,26 +527,31 @@ class _Run:
 
     async def _failed(self, held: Held, error: Exception) -> None:
         """Try again later, unless that cannot help, was done often enough, or might do harm."""
-        attempt, retrying = held.job.attempts, self._worker.retrying
+        attempt, retrying = held.job.attempts, held.lane.retrying
         text = _text_of(error)
         if not isinstance(error, NotSent | RetryLater) and self._is_unsettled(held):
             await self._end(held, Finish(status=JobStatus.UNKNOWN, error=text))
             return
-        if isinstance(error, PermanentFailure) or attempt >= retrying.attempts:
+        asked_to_wait = isinstance(error, RetryLater)
+        if isinstance(error, PermanentFailure) or (attempt >= retrying.attempts and not asked_to_wait):
             await self._end(held, Finish(status=JobStatus.FAILED, error=text))
             return
-        seconds = error.seconds if isinstance(error, RetryLater) else retrying.delay(attempt).total_seconds()
+        if isinstance(error, RetryLater):
+            seconds = max(error.seconds, _SHORTEST_WAIT)
+        else:
+            seconds = retrying.delay(attempt).total_seconds()
         # From now on, on the timeline of the moment that is run for.
         now = self._due_by + max(self._worker.clock() - self._begun, timedelta(0))
         at = now + timedelta(seconds=min(seconds, _FURTHEST.total_seconds()))
         with anyio.CancelScope(shield=True):  # as below
-            kept = await self._worker.work.retry(held.claim, at, text)
+            kept = await self._worker.work.retry(held.claim, at, text, counted=not asked_to_wait)
             self._ended(held, JobStatus.PENDING if kept else None, text)
 
     async def _end(self, held: Held, finish: Finish, follow_ups: Sequence[FollowUp] = ()) -> None:
         # Shielded, since a mail that left must not end unknown only because this run is stopped meanwhile.
         with anyio.CancelScope(shield=True):
             kept = await self._worker.work.finish(held.claim, finish, follow_ups)
+            self._stir({each.job.type for each in follow_ups if each.job.run_at <= self._due_by})
             self._ended(held, finish.status if kept else None, finish.error or finish.reason, finish.brief)
 
     def _ended(
@@ -506,7 +559,7 @@ class _Run:
     ) -> None:
         if self._held.get(held.job.dedup_key) is held:
             del self._held[held.job.dedup_key]
-        self._one_ended.set()
+        self._stir({held.job.type})
         if status is None:
             brief, detail = None, _LEASE_ENDED
             self._lost += 1

@@ -12,6 +12,7 @@ from attrs import evolve
 
 from fanout_briefs.model import (
     Change,
+    Demand,
     Enqueued,
     Finish,
     FollowUp,
@@ -214,7 +215,7 @@ async def test_last_briefs_leaves_out_other_types(storage: Storage) -> None:
 
 
 CHANGED: dict[Change, dict[JobStatus, JobStatus]] = {
-    Change.CANCEL: {JobStatus.PENDING: JobStatus.CANCELLED},
+    Change.CANCEL: dict.fromkeys([JobStatus.PENDING, JobStatus.SKIPPED, JobStatus.CANCELLED], JobStatus.CANCELLED),
     Change.RETRY: {
         JobStatus.FAILED: JobStatus.PENDING,
         JobStatus.UNKNOWN: JobStatus.PENDING,
@@ -222,6 +223,7 @@ CHANGED: dict[Change, dict[JobStatus, JobStatus]] = {
         JobStatus.CANCELLED: JobStatus.PENDING,
     },
     Change.REGENERATE: {JobStatus.COMPLETED: JobStatus.PENDING, JobStatus.EMPTY: JobStatus.PENDING},
+    Change.RESEND: {JobStatus.COMPLETED: JobStatus.PENDING, JobStatus.EMPTY: JobStatus.PENDING},
 }
 
 
@@ -242,7 +244,8 @@ async def test_a_change_moves_slots_as_the_table_says(storage: Storage, change: 
             evolve(before, status=JobStatus.CANCELLED, code=SkipReason.WITHDRAWN),
         )
     else:
-        assert (set(moved), after) == ({slot.dedup_key}, evolve(slot, epoch=before.epoch + 1))
+        demand = Demand.RESEND if change is Change.RESEND else Demand.RUN
+        assert (set(moved), after) == ({slot.dedup_key}, evolve(slot, epoch=before.epoch + 1, demand=demand))
 
 
 async def test_regenerating_keeps_the_window(storage: Storage) -> None:

@@ -212,8 +212,15 @@ class Rough:
     async def change(self, keys: Collection[str], change: Change) -> Collection[str]:
         return await self.ledger.change(keys, change)
 
-    async def advance(self, name: str, to: datetime | None = None, *, start: datetime | None = None) -> datetime | None:
-        return await self.ledger.advance(name, to, start=start)
+    async def advance(
+        self,
+        name: str,
+        to: datetime | None = None,
+        *,
+        start: datetime | None = None,
+        planned_at: datetime | None = None,
+    ) -> datetime | None:
+        return await self.ledger.advance(name, to, start=start, planned_at=planned_at)
 
     async def forget(self, user_id: str) -> int:
         return await self.ledger.forget(user_id)

@@ -7,14 +7,16 @@ SQL of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime
-from typing import Final, cast
+from datetime import UTC, date, datetime, timedelta
+from typing import Final, TypeAlias, cast
 
 from attrs import evolve, frozen
 
 from fanout_briefs.errors import BadValue, InvalidPreferences, StorageUnavailable
 from fanout_briefs.model import (
     Change,
+    Demand,
+    Enqueued,
     Finish,
     Job,
     JobStatus,
@@ -27,14 +29,19 @@ from fanout_briefs.model import (
 
 __all__ = [
     "BRIEFED",
+    "ENDED",
     "LIVE",
+    "PAUSED",
     "RENEWABLE",
-    "TAKEN_UP_FROM",
+    "SOON",
     "TRANSITIONS",
+    "TROUBLED",
+    "TROUBLES",
     "Transition",
     "check_finish",
     "check_limit",
     "check_new",
+    "enqueued",
     "normal",
     "not_open",
     "readable",
@@ -42,8 +49,13 @@ __all__ = [
     "utc",
 ]
 
+State: TypeAlias = tuple[JobStatus, SkipReason | None]
+
 LIVE: Final = (JobStatus.PENDING, JobStatus.PROCESSING)
 """A slot in one of these makes later slots of its user and type wait."""
+
+ENDED: Final = tuple(status for status in JobStatus if status not in LIVE)
+"""A slot in one of these may be erased when it is old."""
 
 BRIEFED: Final = (*LIVE, JobStatus.COMPLETED)
 """A slot in one of these counts as a brief the user has, or will have."""
@@ -52,31 +64,51 @@ RENEWABLE: Final = (JobStatus.PENDING, JobStatus.SKIPPED, JobStatus.FAILED, JobS
 """A follow-up in one of these is renewed by a later ``finish``."""
 
 
+_DONE: Final = (JobStatus.COMPLETED, JobStatus.EMPTY)
+
+
 @frozen(kw_only=True)
 class Transition:
     """What a ``Change`` does: which statuses it applies to, and what such a slot becomes.
 
-    ``renews`` begins a new epoch, which has no attempts, no progress, and neither reason nor error of the old one.
+    ``renews`` begins a new epoch, which has no attempts, no progress, and neither reason nor error of the old one,
+    but a demand.
     """
 
     applies_to: tuple[JobStatus, ...]
     to: JobStatus
     code: SkipReason | None = None
     renews: bool = True
+    demand: Demand | None = Demand.RUN
 
 
 TRANSITIONS: Final = {
     Change.CANCEL: Transition(
-        applies_to=(JobStatus.PENDING,), to=JobStatus.CANCELLED, code=SkipReason.WITHDRAWN, renews=False
+        # Also what a later plan might take up: whoever cancels wants that date left alone.
+        applies_to=(JobStatus.PENDING, JobStatus.SKIPPED, JobStatus.CANCELLED),
+        to=JobStatus.CANCELLED,
+        code=SkipReason.WITHDRAWN,
+        renews=False,
+        demand=None,
     ),
     Change.RETRY: Transition(
         applies_to=(JobStatus.FAILED, JobStatus.UNKNOWN, JobStatus.SKIPPED, JobStatus.CANCELLED), to=JobStatus.PENDING
     ),
-    Change.REGENERATE: Transition(applies_to=(JobStatus.COMPLETED, JobStatus.EMPTY), to=JobStatus.PENDING),
+    Change.REGENERATE: Transition(applies_to=_DONE, to=JobStatus.PENDING),
+    Change.RESEND: Transition(applies_to=_DONE, to=JobStatus.PENDING, demand=Demand.RESEND),
 }
 
+PAUSED: Final = (JobStatus.SKIPPED, JobStatus.CANCELLED)
+"""A slot in one of these, with the code ``paused``, is resumed."""
 
-def _taken_up_from() -> Iterator[tuple[JobStatus, SkipReason | None]]:
+TROUBLED: Final = (JobStatus.FAILED, JobStatus.UNKNOWN)
+TROUBLES: Final = 20
+"""How many kinds of trouble an overview tells."""
+
+SOON: Final = timedelta(hours=1)
+
+
+def _taken_up_from() -> Iterator[State]:
     # Asked of the model, which owns the rule; a table spares building a Job for every row that is looked at.
     instant = datetime.min.replace(tzinfo=UTC)
     probe = Job(
@@ -92,8 +124,19 @@ def _taken_up_from() -> Iterator[tuple[JobStatus, SkipReason | None]]:
                 yield status, code
 
 
-TAKEN_UP_FROM: Final = frozenset(_taken_up_from())
-"""The states that ``Job.can_be_taken_up`` accepts."""
+_TAKEN_UP_FROM: Final = frozenset(_taken_up_from())
+
+
+def enqueued(job: Job, state: State | None, *, paused: bool) -> Enqueued:
+    """What becomes of a job whose slot is in ``state``: None where there is none; ``paused`` where its type is."""
+    wants, demanded = job.status is JobStatus.PENDING, job.demand is not None
+    if state is not None:
+        free = state in _TAKEN_UP_FROM or (demanded and state[0] != JobStatus.PROCESSING)
+        if not wants or not free:
+            return Enqueued.DUPLICATE
+    if paused and wants and not demanded:
+        return Enqueued.PAUSED
+    return Enqueued.CREATED if state is None else Enqueued.TAKEN_UP
 
 
 def utc(instant: datetime) -> datetime:

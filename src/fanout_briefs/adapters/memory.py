@@ -7,6 +7,7 @@ step after a checkpoint, so it is atomic without a lock; a claim looks at every 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from itertools import filterfalse, islice
@@ -18,12 +19,18 @@ from attrs import define, evolve
 
 from fanout_briefs.adapters._rules import (
     BRIEFED,
+    ENDED,
     LIVE,
+    PAUSED,
     RENEWABLE,
+    SOON,
     TRANSITIONS,
+    TROUBLED,
+    TROUBLES,
     check_finish,
     check_limit,
     check_new,
+    enqueued,
     normal,
     not_open,
     readable,
@@ -36,13 +43,17 @@ from fanout_briefs.model import (
     Change,
     Claim,
     Claims,
+    Demand,
     Enqueued,
     Finish,
     FollowUp,
     Job,
     JobStatus,
+    Overview,
     Page,
     Preference,
+    SkipReason,
+    Trouble,
     Window,
 )
 
@@ -70,6 +81,8 @@ class MemoryStorage:
         self._payloads: dict[str, bytes] = {}
         self._briefs: dict[tuple[str, str], dict[date, Brief]] = {}
         self._marks: dict[str, datetime] = {}
+        self._planned_at: dict[str, datetime] = {}
+        self._paused: dict[str, datetime] = {}
         self._floor = 0
 
     async def __aenter__(self) -> Self:
@@ -96,13 +109,16 @@ class MemoryStorage:
 
     def _plan(self, job: Job) -> Enqueued:
         slot = self._slots.get(job.dedup_key)
+        outcome = enqueued(
+            job, None if slot is None else (slot.job.status, slot.job.code), paused=job.type in self._paused
+        )
+        if outcome is Enqueued.PAUSED:
+            job = evolve(job, status=JobStatus.SKIPPED, code=SkipReason.PAUSED)
         if slot is None:
             self._create(job)
-            return Enqueued.CREATED
-        if job.status is not JobStatus.PENDING or not slot.job.can_be_taken_up:
-            return Enqueued.DUPLICATE
-        _replace(slot, evolve(job, epoch=slot.job.epoch + 1))
-        return Enqueued.TAKEN_UP
+        elif outcome is not Enqueued.DUPLICATE:
+            _replace(slot, evolve(job, epoch=slot.job.epoch + (outcome is Enqueued.TAKEN_UP)))
+        return outcome
 
     def _create(self, job: Job) -> None:
         slot = self._slots[job.dedup_key] = _Slot(job, self._floor)
@@ -131,13 +147,20 @@ class MemoryStorage:
         for slot in map(self._slots.__getitem__, moved):
             slot.job = evolve(slot.job, status=rule.to, code=rule.code)
             if rule.renews:
-                slot.job = evolve(
-                    slot.job, epoch=slot.job.epoch + 1, attempts=0, progress=None, reason=None, error=None
-                )
+                slot.job = evolve(_renewed(slot.job), demand=rule.demand)
         return moved
 
-    async def advance(self, name: str, to: datetime | None = None, *, start: datetime | None = None) -> datetime | None:
+    async def advance(
+        self,
+        name: str,
+        to: datetime | None = None,
+        *,
+        start: datetime | None = None,
+        planned_at: datetime | None = None,
+    ) -> datetime | None:
         await self._ready()
+        if planned_at is not None:
+            self._planned_at[name] = utc(planned_at)
         mark = self._marks.get(name, None if start is None else utc(start))
         if mark is not None:
             self._marks[name] = mark = mark if to is None else max(mark, utc(to))
@@ -170,7 +193,8 @@ class MemoryStorage:
         check_limit(limit)
         due_by, now = utc(due_by), utc(now)
         until = now + lease
-        asked = [slot for slot in self._asked(key) if slot.job.type in types]
+        open_types = set(types) - self._paused.keys()
+        asked = [slot for slot in self._asked(key) if slot.job.type in open_types]
         held = [end for slot in asked if (end := slot.until) is not None and end > now and slot.job.run_at <= due_by]
         due = [slot for slot in asked if (slot.job.run_at <= due_by if slot.until is None else slot.until <= now)]
         due.sort(key=lambda slot: slot.job.run_at)
@@ -242,20 +266,28 @@ class MemoryStorage:
         slot = self._slots.get(job.dedup_key)
         if slot is None:
             self._create(job)
-        elif slot.job.status in RENEWABLE:
+        elif slot.job.status in RENEWABLE or job.demand is Demand.RESEND:
             _replace(slot, job)
         else:
             return
         self._payloads[job.dedup_key] = payload
 
-    async def retry(self, claim: Claim, at: datetime, error: str) -> bool:
+    async def retry(self, claim: Claim, at: datetime, error: str, *, counted: bool = True) -> bool:
         await self._ready()
         at = utc(at)
         slot = self._held(claim)
         if slot is None:
             return False
         slot.until = None
-        slot.job = evolve(slot.job, status=JobStatus.PENDING, run_at=at, error=readable(error), progress=None)
+        attempts = slot.job.attempts - (not counted)
+        slot.job = evolve(
+            slot.job,
+            status=JobStatus.PENDING,
+            run_at=at,
+            error=readable(error),
+            attempts=attempts,
+            progress=None,
+        )
         return True
 
     async def release(self, claims: Collection[Claim]) -> None:
@@ -271,6 +303,104 @@ class MemoryStorage:
         if on is not None:
             return saved.get(on)
         return max(saved.values(), key=_place, default=None)
+
+    async def pause(self, types: Collection[str], at: datetime) -> bool:
+        await self._ready()
+        at = utc(at)
+        running = set(types) - self._paused.keys()
+        self._paused.update(dict.fromkeys(running, at))
+        return bool(running)
+
+    async def resume(self, types: Collection[str], *, since: datetime) -> int | None:
+        await self._ready()
+        since = utc(since)
+        paused = set(types) & self._paused.keys()
+        if not paused:
+            return None
+        for kind in paused:
+            del self._paused[kind]
+        resumed = 0
+        for slot in (slot for slot in self._slots.values() if slot.job.type in paused):
+            job, is_timely = slot.job, slot.job.occurrence.deliver_at >= since
+            if is_timely and job.status in PAUSED and job.code is SkipReason.PAUSED:
+                slot.job = evolve(_renewed(job), status=JobStatus.PENDING, code=None)
+                resumed += 1
+            elif not is_timely and job.status is JobStatus.PENDING and job.demand is None:
+                slot.job = evolve(job, status=JobStatus.CANCELLED, code=SkipReason.PAUSED)
+        return resumed
+
+    async def paused(self, types: Collection[str]) -> Mapping[str, datetime]:
+        await self._ready()
+        return {kind: self._paused[kind] for kind in types if kind in self._paused}
+
+    async def overview(self, types: Collection[str], *, now: datetime, since: datetime) -> Mapping[str, Overview]:
+        await self._ready()
+        now, since = utc(now), utc(since)
+        return {kind: self._overview(kind, now, since) for kind in types}
+
+    def _overview(self, kind: str, now: datetime, since: datetime) -> Overview:
+        slots = [slot for slot in self._slots.values() if slot.job.type == kind]
+        pending = [slot.job.run_at for slot in slots if slot.job.status is JobStatus.PENDING]
+        overdue = [at for at in pending if at <= now]
+        soon = [at for at in pending if now < at <= now + SOON]
+        leases = [slot for slot in slots if slot.job.status is JobStatus.PROCESSING]
+        abandoned = [slot.job.run_at for slot in leases if slot.until is not None and slot.until <= now]
+        ended = [slot.job for slot in slots if slot.job.status in ENDED and slot.job.occurrence.deliver_at >= since]
+        return Overview(
+            planned_at=self._planned_at.get(kind),
+            mark=self._marks.get(kind),
+            paused_since=self._paused.get(kind),
+            running=len(leases) - len(abandoned),
+            abandoned=len(abandoned),
+            overdue=len(overdue),
+            oldest=min((*overdue, *abandoned), default=None),
+            soon=len(soon),
+            later=len(pending) - len(overdue) - len(soon),
+            ended=Counter(job.status for job in ended),
+            codes=Counter(job.code for job in ended if job.code is not None),
+            troubles=_troubles(job for job in ended if job.status in TROUBLED),
+        )
+
+    async def select(
+        self,
+        types: Collection[str],
+        statuses: Collection[JobStatus],
+        *,
+        since: datetime,
+        cursor: str | None = None,
+        limit: int = 1000,
+    ) -> Page[Job]:
+        await self._ready()
+        check_limit(limit)
+        since = utc(since)
+        asked = (slot.job for slot in self._slots.values() if slot.job.type in types and slot.job.status in statuses)
+        jobs = sorted((job for job in asked if job.occurrence.deliver_at >= since), key=_turn)
+        begin = 0 if cursor is None else bisect_right(jobs, cursor, key=_cursor)
+        page = jobs[begin : begin + limit]
+        return Page(page, _cursor(page[-1]) if begin + limit < len(jobs) else None)
+
+    async def prune(self, types: Collection[str], before: datetime, limit: int) -> int:
+        await self._ready()
+        check_limit(limit)
+        before = utc(before)
+        old = [job for job in (slot.job for slot in self._slots.values()) if self._is_prunable(job, types, before)]
+        erased = sorted(old, key=_turn)[:limit]
+        for job in erased:
+            owner, on = (job.user_id, job.type), job.occurrence.local_date
+            slot = self._slots.pop(job.dedup_key)
+            self._owners[owner].remove(slot)
+            self._floor = max(self._floor, slot.token)  # as in forget
+            self._payloads.pop(job.dedup_key, None)
+            saved = self._briefs.get((job.type, job.user_id), {})
+            if on in saved and saved[on] is not max(saved.values(), key=_place):
+                del saved[on]
+        return len(erased)
+
+    def _is_prunable(self, job: Job, types: Collection[str], before: datetime) -> bool:
+        if job.type not in types or job.status in LIVE or job.occurrence.deliver_at >= before:
+            return False
+        latest = max((slot.job for slot in self._owners[job.user_id, job.type]), key=_turn)
+        return latest.dedup_key != job.dedup_key
 
     def _held(self, claim: Claim) -> _Slot | None:
         slot = self._slots.get(claim.job.dedup_key)
@@ -332,6 +462,29 @@ def _replace(slot: _Slot, job: Job) -> None:
     start = slot.job.window.start if slot.window_fixed else job.window.start
     slot.job = evolve(job, attempts=0, progress=None, window=Window(start=start, end=job.window.end))
     slot.until = None
+
+
+def _renewed(job: Job) -> Job:
+    return evolve(job, epoch=job.epoch + 1, attempts=0, progress=None, reason=None, error=None, demand=None)
+
+
+def _turn(job: Job) -> tuple[datetime, str]:
+    return job.occurrence.deliver_at, job.dedup_key
+
+
+def _cursor(job: Job) -> str:
+    return f"{job.occurrence.deliver_at.isoformat(timespec='microseconds')} {job.dedup_key}"
+
+
+def _troubles(jobs: Iterable[Job]) -> Sequence[Trouble]:
+    counts: Counter[tuple[JobStatus, str | None]] = Counter()
+    latest: dict[tuple[JobStatus, str | None], datetime] = {}
+    for job in jobs:
+        kind = job.status, job.error
+        counts[kind] += 1
+        latest[kind] = max(latest.get(kind, job.occurrence.deliver_at), job.occurrence.deliver_at)
+    most = sorted(counts, key=lambda kind: (-counts[kind], kind[0], kind[1] or ""))[:TROUBLES]
+    return [Trouble(*kind, counts[kind], latest[kind]) for kind in most]
 
 
 def _place(brief: Brief) -> tuple[datetime, date]:

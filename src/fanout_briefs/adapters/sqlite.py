@@ -16,13 +16,15 @@ from sqlite3 import Connection
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
+from attrs import evolve
+
 from fanout_briefs.adapters import sqlite_statements as sql
 from fanout_briefs.adapters._rules import (
-    TAKEN_UP_FROM,
     TRANSITIONS,
     check_finish,
     check_limit,
     check_new,
+    enqueued,
     not_open,
     readable,
     storable,
@@ -40,8 +42,10 @@ from fanout_briefs.model import (
     FollowUp,
     Job,
     JobStatus,
+    Overview,
     Page,
     Preference,
+    SkipReason,
 )
 
 __all__ = ["SqlitePreferences", "SqliteStorage"]
@@ -140,6 +144,7 @@ class SqliteStorage:
             "applies_to": sql.array(rule.applies_to),
             "to": rule.to.value,
             "code": None if rule.code is None else rule.code.value,
+            "demand": None if rule.demand is None else rule.demand.value,
         }
         moved: set[str] = set()
         for chunk in _chunks(set(keys)):
@@ -147,13 +152,20 @@ class SqliteStorage:
             moved.update(key for (key,) in rows)
         return moved
 
-    async def advance(self, name: str, to: datetime | None = None, *, start: datetime | None = None) -> datetime | None:
+    async def advance(
+        self,
+        name: str,
+        to: datetime | None = None,
+        *,
+        start: datetime | None = None,
+        planned_at: datetime | None = None,
+    ) -> datetime | None:
         session = self._open_session()
-        if to is None and start is None:
+        if to is None and start is None and planned_at is None:
             rows = await session.reader.read(_all(sql.MARK, (name,)))
         else:
-            begin, end = (None if at is None else sql.micros(at) for at in (start, to))
-            rows = await session.writer.write(partial(_advance, name=name, begin=begin, end=end))
+            begin, end, noted = (None if at is None else sql.micros(at) for at in (start, to, planned_at))
+            rows = await session.writer.write(partial(_advance, name=name, begin=begin, end=end, noted=noted))
         return sql.instant(rows[0][0]) if rows else None
 
     async def forget(self, user_id: str) -> int:
@@ -194,8 +206,8 @@ class SqliteStorage:
             check_new(follow_up.job)
         return await writer.write(partial(_finish, claim=claim, finish=finish, follow_ups=follow_ups))
 
-    async def retry(self, claim: Claim, at: datetime, error: str) -> bool:
-        values = {**_held_by(claim), "at": sql.micros(at), "error": readable(error)}
+    async def retry(self, claim: Claim, at: datetime, error: str, *, counted: bool = True) -> bool:
+        values = {**_held_by(claim), "at": sql.micros(at), "error": readable(error), "uncounted": int(not counted)}
         return await self._open_session().writer.write(
             lambda connection: connection.execute(sql.RETRY, values).rowcount == 1
         )
@@ -210,6 +222,50 @@ class SqliteStorage:
         else:
             rows = await reader.read(_all(sql.BRIEF_ON, (type, user_id, on.isoformat())))
         return decode_brief(rows[0][0]) if rows else None
+
+    async def pause(self, types: Collection[str], at: datetime) -> bool:
+        values = {"types": sql.array(set(types)), "at": sql.micros(at)}
+        return await self._open_session().writer.write(
+            lambda connection: connection.execute(sql.PAUSE, values).rowcount > 0
+        )
+
+    async def resume(self, types: Collection[str], *, since: datetime) -> int | None:
+        return await self._open_session().writer.write(partial(_resume, types=types, since=sql.micros(since)))
+
+    async def paused(self, types: Collection[str]) -> Mapping[str, datetime]:
+        rows = await self._open_session().reader.read(_all(sql.PAUSES, (sql.array(types),)))
+        return {kind: sql.instant(since) for kind, since in rows}
+
+    async def overview(self, types: Collection[str], *, now: datetime, since: datetime) -> Mapping[str, Overview]:
+        reader = self._open_session().reader
+        values = {"now": sql.micros(now), "since": sql.micros(since)}
+        return await reader.read(partial(_overviews, types=types, values=values))
+
+    async def select(
+        self,
+        types: Collection[str],
+        statuses: Collection[JobStatus],
+        *,
+        since: datetime,
+        cursor: str | None = None,
+        limit: int = 1000,
+    ) -> Page[Job]:
+        reader = self._open_session().reader
+        check_limit(limit)
+        begin, after = (sql.micros(since), "") if cursor is None else json.loads(cursor)
+        # One row more than asked for tells whether this page is the last.
+        values = {"since": begin, "after": after, "statuses": sql.array(statuses), "limit": limit + 1}
+        jobs = await reader.read(partial(_select, types=sorted(set(types)), values=values))
+        page = jobs[:limit]
+        more = len(jobs) > limit
+        return Page(page, json.dumps(_turn(page[-1])) if more else None)
+
+    async def prune(self, types: Collection[str], before: datetime, limit: int) -> int:
+        writer = self._open_session().writer
+        check_limit(limit)
+        return await writer.write(
+            partial(_prune, types=sorted(set(types)), values={"before": sql.micros(before), "limit": limit})
+        )
 
 
 class SqlitePreferences:
@@ -264,31 +320,81 @@ def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
 
 def _enqueue(connection: Connection, jobs: Sequence[Job]) -> dict[str, Enqueued]:
     asked = sql.array(job.dedup_key for job in jobs)
-    known = {key: (state, epoch) for key, *state, epoch in connection.execute(sql.STATES, (asked,))}
+    known = {key: ((status, code), epoch) for key, status, code, epoch in connection.execute(sql.STATES, (asked,))}
+    paused = {kind for kind, _ in connection.execute(sql.PAUSES, (sql.array({job.type for job in jobs}),))}
     (token,) = connection.execute(sql.FENCE).fetchone()
     outcomes: dict[str, Enqueued] = {}
     rows: list[tuple[object, ...]] = []
     for job in jobs:
-        state, epoch = known.get(job.dedup_key, (None, 0))
-        if state is None:
-            outcomes[job.dedup_key] = Enqueued.CREATED
-            rows.append(sql.from_job(job, job.epoch, token))
-        elif job.status is JobStatus.PENDING and tuple(state) in TAKEN_UP_FROM:
-            outcomes[job.dedup_key] = Enqueued.TAKEN_UP
-            rows.append(sql.from_job(job, epoch + 1, token))
-        else:
-            outcomes[job.dedup_key] = Enqueued.DUPLICATE
+        state, epoch = known.get(job.dedup_key, (None, job.epoch))
+        outcome = outcomes[job.dedup_key] = enqueued(job, state, paused=job.type in paused)
+        if outcome is Enqueued.PAUSED:
+            job = evolve(job, status=JobStatus.SKIPPED, code=SkipReason.PAUSED)  # noqa: PLW2901
+        if outcome is not Enqueued.DUPLICATE:
+            rows.append(sql.from_job(job, epoch + (outcome is Enqueued.TAKEN_UP), token))
     if rows:
         connection.executemany(sql.PUT_JOB, rows)
     return outcomes
 
 
-def _advance(connection: Connection, name: str, begin: int | None, end: int | None) -> list[Any]:
+def _advance(connection: Connection, name: str, begin: int | None, end: int | None, noted: int | None) -> list[Any]:
     if begin is not None:
         connection.execute(sql.START_MARK, (name, begin))
     if end is not None:
         connection.execute(sql.MOVE_MARK, (end, name))
+    if noted is not None:
+        connection.execute(sql.NOTE_PLAN, (noted, name))
     return connection.execute(sql.MARK, (name,)).fetchall()
+
+
+def _resume(connection: Connection, types: Collection[str], since: int) -> int | None:
+    paused = [kind for kind, _ in connection.execute(sql.PAUSES, (sql.array(types),))]
+    if not paused:
+        return None
+    values = {"types": sql.array(paused), "since": since}
+    connection.execute(sql.UNPAUSE, (values["types"],))
+    connection.execute(sql.TOO_OLD_TO_RESUME, values)
+    return connection.execute(sql.RESUME, values).rowcount
+
+
+def _overviews(connection: Connection, types: Collection[str], values: Mapping[str, Any]) -> dict[str, Overview]:
+    # A transaction that only reads, so that every number is of one moment.
+    connection.execute("BEGIN")
+    try:
+        return {kind: _overview(connection, {**values, "type": kind}) for kind in types}
+    finally:
+        connection.rollback()
+
+
+def _overview(connection: Connection, asked: Mapping[str, Any]) -> Overview:
+    paused = connection.execute(sql.PAUSES, (sql.array([asked["type"]]),)).fetchone()
+    return sql.to_overview(
+        mark=connection.execute(sql.MARK_OF, asked).fetchone(),
+        paused=None if paused is None else paused[1],
+        standing=connection.execute(sql.STANDING, asked).fetchone(),
+        endings=connection.execute(sql.ENDINGS, asked),
+        troubles=connection.execute(sql.TROUBLE, asked),
+    )
+
+
+def _select(connection: Connection, types: Sequence[str], values: Mapping[str, Any]) -> list[Job]:
+    found = [sql.to_job(row) for kind in types for row in connection.execute(sql.SELECT, {**values, "type": kind})]
+    return sorted(found, key=_turn)[: values["limit"]]
+
+
+def _turn(job: Job) -> tuple[int, str]:
+    return sql.micros(job.occurrence.deliver_at), job.dedup_key
+
+
+def _prune(connection: Connection, types: Sequence[str], values: Mapping[str, Any]) -> int:
+    # Of each type the oldest ones; which of them go first is all the same.
+    asked = ({**values, "type": kind} for kind in types)
+    seqs = [seq for each in asked for (seq,) in connection.execute(sql.PRUNABLE, each)][: values["limit"]]
+    erased = (json.dumps(seqs),)
+    connection.execute(sql.PRUNE_FENCE, erased)
+    for statement in sql.PRUNE:
+        connection.execute(statement, erased)
+    return len(seqs)
 
 
 def _forget(connection: Connection, user_id: str) -> int:

@@ -37,12 +37,14 @@ CREATE TABLE jobs (
     epoch        INTEGER NOT NULL,
     attempts     INTEGER NOT NULL,
     progress     TEXT,
+    demand       TEXT,
     token        INTEGER NOT NULL,
     lease_until  INTEGER
 );
 CREATE INDEX jobs_due ON jobs (type, run_at) WHERE status = '{JobStatus.PENDING}';
 CREATE INDEX jobs_held ON jobs (type, lease_until) WHERE status = '{JobStatus.PROCESSING}';
 CREATE INDEX jobs_of_user ON jobs (user_id, type, deliver_at, status);
+CREATE INDEX jobs_by_delivery ON jobs (type, deliver_at, status, code);
 
 CREATE TABLE outbox (
     seq     INTEGER PRIMARY KEY REFERENCES jobs (seq) ON DELETE CASCADE,
@@ -62,8 +64,14 @@ CREATE TABLE briefs (
 CREATE INDEX briefs_of_user ON briefs (user_id, type, deliver_at, local_date, window_end);
 
 CREATE TABLE marks (
-    name    TEXT PRIMARY KEY,
-    instant INTEGER NOT NULL
+    name       TEXT PRIMARY KEY,
+    instant    INTEGER NOT NULL,
+    planned_at INTEGER
+) WITHOUT ROWID;
+
+CREATE TABLE pauses (
+    type  TEXT PRIMARY KEY,
+    since INTEGER NOT NULL
 ) WITHOUT ROWID;
 
 CREATE TABLE preferences (

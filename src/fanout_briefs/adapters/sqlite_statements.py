@@ -9,21 +9,36 @@ any size. What is spliced in are names of columns and values of our own enums, t
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
-from fanout_briefs.adapters._rules import BRIEFED, LIVE, RENEWABLE, readable, utc
+from fanout_briefs.adapters._rules import (
+    BRIEFED,
+    ENDED,
+    LIVE,
+    PAUSED,
+    RENEWABLE,
+    SOON,
+    TROUBLED,
+    TROUBLES,
+    readable,
+    utc,
+)
 from fanout_briefs.encoding import encode_brief
 from fanout_briefs.model import (
     Brief,
     Claim,
+    Demand,
     Job,
     JobStatus,
     Occurrence,
+    Overview,
     Preference,
     Progress,
     SkipReason,
+    Trouble,
     Window,
 )
 
@@ -33,6 +48,7 @@ __all__ = [
     "CHANGE",
     "CHANGE_AND_RENEW",
     "DUE",
+    "ENDINGS",
     "FENCE",
     "FIND",
     "FINISH",
@@ -42,10 +58,17 @@ __all__ = [
     "LAST_BRIEFS",
     "LONGEST_DUE",
     "MARK",
+    "MARK_OF",
     "MOVE_MARK",
+    "NOTE_PLAN",
     "ONE_SLOT",
+    "PAUSE",
+    "PAUSES",
     "PREFERENCES",
     "PREFERENCES_AFTER",
+    "PRUNABLE",
+    "PRUNE",
+    "PRUNE_FENCE",
     "PUT_BRIEF",
     "PUT_JOB",
     "PUT_PAYLOAD",
@@ -54,10 +77,16 @@ __all__ = [
     "RELEASE",
     "REMOVE_PREFERENCES",
     "RENEW_JOB",
+    "RESUME",
     "RETRY",
+    "SELECT",
+    "STANDING",
     "START_MARK",
     "STATES",
     "TAKE",
+    "TOO_OLD_TO_RESUME",
+    "TROUBLE",
+    "UNPAUSE",
     "array",
     "from_brief",
     "from_claims",
@@ -66,6 +95,7 @@ __all__ = [
     "instant",
     "micros",
     "to_job",
+    "to_overview",
     "to_preference",
 ]
 
@@ -73,7 +103,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _JOB: Final = (
     "dedup_key, type, user_id, local_date, deliver_at, run_at, window_start, window_end, "
-    "status, code, reason, error, epoch, attempts, progress"
+    "status, code, reason, error, epoch, attempts, progress, demand"
 )
 
 
@@ -84,7 +114,7 @@ def _among(statuses: Iterable[JobStatus]) -> str:
 FENCE: Final = "SELECT token FROM fence"
 
 PUT_JOB: Final = f"""
-INSERT INTO jobs ({_JOB}, token) VALUES ({"?, " * 15}?)
+INSERT INTO jobs ({_JOB}, token) VALUES ({"?, " * 16}?)
 ON CONFLICT (dedup_key) DO UPDATE SET
     deliver_at = excluded.deliver_at,
     run_at = excluded.run_at,
@@ -97,9 +127,12 @@ ON CONFLICT (dedup_key) DO UPDATE SET
     epoch = excluded.epoch,
     attempts = 0,
     progress = NULL,
+    demand = excluded.demand,
     lease_until = NULL
 """
-RENEW_JOB: Final = f"{PUT_JOB} WHERE jobs.status IN {_among(RENEWABLE)} RETURNING seq"
+RENEW_JOB: Final = f"""
+{PUT_JOB} WHERE jobs.status IN {_among(RENEWABLE)} OR excluded.demand = '{Demand.RESEND}' RETURNING seq
+"""
 PUT_PAYLOAD: Final = """
 INSERT INTO outbox (seq, payload) VALUES (?, ?) ON CONFLICT (seq) DO UPDATE SET payload = excluded.payload
 """
@@ -125,13 +158,87 @@ WHERE dedup_key IN (SELECT value FROM json_each(:keys)) AND status IN (SELECT va
 RETURNING dedup_key
 """
 CHANGE: Final = _CHANGE.format(changes="status = :to, code = :code")
-CHANGE_AND_RENEW: Final = _CHANGE.format(
-    changes="status = :to, code = :code, epoch = epoch + 1, attempts = 0, progress = NULL, reason = NULL, error = NULL"
-)
+_RENEWED: Final = "epoch = epoch + 1, attempts = 0, progress = NULL, reason = NULL, error = NULL"
+CHANGE_AND_RENEW: Final = _CHANGE.format(changes=f"status = :to, code = :code, demand = :demand, {_RENEWED}")
 
 MARK: Final = "SELECT instant FROM marks WHERE name = ?"
 START_MARK: Final = "INSERT INTO marks (name, instant) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
 MOVE_MARK: Final = "UPDATE marks SET instant = max(instant, ?) WHERE name = ?"
+NOTE_PLAN: Final = "UPDATE marks SET planned_at = ? WHERE name = ?"
+
+PAUSE: Final = (
+    "INSERT INTO pauses (type, since) SELECT value, :at FROM json_each(:types) WHERE true ON CONFLICT DO NOTHING"
+)
+PAUSES: Final = "SELECT type, since FROM pauses WHERE type IN (SELECT value FROM json_each(?))"
+UNPAUSE: Final = "DELETE FROM pauses WHERE type IN (SELECT value FROM json_each(?))"
+RESUME: Final = f"""
+UPDATE jobs SET status = '{JobStatus.PENDING}', code = NULL, demand = NULL, {_RENEWED}
+WHERE type IN (SELECT value FROM json_each(:types)) AND deliver_at >= :since
+    AND status IN {_among(PAUSED)} AND code = '{SkipReason.PAUSED}'
+"""
+TOO_OLD_TO_RESUME: Final = f"""
+UPDATE jobs SET status = '{JobStatus.CANCELLED}', code = '{SkipReason.PAUSED}'
+WHERE type IN (SELECT value FROM json_each(:types)) AND deliver_at < :since
+    AND status = '{JobStatus.PENDING}' AND demand IS NULL
+"""
+
+MARK_OF: Final = "SELECT instant, planned_at FROM marks WHERE name = :type"
+STANDING: Final = f"""
+SELECT
+    count(*) FILTER (WHERE lease_until > :now),
+    count(*) FILTER (WHERE lease_until <= :now),
+    count(*) FILTER (WHERE status = '{JobStatus.PENDING}' AND run_at <= :now),
+    min(run_at) FILTER (WHERE lease_until <= :now OR (status = '{JobStatus.PENDING}' AND run_at <= :now)),
+    count(*) FILTER (WHERE status = '{JobStatus.PENDING}' AND run_at > :now AND run_at <= :now + {SOON // timedelta(microseconds=1)}),
+    count(*) FILTER (WHERE status = '{JobStatus.PENDING}' AND run_at > :now + {SOON // timedelta(microseconds=1)})
+FROM (
+    SELECT status, run_at, NULL AS lease_until FROM jobs WHERE type = :type AND status = '{JobStatus.PENDING}'
+    UNION ALL
+    SELECT status, run_at, lease_until FROM jobs WHERE type = :type AND status = '{JobStatus.PROCESSING}'
+)
+"""
+ENDINGS: Final = f"""
+SELECT status, code, count(*) FROM jobs
+WHERE type = :type AND deliver_at >= :since AND status IN {_among(ENDED)} GROUP BY status, code
+"""
+TROUBLE: Final = f"""
+SELECT status, error, count(*) AS times, max(deliver_at) FROM jobs
+WHERE type = :type AND deliver_at >= :since AND status IN {_among(TROUBLED)}
+GROUP BY status, error ORDER BY times DESC, status, error LIMIT {TROUBLES}
+"""
+SELECT: Final = f"""
+SELECT {_JOB} FROM jobs
+WHERE type = :type AND (deliver_at, dedup_key) > (:since, :after)
+    AND status IN (SELECT value FROM json_each(:statuses))
+ORDER BY deliver_at, dedup_key LIMIT :limit
+"""
+PRUNABLE: Final = f"""
+SELECT seq FROM jobs
+WHERE type = :type AND deliver_at < :before AND status IN {_among(ENDED)} AND EXISTS (
+    SELECT 1 FROM jobs AS newer
+    WHERE newer.user_id = jobs.user_id AND newer.type = jobs.type
+        AND (newer.deliver_at, newer.dedup_key) > (jobs.deliver_at, jobs.dedup_key)
+)
+ORDER BY deliver_at, dedup_key LIMIT :limit
+"""
+PRUNE_FENCE: Final = """
+UPDATE fence SET token = max(token, (
+    SELECT coalesce(max(token), 0) FROM jobs WHERE seq IN (SELECT value FROM json_each(?))
+))
+"""
+_PRUNED: Final = "IN (SELECT value FROM json_each(?))"
+PRUNE: Final = (
+    f"DELETE FROM outbox WHERE seq {_PRUNED}",
+    f"""
+    DELETE FROM briefs WHERE (user_id, type, local_date) IN (SELECT user_id, type, local_date FROM jobs WHERE seq {_PRUNED})
+        AND EXISTS (
+            SELECT 1 FROM briefs AS newer
+            WHERE newer.user_id = briefs.user_id AND newer.type = briefs.type
+                AND (newer.deliver_at, newer.local_date) > (briefs.deliver_at, briefs.local_date)
+        )
+    """,
+    f"DELETE FROM jobs WHERE seq {_PRUNED}",
+)
 
 RAISE_FENCE: Final = """
 UPDATE fence SET token = max(token, (SELECT coalesce(max(token), 0) FROM jobs WHERE user_id = ?))
@@ -143,7 +250,8 @@ FORGET: Final = (
     "DELETE FROM preferences WHERE user_id = ?",
 )
 
-_HELD: Final = f"type = :type AND status = '{JobStatus.PROCESSING}' AND lease_until"
+_OPEN: Final = "NOT EXISTS (SELECT 1 FROM pauses WHERE pauses.type = :type)"
+_HELD: Final = f"{_OPEN} AND type = :type AND status = '{JobStatus.PROCESSING}' AND lease_until"
 _UNBLOCKED: Final = f"""NOT EXISTS (
     SELECT 1 FROM jobs AS earlier
     WHERE earlier.user_id = jobs.user_id AND earlier.type = jobs.type
@@ -153,7 +261,7 @@ HELD: Final = f"SELECT min(lease_until) FROM jobs WHERE {_HELD} > :now AND run_a
 DUE: Final = (
     f"""
     SELECT run_at, seq FROM jobs
-    WHERE type = :type AND status = '{JobStatus.PENDING}' AND run_at <= :due_by AND {_UNBLOCKED}
+    WHERE {_OPEN} AND type = :type AND status = '{JobStatus.PENDING}' AND run_at <= :due_by AND {_UNBLOCKED}
     """,
     f"SELECT run_at, seq FROM jobs WHERE {_HELD} <= :now AND {_UNBLOCKED}",
 )
@@ -192,7 +300,8 @@ UPDATE jobs SET status = '{JobStatus.PENDING}', attempts = attempts - 1, progres
 """
 RETRY: Final = f"""
 UPDATE jobs SET
-    status = '{JobStatus.PENDING}', run_at = :at, error = :error, progress = NULL, lease_until = NULL
+    status = '{JobStatus.PENDING}', run_at = :at, error = :error, attempts = attempts - :uncounted,
+    progress = NULL, lease_until = NULL
 WHERE {_OURS}
 """
 FINISH: Final = f"""
@@ -260,13 +369,14 @@ def from_job(job: Job, epoch: int, token: int) -> tuple[object, ...]:
         epoch,
         job.attempts,
         _from_progress(job.progress),
+        None if job.demand is None else job.demand.value,
         token,
     )
 
 
 def to_job(row: tuple[Any, ...]) -> Job:
     """Give the job of a row of job columns."""
-    _, kind, user_id, on, at, run_at, start, end, status, code, reason, error, epoch, attempts, progress = row
+    _, kind, user_id, on, at, run_at, start, end, status, code, reason, error, epoch, attempts, progress, demand = row
     return Job(
         type=kind,
         user_id=user_id,
@@ -280,7 +390,44 @@ def to_job(row: tuple[Any, ...]) -> Job:
         epoch=epoch,
         attempts=attempts,
         progress=None if progress is None else Progress(*json.loads(progress)),
+        demand=None if demand is None else Demand(demand),
     )
+
+
+def to_overview(
+    mark: tuple[Any, ...] | None,
+    paused: int | None,
+    standing: tuple[Any, ...],
+    endings: Iterable[tuple[Any, ...]],
+    troubles: Iterable[tuple[Any, ...]],
+) -> Overview:
+    """Give the overview of one type from the answers of its questions."""
+    running, abandoned, overdue, oldest, soon, later = standing
+    reached, planned_at = mark or (None, None)
+    ended: Counter[JobStatus] = Counter()
+    codes: Counter[SkipReason] = Counter()
+    for status, code, count in endings:
+        ended[JobStatus(status)] += count
+        if code is not None:
+            codes[SkipReason(code)] += count
+    return Overview(
+        planned_at=_maybe(planned_at),
+        mark=_maybe(reached),
+        paused_since=_maybe(paused),
+        running=running,
+        abandoned=abandoned,
+        overdue=overdue,
+        oldest=_maybe(oldest),
+        soon=soon,
+        later=later,
+        ended=ended,
+        codes=codes,
+        troubles=[Trouble(JobStatus(status), error, count, instant(at)) for status, error, count, at in troubles],
+    )
+
+
+def _maybe(number: int | None) -> datetime | None:
+    return None if number is None else instant(number)
 
 
 def from_claims(claims: Iterable[Claim]) -> str:

@@ -1,0 +1,222 @@
+"""What a person asks of slots by hand, and is told about all of them: retry, cancel, regenerate, pause, status."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+
+from attrs import frozen
+
+from fanout_briefs.delivery import mail_type
+from fanout_briefs.eligibility import local_date, parse
+from fanout_briefs.errors import BriefFailed, UnknownUser
+from fanout_briefs.model import (
+    Brief,
+    Change,
+    Demand,
+    Job,
+    JobStatus,
+    Occurrence,
+    Overview,
+    Preference,
+    Window,
+)
+from fanout_briefs.ports import Preferences, Storage
+from fanout_briefs.timing import CatchUp, Timing
+from fanout_briefs.worker import Worker
+
+__all__ = ["Operator", "Reconciled", "Status"]
+
+_EVER = datetime(1, 1, 2, tzinfo=UTC)
+_BATCH = 1000
+
+
+@frozen(kw_only=True)
+class Status:
+    """How one kind of brief stands at a moment.
+
+    Attributes:
+        name: The brief's name.
+        now: The moment.
+        since: Slots that have ended are told about if they were to be delivered at this instant or later.
+        briefs: The brief's own slots.
+        mails: The slots of its mails; None where nothing is mailed.
+    """
+
+    name: str
+    now: datetime
+    since: datetime
+    briefs: Overview
+    mails: Overview | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed, is unknown, or was left behind by a worker that died."""
+        return not any(each.troubles or each.abandoned for each in (self.briefs, self.mails) if each is not None)
+
+
+@frozen(kw_only=True)
+class Reconciled:
+    """What became of jobs whose worker had let the lease end.
+
+    Attributes:
+        returned: Put back, to be run again.
+        unknown: Mails that may or may not have left; they are not sent again by themselves.
+        failed: Given up, since workers keep dying of them.
+    """
+
+    returned: int = 0
+    unknown: int = 0
+    failed: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing needs a person's eye."""
+        return not (self.unknown or self.failed)
+
+
+@frozen(kw_only=True)
+class Operator:
+    """Does by hand to the slots of one kind of brief what planners and workers would not do by themselves."""
+
+    name: str
+    preferences: Preferences
+    storage: Storage
+    timing: Timing
+    worker: Worker
+    mails: bool
+
+    @property
+    def _types(self) -> Sequence[str]:
+        return self.name, mail_type(self.name)
+
+    async def retry(self, user_id: str, on: date | None, now: datetime) -> bool:
+        """See ``Briefs.retry``."""
+        brief, mail = await self._keys(user_id, on, now)
+        # A brief that is made again brings its mail along, so the old one is not sent before it.
+        return bool(await self.storage.change([brief], Change.RETRY) or await self.storage.change([mail], Change.RETRY))
+
+    async def retry_all(self, statuses: Sequence[JobStatus], since: datetime) -> int:
+        """See ``Briefs.retry_all``."""
+        retried = 0
+        cursor: str | None = None
+        while True:
+            page = await self.storage.select(self._types, statuses, since=since, cursor=cursor, limit=_BATCH)
+            retried += len(await self.storage.change([job.dedup_key for job in page.items], Change.RETRY))
+            cursor = page.next_cursor
+            if cursor is None:
+                return retried
+
+    async def cancel(self, user_id: str, on: date | None, now: datetime) -> bool:
+        """See ``Briefs.cancel``."""
+        brief, mail = await self._keys(user_id, on, now)
+        if brief not in await self.storage.find([brief]):
+            planned = await self._planned(user_id, on, now)
+            if planned is None:
+                return False
+            await self.storage.enqueue([planned])  # So that there is a slot that says so, which no plan takes up.
+        return bool(await self.storage.change([brief, mail], Change.CANCEL))
+
+    async def _planned(self, user_id: str, on: date | None, now: datetime) -> Job | None:
+        preference = (await self.preferences.get([user_id])).get(user_id)
+        if preference is None:
+            return None
+        schedule = parse(preference)
+        occurrence = schedule.on(on or local_date(preference, now))
+        if occurrence is None:
+            return None
+        return self.timing.job(self.name, user_id, occurrence, schedule.previous_before(occurrence.deliver_at))
+
+    async def regenerate(self, user_id: str, on: date | None, now: datetime, *, resend: bool) -> bool:
+        """See ``Briefs.regenerate``."""
+        brief, _ = await self._keys(user_id, on, now)
+        return bool(await self.storage.change([brief], Change.RESEND if resend else Change.REGENERATE))
+
+    async def generate_now(self, user_id: str, now: datetime, *, resend: bool) -> Brief | None:
+        """See ``Briefs.generate_now``."""
+        preference = (await self.preferences.get([user_id])).get(user_id)
+        if preference is None:
+            raise UnknownUser(user_id)
+        since = parse(preference).previous_before(now).deliver_at - self.timing.lead
+        job = Job(
+            type=self.name,
+            user_id=user_id,
+            occurrence=Occurrence(local_date(preference, now), now),
+            run_at=now,
+            window=Window(since, now),
+            reason="on demand",
+            demand=Demand.RESEND if resend else Demand.RUN,
+        )
+        await self.storage.enqueue([job])
+        await self.worker.run(now, key=job.dedup_key)
+        slot = (await self.storage.find([job.dedup_key])).get(job.dedup_key)
+        if slot is None or slot.status is JobStatus.EMPTY:
+            return None
+        if slot.status is not JobStatus.COMPLETED:
+            raise BriefFailed(await self._why_not(slot))
+        return await self.storage.brief(self.name, user_id, job.occurrence.local_date)
+
+    async def _why_not(self, slot: Job) -> str:
+        what = f"the brief of {slot.user_id!r} for {slot.occurrence.local_date} is {slot.status}"
+        why = slot.error or slot.reason
+        if slot.status is not JobStatus.PENDING:
+            return f"{what}: {why}"
+        if self.name in await self.storage.paused([self.name]):
+            return f"{what}: briefs are paused, resume them first"
+        if slot.attempts == 0:
+            return f"{what}: an earlier one of the user has to be made first, run what is due"
+        return f"{what}, to be tried again at {slot.run_at:%Y-%m-%d %H:%M:%S} UTC: {why}"
+
+    async def pause(self, now: datetime) -> bool:
+        """See ``Briefs.pause``."""
+        return await self.storage.pause(self._types, now)
+
+    async def resume(self, now: datetime) -> int | None:
+        """See ``Briefs.resume``."""
+        late = timedelta(0) if self.timing.catch_up is CatchUp.SKIP else self.timing.max_lateness
+        return await self.storage.resume(self._types, since=now - late)
+
+    async def status(self, now: datetime, since: datetime) -> Status:
+        """See ``Briefs.status``."""
+        seen = await self.storage.overview(self._types, now=now, since=since)
+        briefs, mails = (seen[kind] for kind in self._types)
+        return Status(name=self.name, now=now, since=since, briefs=briefs, mails=mails if self.mails else None)
+
+    async def reconcile(self, now: datetime) -> Reconciled:
+        """See ``Briefs.reconcile``."""
+        ended: Counter[JobStatus | None] = Counter()
+        cursor: str | None = None
+        while True:
+            held = [JobStatus.PROCESSING]
+            page = await self.storage.select(self._types, held, since=_EVER, cursor=cursor, limit=_BATCH)
+            ended.update([await self.worker.take_back(job, now) for job in page.items])
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        return Reconciled(
+            returned=ended[JobStatus.PENDING],
+            unknown=ended[JobStatus.UNKNOWN],
+            failed=ended[JobStatus.FAILED],
+        )
+
+    async def prune(self, older_than: timedelta, now: datetime) -> int:
+        """See ``Briefs.prune``."""
+        timing = self.timing
+        least = timing.max_lateness + timing.lead + timing.horizon
+        if older_than <= least:
+            raise ValueError(f"older_than={older_than}: must be more than {least}, or slots could be planned again")
+        erased = 0
+        while True:
+            now_erased = await self.storage.prune(self._types, now - older_than, _BATCH)
+            erased += now_erased
+            if now_erased < _BATCH:
+                return erased
+
+    async def _keys(self, user_id: str, on: date | None, now: datetime) -> tuple[str, str]:
+        """The keys of the brief and of its mail, on that date or on the user's today."""
+        if on is None:
+            preference: Mapping[str, Preference] = await self.preferences.get([user_id])
+            on = local_date(preference.get(user_id), now)
+        brief, mail = (f"{kind}:{on}:{user_id}" for kind in self._types)
+        return brief, mail

@@ -1,0 +1,86 @@
+"""Decides again at the claim: what is too late, or no longer matches preference or activity, is not run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from attrs import frozen
+
+from fanout_briefs.eligibility import Eligibility, Refusal, parse, superseded, withdrawn
+from fanout_briefs.model import EngagementDecision, Job, Preference, SkipReason
+from fanout_briefs.ports import Preferences
+from fanout_briefs.timing import CatchUp
+
+__all__ = ["Cleared", "Screen"]
+
+
+@frozen
+class Cleared:
+    """A job that may run.
+
+    Attributes:
+        preference: The user's, as it is now; None where it is gone and was not asked for.
+        decision: The engagement policy's, as of now; None of mails, and of what runs on demand against it.
+    """
+
+    preference: Preference | None
+    decision: EngagementDecision | None = None
+
+
+@frozen(kw_only=True)
+class Screen:
+    """Judges claimed jobs by the facts of the moment, with the reads of one batch.
+
+    Attributes:
+        name: The job type of briefs; jobs of any other type are mails.
+        max_lateness: What was to be delivered longer ago than this is not.
+        catch_up: With ``latest``, a brief that is late gives way to one of the same user that is due by now.
+    """
+
+    name: str
+    preferences: Preferences
+    eligibility: Eligibility
+    max_lateness: timedelta
+    catch_up: CatchUp
+
+    async def judge(self, jobs: Sequence[Job], due_by: datetime) -> Mapping[str, Cleared | Refusal]:
+        """Give for each job, by its key, what it runs with or why it does not.
+
+        Raises:
+            Exception: What reading preferences or the ledger raises; a failing engagement is a refusal.
+        """
+        preferences = await self.preferences.get([job.user_id for job in jobs])
+        judged: dict[str, Cleared | Refusal] = {}
+        cleared: dict[str, Job] = {}
+        for job in jobs:
+            preference = preferences.get(job.user_id)
+            refusal = self._refusal(job, preference, due_by)
+            judged[job.dedup_key] = Cleared(preference) if refusal is None else refusal
+            if refusal is None and job.type == self.name:
+                cleared[job.dedup_key] = job
+        for key, decision in (await self.eligibility.decide(list(cleared.values()))).items():
+            job = cleared[key]
+            if not isinstance(decision, Refusal):
+                judged[key] = Cleared(preferences.get(job.user_id), decision)
+            elif job.demand is None:
+                judged[key] = decision
+        return judged
+
+    def _refusal(self, job: Job, preference: Preference | None, due_by: datetime) -> Refusal | None:
+        if job.demand is not None:
+            return withdrawn(preference)
+        if job.occurrence.deliver_at < due_by - self.max_lateness:
+            return Refusal(SkipReason.TOO_LATE, f"it was to be delivered more than {self.max_lateness} ago")
+        if job.type != self.name:
+            return withdrawn(preference)  # A mail was made for the time it was planned for.
+        return superseded(job, preference) or self._outrun(job, preference, due_by)
+
+    def _outrun(self, job: Job, preference: Preference | None, due_by: datetime) -> Refusal | None:
+        """Why a late brief is left to a later one, which covers its content too; None where it is not."""
+        if self.catch_up is not CatchUp.LATEST or preference is None or job.occurrence.deliver_at >= due_by:
+            return None
+        newer = parse(preference).previous_before(due_by).deliver_at
+        if job.occurrence.deliver_at >= newer:
+            return None
+        return Refusal(SkipReason.NEWER_OCCURRENCE, f"it was late, and so is the one of {newer:%Y-%m-%d %H:%M:%S} UTC")
