@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
@@ -43,57 +42,13 @@ from fanout_briefs.model import (
     Window,
 )
 from fanout_briefs.worker import Retrying, RunReport
+from hosts import Host, Provider
 from virtual_time import in_virtual_time
 
 NINE = datetime(2026, 3, 9, 9, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 MAIL = "generate_brief_email.daily_brief"
 Storage = MemoryStorage | SqliteStorage
-
-
-class Host:
-    """A host application: two projects a user, a section for each, an address for everybody."""
-
-    def __init__(self, act: Callable[[SectionRequest], ProjectBrief | None] | None = None, projects: int = 2) -> None:
-        self.requests: list[SectionRequest] = []
-        self._act = act
-        self._projects = [Project(f"p{number}", f"Project {number}") for number in range(projects)]
-
-    async def of(self, user_id: str, window: Window) -> Sequence[Project]:
-        await checkpoint()
-        return self._projects
-
-    async def generate(self, request: SectionRequest) -> ProjectBrief | None:
-        await checkpoint()
-        self.requests.append(request)
-        if self._act is not None:
-            return self._act(request)
-        return ProjectBrief(f"{request.project.name} since {request.window.start:%d %H:%M}")
-
-    async def get(self, user_ids: Collection[str]) -> Mapping[str, Recipient]:
-        await checkpoint()
-        return {user_id: Recipient(f"{user_id}@example.com") for user_id in user_ids}
-
-
-class Provider:
-    """A mail provider; sending twice with one key delivers once if it is idempotent."""
-
-    def __init__(self, *, idempotent: bool = True, fails: Sequence[Exception] = ()) -> None:
-        self.idempotent = idempotent
-        self.calls = Counter[str]()
-        self._fails = list(fails)
-
-    @property
-    def delivered(self) -> Counter[str]:
-        return Counter(dict.fromkeys(self.calls, 1)) if self.idempotent else self.calls
-
-    async def send(self, mail: Mail, key: str) -> Receipt:
-        await checkpoint()
-        if self._fails:
-            raise self._fails.pop(0)
-        self.calls[key] += 1
-        await checkpoint()
-        return Receipt(f"message-{key}")
 
 
 class Clock:

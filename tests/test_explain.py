@@ -311,7 +311,12 @@ SCENARIOS: list[tuple[Scenario, Code, str, str]] = [
     (unusable, SkipReason.INVALID_SCHEDULE, "preference", "unusable: timezone='Mars/Olympus'"),
     (not_that_day, SkipReason.NOT_SCHEDULED, "due", "no occurrence on this date"),
     (effective_later, SkipReason.NOT_YET_EFFECTIVE, "window", "before the preference took effect at 2026-03-09T10:00"),
-    (signed_up_after_the_plan, SkipReason.NOT_YET_EFFECTIVE, "window", "planned up to 2026-03-09 09:01:00 UTC while"),
+    (
+        signed_up_after_the_plan,
+        SkipReason.NOT_YET_EFFECTIVE,
+        "window",
+        "plans have passed it, up to 2026-03-09 09:01:00 UTC",
+    ),
     (before_the_first_plan, SkipReason.NOT_YET_EFFECTIVE, "window", "before 2026-03-09 08:00:00 UTC, where the first"),
     (beyond_the_horizon, SkipReason.NOT_YET_DUE, "window", "plans see it from 2026-03-09 09:00:00 UTC on"),
     (within_the_horizon_but_not_planned, SkipReason.NOT_YET_DUE, "slot", "no plan has recorded it yet"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TypeAlias
 
 from attrs import frozen
@@ -17,6 +17,10 @@ from fanout_briefs.schedule import Schedule
 from fanout_briefs.timing import CatchUp, Timing
 
 __all__ = ["Code", "Explainer", "Explanation", "Stage"]
+
+_LIVE = (JobStatus.PENDING, JobStatus.PROCESSING)
+_LOOK_BACK = 7
+"""Days in which to look for an earlier brief that is still to be made."""
 
 Code: TypeAlias = JobStatus | SkipReason
 """The closed list of answers: where the slot stands, or why there is nothing to send."""
@@ -71,11 +75,13 @@ class Explainer:
         preference = (await self.preferences.get([user_id])).get(user_id)
         stages, schedule, refused = _read(preference)
         on = on or now.astimezone(schedule.zone if schedule else UTC).date()
-        key, mail_key = (f"{kind}:{on}:{user_id}" for kind in (self.name, mail_type(self.name)))
-        slots = await self.storage.find([key, mail_key])
-        job, mail = slots.get(key), slots.get(mail_key)
+        keys = [f"{kind}:{on}:{user_id}" for kind in (self.name, mail_type(self.name))]
+        earlier = [f"{self.name}:{on - timedelta(days=back)}:{user_id}" for back in range(_LOOK_BACK, 0, -1)]
+        slots = await self.storage.find([*keys, *earlier])
+        job, mail = map(slots.get, keys)
         if job is not None:
-            code = self._from_slots(job, mail, stages)
+            before = [slot for key in earlier if (slot := slots.get(key)) is not None and slot.status in _LIVE]
+            code = await self._from_slots(job, mail, before, stages)
             return Explanation(
                 user_id=user_id, on=on, occurrence=job.occurrence, code=code, stages=stages, job=job, mail=mail
             )
@@ -98,8 +104,16 @@ class Explainer:
     def _content_from(self, schedule: Schedule, now: datetime) -> datetime:
         return schedule.previous_before(now).deliver_at - self.timing.lead
 
-    def _from_slots(self, job: Job, mail: Job | None, stages: list[Stage]) -> Code:
+    async def _from_slots(self, job: Job, mail: Job | None, before: Sequence[Job], stages: list[Stage]) -> Code:
         stages.append(Stage("slot", _describe(job)))
+        if job.status is JobStatus.PENDING and before:
+            first = before[0]
+            stages.append(Stage("waits", f"for the brief of {first.occurrence.local_date}: {_describe(first)}"))
+        for waiting in (job, mail):
+            since = None if waiting is None else await self._paused_since(waiting)
+            if since is not None:
+                stages.append(Stage("paused", f"by the host since {_moment(since)}"))
+                return SkipReason.PAUSED
         if job.status is not JobStatus.COMPLETED or not self.mails:
             return _code(job)
         if mail is None:
@@ -107,6 +121,12 @@ class Explainer:
             return job.status
         stages.append(Stage("mail", _describe(mail)))
         return _code(mail)
+
+    async def _paused_since(self, job: Job) -> datetime | None:
+        """Since when a slot that waits is kept waiting by a pause."""
+        if job.status is not JobStatus.PENDING:
+            return None
+        return (await self.storage.paused([job.type])).get(job.type)
 
     async def _without_slot(
         self,
@@ -147,7 +167,9 @@ class Explainer:
         if since is not None and at < since:
             return SkipReason.NOT_YET_EFFECTIVE, f"before the preference took effect at {since.isoformat()}"
         if mark is not None and at < mark:
-            planned = f"planned up to {_moment(mark)} while the preference did not have this slot"
+            planned = (
+                f"plans have passed it, up to {_moment(mark)}: they began later, or the preference had no such slot"
+            )
             return SkipReason.NOT_YET_EFFECTIVE, planned
         if mark is None and at < first:
             return SkipReason.NOT_YET_EFFECTIVE, f"before {_moment(first)}, where the first plan would begin"

@@ -393,6 +393,7 @@ class _Run:
             runnable = await self._screened(held)
             for each in runnable:
                 each.is_suspect = each.job.attempts > lane.retrying.attempts
+            self._wake()  # A suspect of another lane may wait for all others to be known as such.
             for each in runnable:
                 if not each.is_suspect:
                     yield each

@@ -1,0 +1,602 @@
+"""What a person does to slots by hand, over the whole way from a preference to a mail."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from fanout_briefs import Briefs, CatchUp, Preference, ProjectBrief, Retrying, SectionRequest
+from fanout_briefs.adapters.memory import MemoryStorage
+from fanout_briefs.adapters.sqlite import SqliteStorage
+from fanout_briefs.errors import BriefFailed, InvalidSchedule, NotSent, PermanentFailure, UnknownUser
+from fanout_briefs.model import JobStatus, Progress
+from hosts import Host, Provider
+
+TODAY = date(2026, 3, 9)
+EIGHT, NINE = (datetime(2026, 3, 9, hour, tzinfo=UTC) for hour in (8, 9))
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+KEY = "daily_brief:2026-03-09:ada:1"
+Storage = MemoryStorage | SqliteStorage
+
+
+class Clock:
+    """The wall clock, in the test's hand."""
+
+    def __init__(self, now: datetime = NINE) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def storage(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: Any) -> AsyncIterator[Storage]:
+    kept = MemoryStorage() if request.param == "memory" else SqliteStorage(tmp_path / "briefs.db")
+    async with kept:
+        await kept.preferences.put([Preference(user_id="ada")])
+        yield kept
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def the_briefs(storage: Storage, clock: Clock, host: Host | None = None, mailer: Any = None, **options: Any) -> Briefs:
+    host = host or Host()
+    options = {"recipients": host, "mailer": mailer or Provider(), "look_back": HOUR, "clock": clock} | options
+    return Briefs(storage, projects=host, generator=host, **options)
+
+
+async def done(briefs: Briefs, clock: Clock, now: datetime = NINE) -> None:
+    """Plan and run at a moment."""
+    clock.now = now
+    await briefs.plan(now)
+    await briefs.run_once(now)
+
+
+async def code(briefs: Briefs, on: date = TODAY, now: datetime = NINE) -> str:
+    return (await briefs.explain("ada", on, now)).code.value
+
+
+def refuse(request: SectionRequest) -> ProjectBrief:
+    raise PermanentFailure("no such model")
+
+
+class TestRetry:
+    async def test_a_failed_brief_is_made_by_the_next_run_and_mailed(self, storage: Storage, clock: Clock) -> None:
+        host, mailer = Host(refuse), Provider()
+        briefs = the_briefs(storage, clock, host, mailer)
+        await done(briefs, clock)
+        assert await code(briefs) == "failed"
+        host.act = None
+
+        assert await briefs.retry("ada", TODAY)
+        await briefs.run_once(NINE)
+
+        assert await code(briefs) == "completed"
+        assert mailer.delivered == {"daily_brief:2026-03-09:ada:2": 1}
+
+    async def test_the_date_is_today_where_the_user_is(self, storage: Storage, clock: Clock) -> None:
+        await storage.preferences.put([Preference(user_id="ada", timezone="Pacific/Auckland")])
+        briefs = the_briefs(storage, clock, Host(refuse))
+        nine_there = datetime(2026, 3, 9, 20, tzinfo=UTC)  # Of the 10th.
+        await done(briefs, clock, nine_there)
+
+        assert await briefs.retry("ada", now=nine_there)
+
+        assert await code(briefs, date(2026, 3, 10), nine_there) == "pending"
+
+    async def test_a_mail_that_failed_keeps_its_key_so_that_a_provider_that_has_it_does_not_deliver_it_twice(
+        self, storage: Storage, clock: Clock
+    ) -> None:
+        mailer = Provider(fails=[NotSent("no such mailbox", permanent=True)])
+        briefs = the_briefs(storage, clock, mailer=mailer)
+        await done(briefs, clock)
+        assert await code(briefs) == "failed"
+
+        assert await briefs.retry("ada", TODAY)
+        await briefs.run_once(NINE)
+
+        assert (await code(briefs), mailer.delivered) == ("completed", {KEY: 1})
+
+    async def test_an_unknown_mail_is_sent_again_only_when_it_is_asked_for(
+        self, storage: Storage, clock: Clock
+    ) -> None:
+        mailer = Provider(idempotent=False, fails=[ConnectionError("reset")])
+        briefs = the_briefs(storage, clock, mailer=mailer)
+        await done(briefs, clock)
+        assert await code(briefs) == "unknown"
+
+        assert await briefs.retry_all(since=NINE - DAY) == 0
+        assert await briefs.retry_all(since=NINE - DAY, statuses=[JobStatus.UNKNOWN]) == 1
+        await briefs.run_once(NINE)
+
+        assert (await code(briefs), mailer.calls) == ("completed", {KEY: 1})
+
+    async def test_it_runs_however_late_it_is(self, storage: Storage, clock: Clock) -> None:
+        host = Host(refuse)
+        briefs = the_briefs(storage, clock, host)
+        await done(briefs, clock)
+        host.act = None
+        clock.now = NINE + 5 * DAY
+
+        await briefs.retry("ada", TODAY)
+        await briefs.run_once(clock.now)
+
+        assert await code(briefs) == "completed"
+
+    async def test_it_does_not_run_for_somebody_who_has_switched_off_since(
+        self, storage: Storage, clock: Clock
+    ) -> None:
+        host = Host(refuse)
+        briefs = the_briefs(storage, clock, host)
+        await done(briefs, clock)
+        host.act = None
+        await storage.preferences.put([Preference(user_id="ada", is_active=False)])
+
+        await briefs.retry("ada", TODAY)
+        await briefs.run_once(NINE)
+
+        assert await code(briefs) == "superseded"
+
+    async def test_all_that_failed_are_retried_at_once_however_many(self, storage: Storage, clock: Clock) -> None:
+        people = [f"user-{number:04}" for number in range(1200)]
+        await storage.preferences.put([Preference(user_id=user_id) for user_id in people])
+        await storage.preferences.remove(["ada"])
+        host = Host(refuse, projects=1)
+        briefs = the_briefs(storage, clock, host)
+        await done(briefs, clock)
+        host.act = None
+
+        assert await briefs.retry_all(since=NINE) == 1200
+        assert (await briefs.run_once(NINE)).briefs == {JobStatus.COMPLETED: 1200}
+
+    async def test_what_is_older_than_asked_for_is_left_alone(self, storage: Storage, clock: Clock) -> None:
+        briefs = the_briefs(storage, clock, Host(refuse))
+        await done(briefs, clock)
+
+        assert await briefs.retry_all(since=NINE + MINUTE) == 0
+
+    async def test_there_may_be_nothing_to_retry(self, storage: Storage, clock: Clock) -> None:
+        briefs = the_briefs(storage, clock)
+        await done(briefs, clock)
+
+        assert not await briefs.retry("ada", TODAY)
+        assert not await briefs.retry("nobody", TODAY)
+
+
+class TestCancel:
+    async def test_what_is_planned_is_not_made_and_not_planned_again(self, storage: Storage, clock: Clock) -> None:
+        host = Host()
+        briefs = the_briefs(storage, clock, host)
+        await briefs.plan(EIGHT)
+
+        assert await briefs.cancel("ada", TODAY)
+        await done(briefs, clock)
+
+        assert (await code(briefs), host.requests) == ("withdrawn", [])
+
+    async def test_a_date_that_no_plan_has_reached_can_be_withdrawn_too(self, storage: Storage, clock: Clock) -> None:
+        host = Host()
+        briefs = the_briefs(storage, clock, host)
+
+        assert await briefs.cancel("ada", TODAY + DAY, now=EIGHT)
+        await done(briefs, clock)
+        await done(briefs, clock, NINE + DAY)
+        await done(briefs, clock, NINE + 2 * DAY)
+
+        assert [await code(briefs, TODAY + day * DAY) for day in range(3)] == ["completed", "withdrawn", "completed"]
+        starts = [request.window.start for request in host.requests if request.project.id == "p0"]
+        assert starts == [NINE - DAY - 15 * MINUTE, NINE - 15 * MINUTE]  # The next brief covers that day as well.
+
+    async def test_a_slot_that_was_superseded_stays_withdrawn_when_the_schedule_has_it_again(
+        self, storage: Storage, clock: Clock
+    ) -> None:
+        briefs = the_briefs(storage, clock)
+        await briefs.plan(EIGHT)
+        await storage.preferences.put([Preference(user_id="ada", is_active=False)])
+        await briefs.run_once(EIGHT + 59 * MINUTE)
+        await storage.preferences.put([Preference(user_id="ada")])
+
+        assert await briefs.cancel("ada", TODAY)
+        await done(briefs, clock)
+
+        assert await code(briefs) == "withdrawn"
+
+    async def test_a_mail_that_waits_for_its_time_is_withdrawn(self, storage: Storage, clock: Clock) -> None:
+        mailer = Provider()
+        briefs = the_briefs(storage, clock, mailer=mailer)
+        await done(briefs, clock, NINE - MINUTE)
+
+        assert await briefs.cancel("ada", TODAY)
+        await done(briefs, clock)
+
+        assert (await code(briefs), mailer.calls) == ("withdrawn", {})
+
+    async def test_what_is_done_or_not_scheduled_is_not_there_to_be_withdrawn(
+        self, storage: Storage, clock: Clock
+    ) -> None:
+        await storage.preferences.put([Preference(user_id="ada", frequency="weekly", day_of_week=1)])
+        briefs = the_briefs(storage, clock)
+        await done(briefs, clock)
+
+        assert not await briefs.cancel("ada", TODAY)
+        assert not await briefs.cancel("ada", TODAY + DAY)
+        assert not await briefs.cancel("nobody", TODAY)
+
+    async def test_a_schedule_that_cannot_be_read_is_told(self, storage: Storage, clock: Clock) -> None:
+        await storage.preferences.put([Preference(user_id="ada", time_of_day="25:00")])
+
+        with pytest.raises(InvalidSchedule, match="25:00"):
+            await the_briefs(storage, clock).cancel("ada", TODAY)
+
+
+class TestRegenerate:
+    async def test_the_brief_is_made_again_for_the_same_window_and_not_mailed_again(
+        self, storage: Storage, clock: Clock
+    ) -> None:
+        host, mailer = Host(), Provider()
+        briefs = the_briefs(storage, clock, host, mailer)
+        await done(briefs, clock)
+        await done(briefs, clock, NINE + DAY)
+        host.act = lambda request: ProjectBrief("anew")
+        clock.now = NINE + DAY
+
+        assert await briefs.regenerate("ada", TODAY)
+        await briefs.run_once(NINE + DAY)
+
+        made = await storage.brief("daily_brief", "ada", TODAY)
+        assert made is not None
+        assert (made.epoch, [section.text for section in made.sections]) == (2, ["anew", "anew"])
+        assert host.requests[-1].window == host.requests[0].window
+        assert mailer.delivered == {KEY: 1, "daily_brief:2026-03-10:ada:1": 1}
+
+    async def test_it_is_mailed_again_when_that_is_asked_for(self, storage: Storage, clock: Clock) -> None:
+        mailer = Provider()
+        briefs = the_briefs(storage, clock, mailer=mailer)
+        await done(briefs, clock)
+
+        assert await briefs.regenerate("ada", TODAY, resend=True)
+        await briefs.run_once(NINE)
+
+        assert mailer.delivered == {KEY: 1, "daily_brief:2026-03-09:ada:2": 1}
+
+    async def test_a_mail_that_never_went_out_goes_out_with_the_new_brief(self, storage: Storage, clock: Clock) -> None:
+        mailer = Provider(fails=[NotSent("no such mailbox", permanent=True)])
+        briefs = the_briefs(storage, clock, mailer=mailer)
+        await done(briefs, clock)
+
+        assert await briefs.regenerate("ada", TODAY)
+        await briefs.run_once(NINE)
+
+        assert mailer.delivered == {"daily_brief:2026-03-09:ada:2": 1}
+
+    async def test_a_brief_that_is_not_finished_is_left_alone(self, storage: Storage, clock: Clock) -> None:
+        briefs = the_briefs(storage, clock)
+        await briefs.plan(EIGHT)
+
+        assert not await briefs.regenerate("ada", TODAY)
+        assert not await briefs.regenerate("ada", TODAY + DAY)
+
+
+class TestGenerateNow:
+    async def test_todays_brief_is_made_at_once_and_the_schedule_makes_no_second_one(
+        self, storage: Storage, clock: Clock
+    ) -> None:
+        host, mailer = Host(), Provider()
+        briefs = the_briefs(storage, clock, host, mailer)
+        clock.now = EIGHT
+
+        brief = await briefs.generate_now("ada", EIGHT)
+        await done(briefs, clock)
+
+        assert brief is not None
+        assert (brief.occurrence.local_date, brief.window.end) == (TODAY, EIGHT)
+        assert len(host.requests) == 2
+        assert mailer.delivered == {KEY: 1}
+
+    async def test_the_next_brief_begins_where_it_ended(self, storage: Storage, clock: Clock) -> None:
+        host = Host()
+        briefs = the_briefs(storage, clock, host)
+        clock.now = EIGHT
+        await briefs.generate_now("ada", EIGHT)
+
+        await done(briefs, clock, NINE + DAY)
+
+        assert host.requests[-1].window.start == EIGHT
+
+    async def test_a_brief_that_is_queued_already_is_made_instead_of_it(self, storage: Storage, clock: Clock) -> None:
+        host, mailer = Host(), Provider()
+        briefs = the_briefs(storage, clock, host, mailer)
+        await briefs.plan(EIGHT)
+        clock.now = EIGHT
+
+        await briefs.generate_now("ada", EIGHT)
+        await done(briefs, clock)
+
+        assert len(host.requests) == 2
+        assert mailer.delivered == {"daily_brief:2026-03-09:ada:2": 1}
+
+    async def test_one_that_was_mailed_is_mailed_again_only_if_that_is_asked_for(
+        self, storage: Storage, clock: Clock
+    ) -> None:
+        mailer = Provider()
+        briefs = the_briefs(storage, clock, mailer=mailer)
+        await done(briefs, clock)
+        clock.now = NINE + HOUR
+
+        await briefs.generate_now("ada", NINE + HOUR)
+        await briefs.run_once(NINE + HOUR)
+        assert mailer.delivered == {KEY: 1}
+        await briefs.generate_now("ada", NINE + HOUR, resend=True)
+        await briefs.run_once(NINE + HOUR)
+
+        assert mailer.delivered == {KEY: 1, "daily_brief:2026-03-09:ada:3": 1}
+
+    async def test_schedule_and_engagement_are_not_asked(self, storage: Storage, clock: Clock) -> None:
+        class LongGone:
+            async def last_visits(self, user_ids: Any) -> dict[str, datetime | None]:
+                return dict.fromkeys(user_ids, NINE - 7 * DAY)
+
+        await storage.preferences.put([Preference(user_id="ada", frequency="monthly", days=[1])])
+        briefs = the_briefs(storage, clock, engagement=LongGone())
+
+        assert await briefs.generate_now("ada", NINE) is not None
+
+    async def test_there_may_be_nothing_to_say(self, storage: Storage, clock: Clock) -> None:
+        briefs = the_briefs(storage, clock, Host(lambda request: None))
+
+        assert await briefs.generate_now("ada", NINE) is None
+
+    async def test_a_failure_is_told_and_whether_it_is_tried_again(self, storage: Storage, clock: Clock) -> None:
+        def fail(request: SectionRequest) -> ProjectBrief:
+            raise OSError("the model is away")
+
+        with pytest.raises(BriefFailed, match=r"(?s)is failed: .*no such model"):
+            await the_briefs(storage, clock, Host(refuse)).generate_now("ada", NINE)
+        briefs = the_briefs(storage, clock, Host(fail), name="other", retrying=Retrying(first=HOUR))
+        with pytest.raises(BriefFailed, match=r"(?s)is pending, to be tried again at 2026-03-09 .*the model is away"):
+            await briefs.generate_now("ada", NINE)
+
+    async def test_why_it_cannot_be_made_now_is_told(self, storage: Storage, clock: Clock) -> None:
+        briefs = the_briefs(storage, clock)
+        await briefs.plan(NINE)
+        with pytest.raises(BriefFailed, match="an earlier one of the user has to be made first"):
+            await briefs.generate_now("ada", NINE + DAY)
+        await briefs.pause(NINE)
+        with pytest.raises(BriefFailed, match="briefs are paused, resume them first"):
+            await briefs.generate_now("ada", NINE)
+        await briefs.resume(NINE)
+        await storage.preferences.put([Preference(user_id="ada", is_active=False)])
+        with pytest.raises(BriefFailed, match="is cancelled: the brief was switched off"):
+            await briefs.generate_now("ada", NINE)
+
+    async def test_an_unknown_user_is_named(self, storage: Storage, clock: Clock) -> None:
+        with pytest.raises(UnknownUser, match="bob"):
+            await the_briefs(storage, clock).generate_now("bob", NINE)
+
+
+class TestPause:
+    async def test_nothing_is_made_and_nothing_is_sent_in_between(self, storage: Storage, clock: Clock) -> None:
+        host, mailer = Host(), Provider()
+        briefs = the_briefs(storage, clock, host, mailer)
+        await briefs.plan(EIGHT)
+
+        assert await briefs.pause(EIGHT)
+        assert not await briefs.pause(EIGHT)
+        await done(briefs, clock)
+
+        assert (host.requests, mailer.calls) == ([], {})
+        assert await code(briefs) == "paused"
+
+    async def test_a_mail_that_was_queued_waits_too(self, storage: Storage, clock: Clock) -> None:
+        mailer = Provider()
+        briefs = the_briefs(storage, clock, mailer=mailer)
+        await done(briefs, clock, NINE - MINUTE)
+        await briefs.pause(NINE)
+        await done(briefs, clock)
+        assert mailer.calls == {}
+
+        await briefs.resume(NINE + HOUR)
+        await done(briefs, clock, NINE + HOUR)
+
+        assert mailer.delivered == {KEY: 1}
+
+    async def test_another_kind_of_brief_goes_on(self, storage: Storage, clock: Clock) -> None:
+        other = the_briefs(storage, clock, name="other_brief")
+        await the_briefs(storage, clock).pause(EIGHT)
+
+        await done(other, clock)
+
+        assert await code(other) == "completed"
+
+    async def test_what_fell_into_a_short_pause_comes_after_it(self, storage: Storage, clock: Clock) -> None:
+        host, mailer = Host(), Provider()
+        briefs = the_briefs(storage, clock, host, mailer)
+        await briefs.plan(EIGHT - HOUR)
+        await briefs.pause(EIGHT - HOUR)
+        await done(briefs, clock)
+        assert await code(briefs) == "paused"
+
+        assert await briefs.resume(NINE + 2 * HOUR) == 1
+        await done(briefs, clock, NINE + 2 * HOUR)
+
+        assert (await code(briefs), mailer.delivered) == ("completed", {"daily_brief:2026-03-09:ada:2": 1})
+
+    @pytest.mark.parametrize(
+        ("catch_up", "codes"),
+        [
+            (CatchUp.SKIP, ["paused", "paused", "paused"]),
+            (CatchUp.LATEST, ["paused", "newer_occurrence", "completed"]),
+            (CatchUp.EACH, ["paused", "completed", "completed"]),
+        ],
+    )
+    async def test_a_long_pause_is_caught_up_with_as_an_outage_is(
+        self, storage: Storage, clock: Clock, catch_up: CatchUp, codes: list[str]
+    ) -> None:
+        briefs = the_briefs(storage, clock, catch_up=catch_up, max_lateness=30 * HOUR)
+        await briefs.pause(EIGHT)
+        for day in range(3):
+            await done(briefs, clock, NINE + day * DAY)
+        back = NINE + 2 * DAY + HOUR
+
+        await briefs.resume(back)
+        await done(briefs, clock, back)
+
+        assert [await code(briefs, TODAY + day * DAY, back) for day in range(3)] == codes
+
+    async def test_what_was_queued_before_a_pause_and_is_too_late_after_it_says_so(
+        self, storage: Storage, clock: Clock
+    ) -> None:
+        briefs = the_briefs(storage, clock)
+        await briefs.plan(EIGHT)
+        await briefs.pause(EIGHT)
+
+        assert await briefs.resume(NINE + 2 * DAY) == 0
+
+        assert await code(briefs, now=NINE + 2 * DAY) == "paused"
+
+    async def test_what_is_not_paused_cannot_be_resumed(self, storage: Storage, clock: Clock) -> None:
+        assert await the_briefs(storage, clock).resume(NINE) is None
+
+
+class TestStatus:
+    async def test_all_numbers_are_there_and_all_is_well_at_first(self, storage: Storage, clock: Clock) -> None:
+        briefs = the_briefs(storage, clock)
+
+        fresh = await briefs.status(EIGHT)
+        await briefs.plan(EIGHT)
+        planned = await briefs.status(EIGHT)
+        await done(briefs, clock)
+        ran = await briefs.status(NINE)
+
+        assert fresh.ok
+        assert (fresh.briefs.planned_at, fresh.briefs.soon, fresh.briefs.ended) == (None, 0, {})
+        assert (planned.briefs.planned_at, planned.briefs.soon, planned.briefs.overdue) == (EIGHT, 1, 0)
+        assert ran.mails is not None
+        assert ran.ok
+        assert (ran.briefs.ended, ran.mails.ended) == ({JobStatus.COMPLETED: 1}, {JobStatus.COMPLETED: 1})
+
+    async def test_without_a_mailer_there_are_no_mails(self, storage: Storage, clock: Clock) -> None:
+        host = Host()
+        briefs = Briefs(storage, projects=host, generator=host)
+
+        assert (await briefs.status(NINE)).mails is None
+
+    async def test_what_is_overdue_is_told_and_since_when(self, storage: Storage, clock: Clock) -> None:
+        briefs = the_briefs(storage, clock)
+        await briefs.plan(EIGHT)
+
+        late = (await briefs.status(NINE + HOUR)).briefs
+
+        assert late.overdue == 1
+        assert late.oldest is not None
+        assert NINE - 15 * MINUTE <= late.oldest < NINE
+
+    @pytest.mark.parametrize(
+        ("host", "mailer", "error"),
+        [
+            (Host(refuse), Provider(), "no such model"),
+            (Host(), Provider(fails=[NotSent("no such mailbox", permanent=True)]), "no such mailbox"),
+            (Host(), Provider(idempotent=False, fails=[ConnectionError("reset")]), "reset"),
+        ],
+    )
+    async def test_what_failed_or_is_unknown_is_told_by_its_error(
+        self, storage: Storage, clock: Clock, host: Host, mailer: Provider, error: str
+    ) -> None:
+        briefs = the_briefs(storage, clock, host, Provider(idempotent=mailer.idempotent, fails=mailer.fails))
+        await done(briefs, clock)
+
+        status = await briefs.status(NINE)
+
+        assert not status.ok
+        assert status.mails is not None
+        (trouble,) = [*status.briefs.troubles, *status.mails.troubles]
+        assert (trouble.count, trouble.latest, error in str(trouble.error)) == (1, NINE, True)
+        assert (await briefs.status(NINE + 2 * DAY)).ok
+
+
+class TestReconcile:
+    @pytest.fixture
+    def abandon(self, storage: Storage) -> Callable[[str, int], Any]:
+        async def abandon(type: str, times: int) -> None:  # noqa: A002  # as the port has it
+            for _ in range(times):
+                lease = timedelta(seconds=1)
+                await storage.claim(NINE, now=NINE - HOUR, lease=lease, limit=10, types=[type])
+
+        return abandon
+
+    async def test_a_brief_that_a_dead_worker_left_is_put_back_and_made(
+        self, storage: Storage, clock: Clock, abandon: Callable[[str, int], Any]
+    ) -> None:
+        briefs = the_briefs(storage, clock)
+        await briefs.plan(EIGHT)
+        await abandon("daily_brief", 1)
+        assert (await briefs.status(NINE)).briefs.abandoned == 1
+
+        found = await briefs.reconcile(NINE)
+
+        assert (found.returned, found.unknown, found.failed, found.ok) == (1, 0, 0, True)
+        assert (await briefs.status(NINE)).briefs.abandoned == 0
+        assert (await storage.find(["daily_brief:2026-03-09:ada"]))["daily_brief:2026-03-09:ada"].attempts == 1
+        await done(briefs, clock)
+        assert await code(briefs) == "completed"
+
+    async def test_what_is_held_by_a_worker_that_lives_is_left_alone(self, storage: Storage, clock: Clock) -> None:
+        briefs = the_briefs(storage, clock)
+        await briefs.plan(EIGHT)
+        await storage.claim(NINE, now=NINE, lease=HOUR, limit=10, types=["daily_brief"])
+
+        found = await briefs.reconcile(NINE)
+
+        assert (found.returned, found.unknown, found.failed) == (0, 0, 0)
+        assert (await briefs.status(NINE)).briefs.running == 1
+
+    async def test_a_mail_that_may_have_left_becomes_unknown(self, storage: Storage, clock: Clock) -> None:
+        briefs = the_briefs(storage, clock, mailer=Provider(idempotent=False))
+        await done(briefs, clock, NINE - MINUTE)
+        lease = timedelta(seconds=1)
+        got = await storage.claim(NINE, now=NINE, lease=lease, limit=1, types=["generate_brief_email.daily_brief"])
+        await storage.heartbeat([evolve(got.claims[0], progress=Progress("sending"))], NINE + lease)
+
+        found = await briefs.reconcile(NINE + HOUR)
+
+        assert (found.returned, found.unknown, found.ok) == (0, 1, False)
+        assert await code(briefs) == "unknown"
+
+    async def test_a_job_whose_workers_keep_dying_is_given_up(self, storage: Storage, clock: Clock) -> None:
+        briefs = the_briefs(storage, clock)
+        await briefs.plan(EIGHT)
+        lease = timedelta(seconds=1)
+        got = await storage.claim(NINE, now=NINE, lease=lease, limit=1, types=["daily_brief"])
+        await storage.heartbeat([evolve(got.claims[0], progress=Progress("starting", alone=True))], NINE + lease)
+
+        found = await briefs.reconcile(NINE + HOUR)
+
+        assert (found.returned, found.failed, found.ok) == (0, 1, False)
+        assert await code(briefs) == "failed"
+
+
+class TestPrune:
+    async def test_all_but_the_latest_of_each_user_goes(self, storage: Storage, clock: Clock) -> None:
+        briefs = the_briefs(storage, clock)
+        for day in range(5):
+            await done(briefs, clock, NINE + day * DAY)
+
+        assert await briefs.prune(2 * DAY, NINE + 5 * DAY) == 6
+        assert await briefs.prune(2 * DAY, NINE + 5 * DAY) == 0
+
+        kept = [await storage.brief("daily_brief", "ada", TODAY + day * DAY) is not None for day in range(5)]
+        assert kept == [False, False, False, True, True]
+        assert await briefs.prune(2 * DAY, NINE + 50 * DAY) == 2
+        assert await briefs.latest("ada") is not None
+
+    async def test_it_keeps_what_a_plan_could_make_again(self, storage: Storage, clock: Clock) -> None:
+        with pytest.raises(ValueError, match=r"older_than=12:00:00: must be more than 13:15:00"):
+            await the_briefs(storage, clock).prune(12 * HOUR, NINE)
