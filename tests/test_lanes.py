@@ -166,8 +166,7 @@ class TestTheEnd:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(finish_elsewhere)
             report = await worker.run(NINE)
-
-        assert (report.briefs, report.mails) == ({}, {"completed": 1})
+            assert (report.briefs, report.mails) == ({}, {"completed": 1})
 
     async def test_a_brief_that_a_dead_worker_held_is_made_and_mailed_while_mails_go_on(
         self, storage: MemoryStorage

@@ -68,6 +68,14 @@ def refuse(request: SectionRequest) -> ProjectBrief:
     raise PermanentFailure("no such model")
 
 
+def say_nothing(request: SectionRequest) -> None:
+    return None
+
+
+def say_anew(request: SectionRequest) -> ProjectBrief:
+    return ProjectBrief("anew")
+
+
 class TestRetry:
     async def test_a_failed_brief_is_made_by_the_next_run_and_mailed(self, storage: Storage, clock: Clock) -> None:
         host, mailer = Host(refuse), Provider()
@@ -91,6 +99,15 @@ class TestRetry:
         assert await briefs.retry("ada", now=nine_there)
 
         assert await code(briefs, date(2026, 3, 10), nine_there) == "pending"
+
+    async def test_it_is_today_in_utc_where_the_preference_does_not_say_where_that_is(
+        self, storage: Storage, clock: Clock
+    ) -> None:
+        briefs = the_briefs(storage, clock, Host(refuse))
+        await done(briefs, clock)
+        await storage.preferences.put([Preference(user_id="ada", timezone="Mars/Olympus")])
+
+        assert await briefs.retry("ada", now=NINE + HOUR)
 
     async def test_a_mail_that_failed_keeps_its_key_so_that_a_provider_that_has_it_does_not_deliver_it_twice(
         self, storage: Storage, clock: Clock
@@ -245,7 +262,7 @@ class TestRegenerate:
         briefs = the_briefs(storage, clock, host, mailer)
         await done(briefs, clock)
         await done(briefs, clock, NINE + DAY)
-        host.act = lambda request: ProjectBrief("anew")
+        host.act = say_anew
         clock.now = NINE + DAY
 
         assert await briefs.regenerate("ada", TODAY)
@@ -340,17 +357,17 @@ class TestGenerateNow:
         assert mailer.delivered == {KEY: 1, "daily_brief:2026-03-09:ada:3": 1}
 
     async def test_schedule_and_engagement_are_not_asked(self, storage: Storage, clock: Clock) -> None:
-        class LongGone:
+        class CoolingOff:
             async def last_visits(self, user_ids: Any) -> dict[str, datetime | None]:
-                return dict.fromkeys(user_ids, NINE - 7 * DAY)
+                return dict.fromkeys(user_ids, NINE - 3 * DAY)
 
         await storage.preferences.put([Preference(user_id="ada", frequency="monthly", days=[1])])
-        briefs = the_briefs(storage, clock, engagement=LongGone())
+        briefs = the_briefs(storage, clock, engagement=CoolingOff())
 
         assert await briefs.generate_now("ada", NINE) is not None
 
     async def test_there_may_be_nothing_to_say(self, storage: Storage, clock: Clock) -> None:
-        briefs = the_briefs(storage, clock, Host(lambda request: None))
+        briefs = the_briefs(storage, clock, Host(say_nothing))
 
         assert await briefs.generate_now("ada", NINE) is None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 from attrs import frozen
@@ -100,13 +100,18 @@ class Operator:
     async def retry_all(self, statuses: Sequence[JobStatus], since: datetime) -> int:
         """See ``Briefs.retry_all``."""
         retried = 0
+        async for jobs in self._pages(statuses, since):
+            retried += len(await self.storage.change([job.dedup_key for job in jobs], Change.RETRY))
+        return retried
+
+    async def _pages(self, statuses: Sequence[JobStatus], since: datetime) -> AsyncIterator[Sequence[Job]]:
         cursor: str | None = None
         while True:
             page = await self.storage.select(self._types, statuses, since=since, cursor=cursor, limit=_BATCH)
-            retried += len(await self.storage.change([job.dedup_key for job in page.items], Change.RETRY))
+            yield page.items
             cursor = page.next_cursor
             if cursor is None:
-                return retried
+                return
 
     async def cancel(self, user_id: str, on: date | None, now: datetime) -> bool:
         """See ``Briefs.cancel``."""
@@ -186,14 +191,8 @@ class Operator:
     async def reconcile(self, now: datetime) -> Reconciled:
         """See ``Briefs.reconcile``."""
         ended: Counter[JobStatus | None] = Counter()
-        cursor: str | None = None
-        while True:
-            held = [JobStatus.PROCESSING]
-            page = await self.storage.select(self._types, held, since=_EVER, cursor=cursor, limit=_BATCH)
-            ended.update([await self.worker.take_back(job, now) for job in page.items])
-            cursor = page.next_cursor
-            if cursor is None:
-                break
+        async for jobs in self._pages([JobStatus.PROCESSING], _EVER):
+            ended.update([await self.worker.take_back(job, now) for job in jobs])
         return Reconciled(
             returned=ended[JobStatus.PENDING],
             unknown=ended[JobStatus.UNKNOWN],
@@ -207,11 +206,10 @@ class Operator:
         if older_than <= least:
             raise ValueError(f"older_than={older_than}: must be more than {least}, or slots could be planned again")
         erased = 0
-        while True:
-            now_erased = await self.storage.prune(self._types, now - older_than, _BATCH)
-            erased += now_erased
-            if now_erased < _BATCH:
-                return erased
+        # In batches, so that nobody waits long for the storage.
+        while batch := await self.storage.prune(self._types, now - older_than, _BATCH):
+            erased += batch
+        return erased
 
     async def _keys(self, user_id: str, on: date | None, now: datetime) -> tuple[str, str]:
         """The keys of the brief and of its mail, on that date or on the user's today."""
