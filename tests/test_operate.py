@@ -185,7 +185,7 @@ class TestRetry:
         await done(briefs, clock)
 
         assert not await briefs.retry("ada", TODAY)
-        assert not await briefs.retry("nobody", TODAY)
+        assert not await briefs.retry("nobody", now=NINE)
 
 
 class TestCancel:
