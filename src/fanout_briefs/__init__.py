@@ -51,8 +51,8 @@ from fanout_briefs.operate import Reconciled, Status
 from fanout_briefs.planner import PlanReport, SchedulePlanner, Verdict
 from fanout_briefs.schedule import Frequency, Schedule
 from fanout_briefs.settled import Fulfilled, Rejected, Settled, gather_settled, iter_settled
-from fanout_briefs.timing import CatchUp, Timing
-from fanout_briefs.worker import Ended, Retrying, RunReport
+from fanout_briefs.timing import CatchUp, Retrying, Timing
+from fanout_briefs.worker import Ended, RunReport
 
 __all__ = [
     "Activity",

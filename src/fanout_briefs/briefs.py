@@ -17,6 +17,7 @@ from fanout_briefs.delivery import SENDING, Delivery, mail_job, mail_type
 from fanout_briefs.eligibility import Eligibility
 from fanout_briefs.engagement import BackoffPolicy, EngagementPolicy
 from fanout_briefs.explain import Explainer, Explanation
+from fanout_briefs.held import Held, Lane
 from fanout_briefs.model import (
     KEPT_PROBLEMS,
     Brief,
@@ -37,12 +38,13 @@ from fanout_briefs.ports import Engagement, Generator, Mailer, Preferences, Proj
 from fanout_briefs.render import render_brief
 from fanout_briefs.screen import Cleared, Screen
 from fanout_briefs.serve import Round, Server
-from fanout_briefs.timing import CatchUp, Timing
-from fanout_briefs.worker import Ended, Held, Lane, Retrying, RunReport, Worker
+from fanout_briefs.timing import CatchUp, Retrying, Timing
+from fanout_briefs.worker import Ended, RunReport, Worker
 
 __all__ = ["BriefProgress", "Briefs"]
 
 _log = logging.getLogger("fanout_briefs")
+_BRIEF_RETRYING = Retrying(attempts=6)
 _MAIL_RETRYING = Retrying(attempts=12)
 _DAY = timedelta(days=1)
 
@@ -93,7 +95,7 @@ class Briefs:
         send_timeout: How long reading a recipient, and then sending, may take each. A mail whose sending took longer
             ends unknown, or is sent again if the mailer is idempotent; keep it above the mailer's own timeouts.
         lease: How long a claim outlives a worker that died.
-        retrying: How failed attempts at a brief are repeated; None is three within some minutes.
+        retrying: How failed attempts at a brief are repeated; None is six within some half an hour.
         mail_retrying: How failed attempts at a mail are repeated; None is twelve within some six hours, since mail
             servers are away for longer.
         on_progress: Called, synchronously, at each step of each brief. If it raises, that is logged and
@@ -193,7 +195,7 @@ class Briefs:
             section_timeout=section_timeout,
             deadline=deadline,
         )
-        lanes = [Lane(name, self._generate, concurrency, retrying or Retrying())]
+        lanes = [Lane(name, self._generate, concurrency, retrying or _BRIEF_RETRYING)]
         self._delivery: Delivery | None = None
         if mailer is not None and recipients is not None:
             self._delivery = Delivery(recipients, mailer, send_timeout)

@@ -7,36 +7,35 @@ over. Effects are exactly once: every write shows the claim's fencing token, and
 from __future__ import annotations
 
 import logging
-import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import cast
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
-from attrs import define, evolve, field, frozen
-from attrs.validators import ge, gt, le
+from attrs import evolve, field, frozen
+from attrs.validators import gt
 
 from fanout_briefs.eligibility import Refusal
 from fanout_briefs.errors import NotSent, PermanentFailure, RetryLater, SourceError
+from fanout_briefs.held import Held, Lane, Lost
 from fanout_briefs.model import (
     KEPT_PROBLEMS,
     Brief,
-    Claim,
     Finish,
     FollowUp,
     Job,
     JobStatus,
     Problem,
-    Progress,
     SkipReason,
 )
 from fanout_briefs.ports import Work
 from fanout_briefs.screen import Cleared, Screen
 from fanout_briefs.settled import Rejected, gather_settled, iter_settled
+from fanout_briefs.timing import FURTHEST
 
-__all__ = ["Ended", "Held", "Lane", "Lost", "Retrying", "RunReport", "Worker"]
+__all__ = ["Ended", "RunReport", "Worker"]
 
 _log = logging.getLogger("fanout_briefs")
 _TROUBLED = (JobStatus.PENDING, JobStatus.FAILED, JobStatus.UNKNOWN)
@@ -44,33 +43,7 @@ _LONGEST_WAIT = 1.0
 """Seconds between looks at jobs that other workers hold; they may end long before their leases do."""
 _SHORTEST_WAIT = 1.0
 """Seconds that a job which asks to be tried later is put off at least; it may ask without end, but a run has one."""
-_FURTHEST = timedelta(days=366)
-"""No job is put off for longer; a moment beyond the calendar could not even be stored."""
 _LEASE_ENDED = "the lease ended before the work did"
-
-
-@frozen(kw_only=True)
-class Retrying:
-    """How failed attempts are repeated: back-off doubles from ``first`` to ``longest``, give or take a quarter.
-
-    Attempts that end by ``RetryLater`` do not count; being too late ends those.
-
-    Attributes:
-        attempts: How often a job is tried in all, attempts of workers that died included; at least 1. A job that
-            has none left because workers died gets one more with nothing beside it, since it may not be to blame.
-        longest: At most 366 days.
-    """
-
-    attempts: int = field(default=3, validator=ge(1))
-    first: timedelta = field(default=timedelta(minutes=1), validator=ge(timedelta(0)))
-    longest: timedelta = field(default=timedelta(hours=1), validator=[ge(timedelta(0)), le(_FURTHEST)])
-
-    def delay(self, attempt: int) -> timedelta:
-        """How long to wait after this attempt, counted from 1."""
-        # In seconds as floats, which grow to infinity where a timedelta would overflow.
-        doubled = self.first.total_seconds() * 2.0 ** min(attempt - 1, 1000)
-        seconds = min(doubled, self.longest.total_seconds())
-        return timedelta(seconds=seconds * random.uniform(0.75, 1.25))  # noqa: S311 - jitter guards no secret
 
 
 @frozen(kw_only=True)
@@ -116,81 +89,6 @@ class RunReport:
         """Whether nothing failed, is stuck or needs a person's eye."""
         stuck = (JobStatus.FAILED, JobStatus.UNKNOWN)
         return not (self.retrying or self.problems or any(self.briefs.get(s) or self.mails.get(s) for s in stuck))
-
-
-class Lost(Exception):
-    """The claim is no longer ours, so what was being done must stop."""
-
-
-@define(eq=False)
-class Held:
-    """A claim in this worker's hands.
-
-    Attributes:
-        lane: Whose job it is.
-        cleared: What the screen let it run with; None of a job that is only to be ended.
-        progress: The latest; the next heartbeat records it.
-        is_running: Whether its handler has yet to return.
-        is_suspect: Whether it waits for everything else to end, since workers that held it died.
-        is_alone: Whether nothing else runs beside it.
-    """
-
-    claim: Claim
-    _beat: Callable[[Sequence[Held]], Awaitable[Collection[str]]]
-    lane: Lane
-    cleared: Cleared | None = None
-    progress: Progress | None = None
-    is_running: bool = True
-    is_suspect: bool = False
-    is_alone: bool = False
-    scope: anyio.CancelScope = field(factory=anyio.CancelScope)
-
-    @property
-    def job(self) -> Job:
-        """The claimed job."""
-        return self.claim.job
-
-    def with_progress(self) -> Claim:
-        """The claim as a heartbeat shows it."""
-        progress = self.progress
-        if self.is_alone:
-            progress = evolve(progress or Progress("starting"), alone=True)
-        return evolve(self.claim, progress=progress)
-
-    async def record(self, progress: Progress) -> None:
-        """Commit a step before the effect it announces.
-
-        Raises:
-            Lost: The claim is no longer ours, so the effect must not happen.
-        """
-        before, self.progress = self.progress, progress
-        try:
-            lost = await self._beat([self])
-        except BaseException:
-            self.progress = before  # Whether or not it was recorded, the effect will not begin.
-            raise
-        if lost:
-            raise Lost
-
-
-Handler = Callable[[Held], Awaitable[tuple[Finish, Sequence[FollowUp]]]]
-
-
-@frozen
-class Lane:
-    """The jobs of one type.
-
-    Attributes:
-        type: The job type.
-        handler: What makes a finish of a held job.
-        concurrency: How many run side by side.
-        retrying: How failed attempts are repeated.
-    """
-
-    type: str
-    handler: Handler
-    concurrency: int = field(validator=ge(1))
-    retrying: Retrying
 
 
 @frozen(kw_only=True)
@@ -543,7 +441,7 @@ class _Run:
             seconds = retrying.delay(attempt).total_seconds()
         # From now on, on the timeline of the moment that is run for.
         now = self._due_by + max(self._worker.clock() - self._begun, timedelta(0))
-        at = now + timedelta(seconds=min(seconds, _FURTHEST.total_seconds()))
+        at = now + timedelta(seconds=min(seconds, FURTHEST.total_seconds()))
         with anyio.CancelScope(shield=True):  # as below
             kept = await self._worker.work.retry(held.claim, at, text, counted=not asked_to_wait)
             self._ended(held, JobStatus.PENDING if kept else None, text)
