@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
@@ -337,6 +337,7 @@ def scene(
     people: int = 24,
     first: int = 1,
     last: int = 8,
+    together: Collection[str] = (),
     server: MailServer | None = None,
     **settings: Any,
 ) -> Generator[Scene]:
@@ -347,6 +348,7 @@ def scene(
         people: How many, due one after the other.
         first: When the first is due, in seconds from the beginning of the clock.
         last: When the last one is.
+        together: Who is due at the same moment, which is that of the first of them.
         server: Takes the mails; None writes them as files.
         settings: As the application has them.
     """
@@ -361,11 +363,9 @@ def scene(
         **settings,
     )
     users = [f"u{number:03}" for number in range(people)]
-    steps = max(people - 1, 1)
-    times = {
-        user: f"{BEGIN + timedelta(seconds=first + (last - first) * number // steps):%H:%M:%S}"
-        for number, user in enumerate(users)
-    }
+    seconds = {user: first + (last - first) * number // max(people - 1, 1) for number, user in enumerate(users)}
+    seconds |= dict.fromkeys(together, min((seconds[user] for user in together), default=0))
+    times = {user: f"{BEGIN + timedelta(seconds=after):%H:%M:%S}" for user, after in seconds.items()}
     sign_up(given, times)
     with closing(sqlite3.connect(given.database)) as connection:
         connection.executescript(_LOG)

@@ -147,16 +147,20 @@ class MailServer:
     async def _close(self) -> None:
         if self._listening is not None:
             self._listening.close()
-        for transport in list(self._transports):
-            transport.abort()
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        for _ in range(5):  # Some connections are only being made, and aborted ones close in the loop's next turns.
+            for transport in list(self._transports):
+                transport.abort()
+            await asyncio.sleep(0)
 
     async def _settle(self) -> None:
         tasks = asyncio.all_tasks() - {cast("asyncio.Task[Any]", asyncio.current_task())}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for _ in range(3):  # Aborted transports close in the loop's next turns.
-            await asyncio.sleep(0)
+        await self._hang_up()
 
     def _do(self, work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(GUARD)
