@@ -83,7 +83,7 @@ class Server:
         with work:
             while not draining.is_set():
                 now = self.clock()
-                is_time = self.every is not None and (planned_at is None or not now - planned_at < self.every)
+                is_time = self.every is not None and not _is_recent(planned_at, now, self.every)
                 planned_at = now if is_time else planned_at
                 self._tell(await self._round(now, draining, is_time=is_time))
                 with anyio.move_on_after(self.poll.total_seconds()):
@@ -112,3 +112,8 @@ class Server:
             _log.exception("running what is due at %s failed; the next turn tries again", now)
             errors.append(error)
         return Round(now=now, plan=planned, run=ran, errors=tuple(errors))
+
+
+def _is_recent(then: datetime | None, now: datetime, every: timedelta) -> bool:
+    """Whether it was less than ``every`` ago; a moment in the future means that the clock was set back."""
+    return then is not None and timedelta(0) <= now - then < every
