@@ -193,7 +193,6 @@ class Scene:
     settings: Settings
     server: MailServer | None
     users: list[str]
-    times: Mapping[str, str]
     _stack: ExitStack
 
     @property
@@ -213,6 +212,11 @@ class Scene:
         new.write_text(str(shift), encoding="ascii")
         new.replace(self.wings / "clock")
 
+    def sign_up(self, times: Mapping[str, str]) -> None:
+        """More people want a brief, each at their time of day."""
+        _sign_up(self.settings, times)
+        self.users = sorted({*self.users, *times})
+
     def worker(self, **changes: Any) -> Child:
         """Start the command line; it is ended with the scene, if not before."""
         return self._stack.enter_context(_started(evolve(self.settings, **changes)))
@@ -229,11 +233,11 @@ class Scene:
             assert time.monotonic() < end, f"{statement}: {count} of {wanted}; {self.rows(_STATES)}"
             time.sleep(0.05)
 
-    def settles(self, users: Sequence[str] | None = None) -> None:
-        """Wait until everybody's mail has ended one way or another."""
-        wanted = len(self.users if users is None else users)
+    def settles(self, who: str = "") -> None:
+        """Wait until everybody's mail, or that of all whose names begin so, has ended one way or another."""
         ended = f"SELECT count(*) FROM jobs WHERE type = '{MAILS}' AND status NOT IN ('pending', 'processing')"
-        self.until(ended, wanted)
+        wanted = sum(user.startswith(who) for user in self.users)
+        self.until(f"{ended} AND user_id LIKE '{who}%'", wanted)
 
     def finish(self) -> None:
         """Fresh processes do what is left; then another one finds nothing to do."""
@@ -366,15 +370,15 @@ def scene(
     seconds = {user: first + (last - first) * number // max(people - 1, 1) for number, user in enumerate(users)}
     seconds |= dict.fromkeys(together, min((seconds[user] for user in together), default=0))
     times = {user: f"{BEGIN + timedelta(seconds=after):%H:%M:%S}" for user, after in seconds.items()}
-    sign_up(given, times)
+    _sign_up(given, times)
     with closing(sqlite3.connect(given.database)) as connection:
         connection.executescript(_LOG)
     with ExitStack() as stack:
         # What is set up takes its time, and nobody shall have been due before.
-        yield Scene(folder, evolve(given, began=time.monotonic()), server, users, times, stack)
+        yield Scene(folder, evolve(given, began=time.monotonic()), server, users, stack)
 
 
-def sign_up(settings: Settings, times: Mapping[str, str]) -> None:
+def _sign_up(settings: Settings, times: Mapping[str, str]) -> None:
     async def put() -> None:
         async with SqliteStorage(settings.database) as storage:
             await storage.preferences.put(
