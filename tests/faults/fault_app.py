@@ -60,6 +60,7 @@ class Settings:
     send_timeout: float = 30
     concurrency: int = 6
     attempts: int = 50
+    horizon: float = 2
 
     def dumped(self) -> str:
         return json.dumps(asdict(self))
@@ -205,7 +206,7 @@ def build(settings: Settings) -> Briefs:
         lead=0 * _SECOND,
         deadline=120 * _SECOND,
         section_timeout=None,
-        horizon=2 * _SECOND,
+        horizon=settings.horizon * _SECOND,
         look_back=60 * _SECOND,
         concurrency=settings.concurrency,
         lease=settings.lease * _SECOND,

@@ -240,11 +240,15 @@ class Scene:
         self.until(f"{ended} AND user_id LIKE '{who}%'", wanted)
 
     def finish(self) -> None:
-        """Fresh processes do what is left; then another one finds nothing to do."""
+        """A fresh process does what is left."""
         last = self.worker()
         last.reaches("turn")
         self.settles()
         last.terminated()
+
+    def finish_and_idle(self) -> None:
+        """A fresh process does what is left; then another one finds nothing to do."""
+        self.finish()
         before = self.looked()
         idle = self.worker()
         idle.reaches("turn", 2)

@@ -241,7 +241,7 @@ def test_workers_whose_clock_is_set_back_and_forward_send_everything_once(
             held = {("DATA", "u004"): [HOLD]}
             server = stack.enter_context(MailServer(held)) if mailer == "smtp" else None
             town = stack.enter_context(
-                scene(tmp_path / mailer, people=24, last=6, together=("u004", "u005"), server=server)
+                scene(tmp_path / mailer, people=24, last=6, together=("u004", "u005"), server=server, horizon=1200)
             )
             town.hold("u005")
             first = town.worker()
@@ -251,8 +251,10 @@ def test_workers_whose_clock_is_set_back_and_forward_send_everything_once(
             town.set_clock(-3600)
             first.killed()  # It holds u005, and by the new time it will for an hour.
             town.let_go("u005")
-            town.sign_up({f"v{second:03}": f"08:00:{second}" for second in range(15, 19)})
+            town.sign_up({f"v{second:03}": f"08:10:{second}" for second in range(10, 14)})
             second = town.worker()
+            town.until("SELECT count(*) FROM jobs WHERE user_id LIKE 'v%'", 4)  # Planning goes on.
+            town.set_clock(-3000)
             town.settles("v")
             if server is not None:
                 server.let_go()
@@ -265,7 +267,7 @@ def test_workers_whose_clock_is_set_back_and_forward_send_everything_once(
             town.set_clock(0)
             second.reaches("turn", 3, since=len(second.marks))
             second.terminated()
-            town.finish()
+            town.finish_and_idle()
             found = town.judged()
             if server is None:
                 assert found.counts == {"completed": 32}

@@ -85,7 +85,7 @@ def test_a_worker_whose_disk_is_full_goes_on_when_there_is_room_again(
                 worker.complains("disk is full" if full == "database" else "No space left on device", 8, since=before)
             town.settles()
             worker.terminated()
-            town.finish()
+            town.finish_and_idle()
             return ended_well(town)
 
     plays = [("database", "eml"), ("database", "smtp"), ("outbox", "eml")]
@@ -114,7 +114,7 @@ def test_a_worker_that_may_not_write_goes_on_when_it_may_again(
             worker.order("room")
             town.settles()
             worker.terminated()
-            town.finish()
+            town.finish_and_idle()
             return ended_well(town)
 
     plays = ["eml", "smtp"]

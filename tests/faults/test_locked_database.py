@@ -74,7 +74,7 @@ def test_a_database_that_is_locked_for_a_minute_delays_everything_and_loses_noth
             town.settles()
             for worker in workers:
                 worker.terminated()
-            town.finish()
+            town.finish_and_idle()
             found = town.judged()
             assert planned[0][0] < 40
             if server is None:

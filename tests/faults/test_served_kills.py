@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 from fault_harness import needs_posix, scene, side_by_side
-from mail_server import MailServer
+from mail_server import HOLD, MailServer
 
 SEED = 20260309
 KILLS = 8
+HELD = "u020"
 pytestmark = [pytest.mark.slow, needs_posix]
 
 
@@ -26,17 +27,21 @@ def test_a_worker_that_is_killed_again_and_again_leaves_each_brief_once_and_no_m
     def play(mailer: str) -> str:
         rng = random.Random(f"{SEED} {mailer}")
         with ExitStack() as stack:
-            server = stack.enter_context(MailServer()) if mailer == "smtp" else None
+            server = stack.enter_context(MailServer({("DATA", HELD): [HOLD]})) if mailer == "smtp" else None
             town = stack.enter_context(scene(tmp_path / mailer, people=48, last=10, server=server))
-            for _ in range(KILLS):
+            for number in range(KILLS):
                 worker = town.worker()
+                if server is not None and number == KILLS // 2:
+                    server.waits_for("DATA", HELD)
                 # Half of them early, while it opens and claims what the one before had in its hands.
                 worker.passes(rng.choice([rng.randint(1, 60), rng.randint(60, 900)]))
                 worker.killed()
-            town.finish()
+            town.finish_and_idle()
             found = town.judged()
             if server is None:
                 assert found.counts == {"completed": 48}
+            else:
+                assert found.mails[HELD] == "unknown"
             return f"{mailer}: {KILLS} kills, 48 briefs, {dict(found.counts)}"
 
     told = side_by_side(play, ["eml", "smtp"])
