@@ -126,6 +126,13 @@ STORIES = [
         {TODAY: (SENT, 2), TOMORROW: (SENT, 1)},
     ),
     Story(
+        "earlier, to a time that passes before the claim",
+        time("09:00"),
+        [(at(8, 20), time("08:30"))],
+        {TODAY: at(9), TOMORROW: at(8, 30, TOMORROW)},  # the mark has waited for it
+        {TODAY: (SENT, 2), TOMORROW: (SENT, 1)},
+    ),
+    Story(
         "earlier than it is already",
         time("09:00"),
         [(at(8, 20), time("07:00"))],

@@ -265,13 +265,16 @@ def test_workers_whose_clock_is_set_back_and_forward_send_everything_once(
             town.set_clock(3600)
             town.settles()
             town.set_clock(0)
-            second.reaches("turn", 3, since=len(second.marks))
+            town.sign_up({f"x{second:03}": f"09:15:{second}" for second in range(10, 14)})
+            town.until("SELECT count(*) FROM jobs WHERE user_id LIKE 'x%'", 4)  # Planning goes on, of the same worker.
+            town.set_clock(1200)
+            town.settles()
             second.terminated()
             town.finish_and_idle()
             found = town.judged()
             if server is None:
-                assert found.counts == {"completed": 32}
-            return f"{mailer}: 1 kill, 32 briefs, {dict(found.counts)}"
+                assert found.counts == {"completed": 36}
+            return f"{mailer}: 1 kill, 36 briefs, {dict(found.counts)}"
 
     told = side_by_side(play, ["eml", "smtp"])
     with capsys.disabled():

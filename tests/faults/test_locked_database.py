@@ -49,6 +49,8 @@ def test_a_database_that_is_locked_for_a_minute_delays_everything_and_loses_noth
             )
             town.hold(MADE)
             workers = [town.worker(), town.worker()]
+            for worker in workers:
+                worker.passes(100)  # Both have opened the database; one that cannot ends and says so.
             workers[0].comes_to(lambda: any(f"generate {MADE}" in each.marks for each in workers), "a brief")
             if server is not None:
                 server.waits_for("RCPT", ASKED)
