@@ -105,6 +105,25 @@ async def test_it_plans_at_once_and_then_every_so_often_and_looks_for_work_in_be
     assert all(each.run is not None and not each.errors for each in rounds)
 
 
+async def test_planning_goes_on_when_the_clock_was_set_back(storage: MemoryStorage) -> None:
+    true = wall_clock()
+    shift, plans = [timedelta(0)], list[datetime]()
+
+    def note(done: Round) -> None:
+        if done.plan is not None:
+            plans.append(true())
+
+    async with anyio.create_task_group() as tasks:
+        host = Host(lambda: true() + shift[0])
+        tasks.start_soon(lambda: make(storage, host).serve(every=5 * MINUTE, poll=MINUTE, on_round=note))
+        await anyio.sleep(601)
+        shift[0] = -timedelta(hours=1)
+        await anyio.sleep(1200)
+        tasks.cancel_scope.cancel()
+    # The first turn after the change plans at once.
+    assert [(at - EIGHT) // MINUTE for at in plans] == [0, 5, 10, 11, 16, 21, 26]
+
+
 async def test_without_every_it_leaves_planning_to_others(storage: MemoryStorage) -> None:
     host = Host(wall_clock())
     briefs = make(storage, host)
