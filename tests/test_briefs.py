@@ -41,8 +41,8 @@ from fanout_briefs.model import (
     SectionRequest,
     Window,
 )
+from fanout_briefs.runs import RunReport
 from fanout_briefs.timing import Retrying
-from fanout_briefs.worker import RunReport
 from hosts import Host, Provider
 from virtual_time import in_virtual_time
 

@@ -27,8 +27,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "planner": VALUES | PURE | {"ports", "eligibility"},
     "screen": VALUES | PURE | {"ports", "eligibility"},
     "held": VALUES | PURE | {"screen"},
-    "worker": VALUES | PURE | {"ports", "eligibility", "screen", "held"},
-    "serve": {"planner", "worker"},
+    "runs": VALUES,
+    "worker": VALUES | PURE | {"ports", "eligibility", "screen", "held", "runs"},
+    "serve": {"planner", "runs"},
     "explain": VALUES | PURE | {"ports", "eligibility", "delivery"},
     "operate": VALUES | PURE | {"ports", "eligibility", "delivery", "worker"},
 }

@@ -49,10 +49,10 @@ from fanout_briefs.model import (
 )
 from fanout_briefs.operate import Reconciled, Status
 from fanout_briefs.planner import PlanReport, SchedulePlanner, Verdict
+from fanout_briefs.runs import Ended, RunReport
 from fanout_briefs.schedule import Frequency, Schedule
 from fanout_briefs.settled import Fulfilled, Rejected, Settled, gather_settled, iter_settled
 from fanout_briefs.timing import CatchUp, Retrying, Timing
-from fanout_briefs.worker import Ended, RunReport
 
 __all__ = [
     "Activity",

@@ -36,10 +36,11 @@ from fanout_briefs.operate import Operator, Reconciled, Status
 from fanout_briefs.planner import PlanReport, SchedulePlanner, Verdict
 from fanout_briefs.ports import Engagement, Generator, Mailer, Preferences, Projects, Recipients, Storage
 from fanout_briefs.render import render_brief
+from fanout_briefs.runs import Ended, RunReport, Tally
 from fanout_briefs.screen import Cleared, Screen
 from fanout_briefs.serve import Round, Server
 from fanout_briefs.timing import CatchUp, Retrying, Timing
-from fanout_briefs.worker import Ended, RunReport, Worker
+from fanout_briefs.worker import Worker
 
 __all__ = ["BriefProgress", "Briefs"]
 
@@ -276,18 +277,15 @@ class Briefs:
             ValueError: ``now`` is naive.
             Exception: What the storage raises.
         """
-        return await self._run(_aware(now), on_ended, draining=draining)
-
-    async def _run(
-        self,
-        now: datetime,
-        on_ended: Callable[[Ended], object] | None = None,
-        *,
-        draining: anyio.Event | None = None,
-    ) -> RunReport:
-        report = await self._worker.run(now, on_ended, draining=draining)
+        report = await self._worker.run(_aware(now), on_ended, draining=draining)
         hook_problems, self._hook_problems = self._hook_problems, []
         return evolve(report, problems=[*report.problems, *hook_problems])
+
+    def _tally(self) -> Tally:
+        """A count for the next report of a server, which is told of hooks that fail, too."""
+        tally = Tally(self.name)
+        self._hook_problems = tally.problems
+        return tally
 
     async def serve(
         self,
@@ -299,15 +297,16 @@ class Briefs:
     ) -> None:
         """Plan and run until cancelled; for the lifespan of a host, as a task of its own.
 
-        Several processes may serve one storage; the ledger shares the work out. A turn that fails is logged and
-        told, and the next one tries again. Cancelling begins nothing more, lets what runs finish within
-        ``grace``, and gives the rest back.
+        Planning and running go on beside each other, so that a brief which takes long holds up nobody. Several
+        processes may serve one storage; the ledger shares the work out. What fails is logged, told, and tried
+        again. Cancelling begins nothing more, lets what runs finish within ``grace``, and gives the rest back.
 
         Args:
             every: How often to plan; less than the horizon. None leaves planning to others.
-            poll: How often to look for due work.
+            poll: How often to look for due work, and at most to tell.
             grace: How long running work may take to finish once this is cancelled.
-            on_round: Told, synchronously, about each turn. If it raises, that is logged.
+            on_round: Told, synchronously, of each plan, of each failure, and of what ended since it was told before.
+                If it raises, that is logged.
 
         Raises:
             ValueError: An argument is out of range.
@@ -316,7 +315,8 @@ class Briefs:
             raise ValueError(f"every={every}: must not be longer than the horizon of {self.horizon}")
         await Server(
             plan=self.plan,
-            run=self._run,
+            work=self._worker.serve,
+            tally=self._tally,
             every=every,
             poll=poll,
             grace=grace,
@@ -358,7 +358,7 @@ class Briefs:
         latest = await self._storage.brief(self.name, user_id)
         if latest is not None and latest.window.end < job.window.end:
             job = evolve(job, window=evolve(job.window, start=latest.window.end))
-        return await self._builder.build(job, timezone=timezone, decision=None, on_progress=self._reporter(job, []))
+        return await self._builder.build(job, timezone=timezone, decision=None, on_progress=self._reporter(job, list))
 
     async def latest(self, user_id: str) -> Brief | None:
         """The user's latest saved brief; None where there is none."""
@@ -505,7 +505,7 @@ class Briefs:
             held.progress = progress
             tell(progress)
 
-        tell = self._reporter(held.job, self._hook_problems)
+        tell = self._reporter(held.job, lambda: self._hook_problems)
         cleared = cast("Cleared", held.cleared)  # only what the screen lets through comes here
         timezone = (cleared.preference and cleared.preference.timezone) or "UTC"
         brief = await self._builder.build(held.job, timezone=timezone, decision=cleared.decision, on_progress=report)
@@ -521,7 +521,7 @@ class Briefs:
     def _is_unsettled(self, job: Job) -> bool:
         return self._delivery is not None and self._delivery.is_unsettled(job)
 
-    def _reporter(self, job: Job, problems: list[Problem]) -> Callable[[Progress], None]:
+    def _reporter(self, job: Job, problems: Callable[[], list[Problem]]) -> Callable[[Progress], None]:
         """Tell the host's hook; a hook that fails is reported and never costs a brief."""
         hook = self._on_progress
 
@@ -532,8 +532,8 @@ class Briefs:
                 hook(BriefProgress(job, progress))
             except Exception as error:
                 _log.exception("the progress hook failed for %s", job.dedup_key)
-                if len(problems) < KEPT_PROBLEMS:
-                    problems.append(Problem(f"the progress hook failed: {error!r}", job.user_id))
+                if len(problems()) < KEPT_PROBLEMS:
+                    problems().append(Problem(f"the progress hook failed: {error!r}", job.user_id))
 
         return tell
 

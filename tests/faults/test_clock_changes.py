@@ -181,14 +181,6 @@ async def test_what_a_living_worker_holds_is_kept_by_it_when_the_clock_was_set_b
     assert host.begun == [user for user, _ in host.mailed] == ["ana"]
 
 
-HELD_UP = pytest.mark.xfail(
-    strict=True,
-    reason="a turn lasts until nothing that was due at its beginning is held by anybody, and until then the server "
-    "neither plans nor begins what became due meanwhile (worker.py: _claims waits for what others hold)",
-)
-
-
-@HELD_UP
 async def test_a_lease_that_seems_to_last_an_hour_holds_up_nobody_else(storage: MemoryStorage) -> None:
     host = Host()
     await people(storage, {"ana": "07:14", "bo": "07:40"})
@@ -202,7 +194,6 @@ async def test_a_lease_that_seems_to_last_an_hour_holds_up_nobody_else(storage: 
     assert host.when("bo") <= 31 * MINUTE
 
 
-@HELD_UP
 async def test_a_brief_that_takes_long_holds_up_nobody_who_is_due_meanwhile(storage: MemoryStorage) -> None:
     host = Host()
     host.takes = {"ana": 840.0}
@@ -213,7 +204,6 @@ async def test_a_brief_that_takes_long_holds_up_nobody_who_is_due_meanwhile(stor
     assert host.when("bo") <= 8 * MINUTE
 
 
-@HELD_UP
 async def test_planning_goes_on_while_a_brief_takes_long(storage: MemoryStorage) -> None:
     host, plans = Host(), list[datetime]()
     host.takes = {"ana": 840.0}

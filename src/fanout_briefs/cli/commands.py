@@ -32,7 +32,7 @@ from fanout_briefs.errors import (
 from fanout_briefs.explain import Explanation
 from fanout_briefs.model import Brief, JobStatus
 from fanout_briefs.planner import PlanReport, Verdict
-from fanout_briefs.worker import RunReport
+from fanout_briefs.runs import RunReport
 
 __all__ = ["app", "explain", "init", "plan", "preview", "run", "run_and_show", "serve_and_show"]
 

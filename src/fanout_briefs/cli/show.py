@@ -21,8 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fanout_briefs.explain import Explanation
 from fanout_briefs.model import Brief, JobStatus, Occurrence, Problem, SkipReason
 from fanout_briefs.planner import PlanReport, Verdict
+from fanout_briefs.runs import Ended, RunReport
 from fanout_briefs.serve import Round
-from fanout_briefs.worker import Ended, RunReport
 
 __all__ = [
     "Printer",
