@@ -424,6 +424,7 @@ class Simulation:
                 await self.briefs.forget(move.user_id)
                 self.oracle.forget(move.user_id)
                 self.saved.pop(move.user_id, None)
+                self.host.reminded = [each for each in self.host.reminded if each.user_id != move.user_id]
                 self.forgotten.add(move.user_id)
             elif move.wish is None:
                 self.oracle.remove(move.user_id)

@@ -103,6 +103,7 @@ class Almanac:
         first = start.date() - 70 * DAY
         self._days = [first + n * DAY for n in range((end.date() - first).days + 10)]
         self._known: dict[Rule, Slots] = {}
+        self._asked: dict[tuple[Rule, datetime, datetime], list[tuple[datetime, date]]] = {}
 
     def of(self, rule: Rule) -> Slots:
         known = self._known.get(rule)
@@ -115,9 +116,15 @@ class Almanac:
         return known
 
     def between(self, rule: Rule, start: datetime, end: datetime) -> list[tuple[datetime, date]]:
-        slots = self.of(rule)
-        begin, stop = bisect_left(slots.ats, start), bisect_left(slots.ats, end)
-        return list(zip(slots.ats[begin:stop], slots.days[begin:stop], strict=True))
+        known = self._asked.get((rule, start, end))
+        if known is None:
+            slots = self.of(rule)
+            begin, stop = bisect_left(slots.ats, start), bisect_left(slots.ats, end)
+            if len(self._asked) > 1000:
+                self._asked.clear()
+            known = list(zip(slots.ats[begin:stop], slots.days[begin:stop], strict=True))
+            self._asked[rule, start, end] = known
+        return known
 
     def before(self, rule: Rule, at: datetime) -> datetime:
         """The occurrence before an instant."""
@@ -467,7 +474,8 @@ class Oracle:
                 lost += slots
             if broken is None:
                 for user_id, found in due.items():
-                    self._decide(user_id, found, now, weather, planned)
+                    if found:
+                        self._decide(user_id, found, now, weather, planned)
             elif broken == "enqueue, though done":
                 done = Planned()
                 for user_id, found in due.items():
@@ -493,6 +501,8 @@ class Oracle:
         if wish is None or not wish.active or not wish.rule.is_valid:
             return []
         found = self.almanac.between(wish.rule, start, end)
+        if not found:
+            return found
         # Preference.effective_from: "Occurrences before it were never promised, so they are not missed."
         return [slot for slot in found if wish.since is None or slot[0] >= wish.since]
 

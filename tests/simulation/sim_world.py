@@ -160,7 +160,7 @@ class Pool:
     @staticmethod
     def _rule(chosen: random.Random, zone: str, frequent: float) -> Rule:
         other = (1 - frequent) / 5
-        weights = [frequent / 2, frequent / 2, 2 * other, other, 2 * other]
+        weights = [frequent / 2, frequent / 2, 2 * other, other / 2, 2.5 * other]
         (frequency,) = chosen.choices(["daily", "weekdays", "weekly", "custom", "monthly"], weights)
         # Odd hours are drawn on purpose: clocks change between midnight and three.
         hour = chosen.choice([0, 1, 2, 2, 3, *range(24)])
@@ -355,7 +355,7 @@ def make_world(
     almanac = Almanac(start, end)
     populace = Populace(chosen, settings, Pool(chosen, zones, frequent), almanac, churn=churn, span=(start, end))
     # Ids that sort otherwise than they were made, and hold what keys are made of.
-    ids = [f"{settings.name[:2]}{chosen.randrange(10**6):06}:{number}" for number in range(people)]
+    ids = [f"{settings.catch_up[0]}{settings.policy[0]}{chosen.randrange(100)}:{number}" for number in range(people)]
     lives = [populace.life(user_id) for user_id in ids]
     pages = max(1, people // settings.page_size)
     return World(seed, settings, lives, draw_weather(chosen, moments, pages)), almanac

@@ -85,7 +85,7 @@ def the_year() -> Scene:
     zones = chosen.sample(ZONES, len(ZONES))
     share = [zones[0:45], zones[45:75], zones[75:95], zones[95:110], zones[110:120], zones[120:]]
     casts = list(zip(KINDS, sizes, share, strict=True))
-    return Scene("year", casts, MAY_2011, 8760, "asyncio", is_long=True, frequent=0.12, churn=1.5, answers=4000)
+    return Scene("year", casts, MAY_2011, 8760, "asyncio", is_long=True, frequent=0.08, churn=1.5, answers=4000)
 
 
 SCENES = [*short_scenes(), the_year()]
