@@ -365,7 +365,7 @@ class Simulation:
         self.oracle = Oracle(settings, almanac, world, self._spread)
         self.tally = Tally()
         self.saved: dict[str, list[Brief]] = defaultdict(list)
-        self.forgotten: set[str] = set()
+        self.answers: list[str] = []
         self._moves = iter(world.moves)
         self._next_move = next(self._moves, None)
         self.late_rows: dict[tuple[datetime, str], list[Row]] = defaultdict(list)
@@ -425,7 +425,6 @@ class Simulation:
                 self.oracle.forget(move.user_id)
                 self.saved.pop(move.user_id, None)
                 self.host.reminded = [each for each in self.host.reminded if each.user_id != move.user_id]
-                self.forgotten.add(move.user_id)
             elif move.wish is None:
                 self.oracle.remove(move.user_id)
             else:

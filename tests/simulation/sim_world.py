@@ -303,7 +303,7 @@ def ticks_of(start: datetime, count: int) -> Sequence[datetime]:
 def draw_weather(chosen: random.Random, ticks: Sequence[datetime], pages: int) -> Mapping[datetime, Weather]:
     """Outages of minutes to days, of everything, of planners or of workers only; and single calls that fail."""
     down: dict[str, set[datetime]] = {"plans": set(), "runs": set()}
-    for _ in range(max(2, len(ticks) // 250)):
+    for _ in range(max(5, len(ticks) // 250)):
         begin = chosen.choice(ticks)
         length = chosen.choice(
             [20 * MINUTE, 2 * HOUR, 5 * HOUR, 11 * HOUR, 13 * HOUR, 26 * HOUR, 50 * HOUR, 100 * HOUR]

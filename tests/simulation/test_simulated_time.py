@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from attrs import frozen
 from sim_harness import Simulation, Tally
 from sim_laws import LAWS
 from sim_oracle import DAY, HOUR, MINUTE, Almanac, Rule, Settings, Weather, Wish
-from sim_world import ODD_ZONES, PLAIN_ZONES, ZONES, Life, Move, World, make_world, ticks_of
+from sim_world import ODD_ZONES, PLAIN_ZONES, ZONES, Life, Move, World, chance, make_world, ticks_of
 
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.sqlite import SqliteStorage
@@ -75,7 +76,7 @@ def short_scenes() -> Iterator[Scene]:
             start = STARTS[number % 3]
             yield Scene(f"{kind.name}-{backend}", [(kind, 30, zones)], start, 24 * 30, backend)
     for backend in ("asyncio", "trio"):
-        casts = [(kind, 6, chosen.sample(ODD_ZONES, 5)) for kind in (KINDS[0], KINDS[3])]
+        casts = [(kind, 10, chosen.sample(ODD_ZONES, 5)) for kind in (KINDS[0], KINDS[3])]
         yield Scene(f"sqlite-{backend}", casts, STARTS[0], 24 * 20, backend, sqlite=True, answers=50)
 
 
@@ -162,7 +163,7 @@ def test_the_library_does_for_every_person_and_date_what_the_oracle_says(played:
     # Every step was compared while it was played; here, that there was something to compare.
     assert played.tally.counts["ticks"] == played.scene.ticks * len(played.simulations)
     assert played.tally.counts["answers asked for"] >= played.scene.answers * 0.9
-    assert played.tally.counts["briefs completed"] > 50
+    assert played.tally.counts["briefs completed"] > 30
     if played.scene.is_long:
         assert_everything_was_seen(played)
 
@@ -200,22 +201,42 @@ def test_the_law_holds_that(law: Callable[[Simulation], None], played: Played) -
 # Said by hand, for those who believe no oracle
 
 
-def life(rule: Rule, *, visits: Sequence[datetime] = (), since: datetime | None = None) -> Life:
-    signs_up = Move(since or MAY_2011 - DAY, "ada", Wish(rule, since=since))
-    return Life("ada", [signs_up], visits, unreadable=(), opted_out=(), no_address=(), sections=1)
+def life(rule: Rule, *later: Move, visits: Sequence[datetime] = ()) -> Life:
+    signs_up = Move(MAY_2011 - DAY, "ada", Wish(rule))
+    return Life("ada", [signs_up, *later], visits, unreadable=(), opted_out=(), no_address=(), sections=1)
 
 
 async def calm(
-    settings: Settings, one: Life, *, days: int, start: datetime = MAY_2011, down: range = range(0)
+    settings: Settings,
+    one: Life,
+    *,
+    days: int,
+    start: datetime = MAY_2011,
+    no_planner: range = range(0),
+    no_worker: range = range(0),
+    no_ledger: range = range(0),
 ) -> Simulation:
-    """One person's time in which nothing fails, but for ticks in which nothing plans."""
+    """One person's time in which nothing fails, but for the ticks that are given by their numbers."""
     ticks = ticks_of(start, 24 * days)
-    weather = {tick: Weather(plans=number not in down) for number, tick in enumerate(ticks)}
+    bucket = int(3 * chance(f"0/{settings.name}", "bucket", "ada"))
+    weather = {
+        tick: Weather(
+            plans=number not in no_planner,
+            runs=number not in no_worker,
+            broken_call="find" if number in no_ledger else None,
+            bucket=bucket,
+        )
+        for number, tick in enumerate(ticks)
+    }
     world = World(0, settings, [one], weather, calm=True)
     async with MemoryStorage() as storage:
         simulation = Simulation(storage, world, Almanac(ticks[0], ticks[-1]))
         for tick in ticks:
             await simulation.tick(tick)
+        simulation.answers = [
+            str((await simulation.briefs.explain("ada", on=start.date() + day * DAY, now=ticks[-1])).code)
+            for day in range(days)
+        ]
     return simulation
 
 
@@ -254,7 +275,7 @@ async def test_after_three_days_without_a_plan_the_policy_says_how_many_briefs_c
 ) -> None:
     settings = Settings(name="daily", policy="default", catch_up=catch_up, max_lateness=4 * DAY, engaged=False)
     one = life(Rule("daily", "09:00"))
-    simulation = await calm(settings, one, days=7, down=range(2 * 24, 5 * 24))  # the 3rd, 4th and 5th of May
+    simulation = await calm(settings, one, days=7, no_planner=range(2 * 24, 5 * 24))  # the 3rd, 4th and 5th of May
     assert [sent.day.day for sent in simulation.host.sent] == mailed
     slots = simulation.oracle.people["ada"].slots.values()
     assert Counter(slot.code for slot in slots if slot.code) == codes
@@ -262,7 +283,7 @@ async def test_after_three_days_without_a_plan_the_policy_says_how_many_briefs_c
 
 async def test_what_is_older_than_max_lateness_is_not_caught_up_with() -> None:
     settings = Settings(name="daily", policy="default", catch_up="each", max_lateness=30 * HOUR, engaged=False)
-    simulation = await calm(settings, life(Rule("daily", "09:00")), days=7, down=range(2 * 24, 5 * 24))
+    simulation = await calm(settings, life(Rule("daily", "09:00")), days=7, no_planner=range(2 * 24, 5 * 24))
     assert [sent.day.day for sent in simulation.host.sent] == [1, 2, 5, 6, 7]
 
 
@@ -273,3 +294,51 @@ async def test_nobody_hears_on_a_date_that_does_not_exist() -> None:
     assert [sent.day.day for sent in simulation.host.sent] == [27, 28, 29, 31, 1, 2]
     windows = [brief.window for brief in simulation.saved["ada"]]
     assert {window.end - window.start for window in windows} == {DAY}
+
+
+async def test_a_time_that_is_moved_while_no_worker_runs_is_kept_all_the_same() -> None:
+    # The slot of 09:00 can only be cancelled at 13:00, and until then the plans must not lose sight of 10:00.
+    moved = Move(MAY_2011 + 8.5 * HOUR, "ada", Wish(Rule("daily", "10:00"), since=MAY_2011 + 8.5 * HOUR))
+    settings = Settings(name="daily", policy="default", catch_up="latest", engaged=False)
+    simulation = await calm(settings, life(Rule("daily", "09:00"), moved), days=2, no_worker=range(8, 13))
+    assert [(sent.day.day, sent.deliver_at.hour) for sent in simulation.host.sent] == [(1, 10), (2, 10)]
+
+
+async def test_switched_off_and_on_within_the_day_costs_only_what_lies_between() -> None:
+    daily = Rule("daily", "09:30")
+
+    def off_and_on(day: int, off: float, on: float) -> tuple[Move, Move]:
+        begin, end = (MAY_2011 + day * DAY + hour * HOUR for hour in (off, on))
+        return Move(begin, "ada", Wish(daily, active=False)), Move(end, "ada", Wish(daily, since=end))
+
+    # Over before the brief; over after it, with a run in between; and both after it.
+    moves = (*off_and_on(0, 8.5, 9.2), *off_and_on(1, 9.2, 11), *off_and_on(2, 14, 15))
+    settings = Settings(name="daily", policy="default", catch_up="latest", engaged=False)
+    simulation = await calm(settings, life(daily, *moves), days=4)
+    assert simulation.answers == ["completed", "superseded", "completed", "completed"]
+
+
+@pytest.mark.xfail(
+    reason="catch_up='each' makes a brief after a later one of the same person, from where an earlier one ended",
+    strict=True,
+)
+async def test_what_a_later_brief_has_covered_is_not_told_again() -> None:
+    # No worker for two days, and the time was moved at their beginning: 2 May can be planned anew only once a worker has
+    # cancelled its old slot, and by then 3 and 4 May are made, from where 1 May ended.
+    since = MAY_2011 + 1 * DAY + 9.5 * HOUR
+    moved = Move(since, "ada", Wish(Rule("daily", "11:00"), since=since))
+    settings = Settings(name="daily", policy="default", catch_up="each", max_lateness=3 * DAY, engaged=False)
+    simulation = await calm(settings, life(Rule("daily", "09:00"), moved), days=4, no_worker=range(24, 3 * 24 + 12))
+    windows = sorted((brief.window.start, brief.window.end) for brief in simulation.saved["ada"])
+    assert all(earlier[1] <= later[0] for earlier, later in pairwise(windows)), windows
+
+
+@pytest.mark.xfail(
+    reason="a page that fails for longer than max_lateness leaves no row, so explain guesses",
+    strict=True,
+    raises=AssertionError,
+)
+async def test_what_could_not_be_recorded_for_too_long_was_too_late_and_not_outside_the_promise() -> None:
+    settings = Settings(name="daily", policy="default", catch_up="latest", engaged=False)
+    simulation = await calm(settings, life(Rule("daily", "09:00")), days=3, no_ledger=range(7, 31))
+    assert simulation.answers == ["too_late", "completed", "completed"]
