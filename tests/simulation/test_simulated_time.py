@@ -74,7 +74,7 @@ def short_scenes() -> Iterator[Scene]:
         for backend in ("asyncio", "trio"):
             zones = chosen.sample(ODD_ZONES, 15) + chosen.sample(PLAIN_ZONES, 5)
             start = STARTS[number % 3]
-            yield Scene(f"{kind.name}-{backend}", [(kind, 30, zones)], start, 24 * 30, backend)
+            yield Scene(f"{kind.name}-{backend}", [(kind, 30, zones)], start, 24 * 27, backend)
     for backend in ("asyncio", "trio"):
         casts = [(kind, 10, chosen.sample(ODD_ZONES, 5)) for kind in (KINDS[0], KINDS[3])]
         yield Scene(f"sqlite-{backend}", casts, STARTS[0], 24 * 20, backend, sqlite=True, answers=50)
@@ -242,11 +242,11 @@ async def calm(
 
 @pytest.mark.parametrize("policy", ["default", "phase1"])
 async def test_a_daily_reader_who_stops_hears_on_these_days_of_being_away_and_no_others(policy: str) -> None:
-    visits = [MAY_2011 + day * DAY + 6 * HOUR for day in range(10)]
+    visits = [MAY_2011 + day * DAY + 6 * HOUR for day in range(3)]
     settings = Settings(name="daily", policy=policy, catch_up="latest")
-    simulation = await calm(settings, life(Rule("daily", "09:00"), visits=visits), days=115)
+    simulation = await calm(settings, life(Rule("daily", "09:00"), visits=visits), days=76)
     away = [(sent.deliver_at - visits[-1]) // DAY for sent in simulation.host.sent]
-    assert away == [-9, -8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 4, 10, 41, 72, 103]
+    assert away == [-2, -1, 0, 1, 2, 4, 10, 41, 72]
 
 
 @pytest.mark.parametrize(("policy", "fourth"), [("default", [4]), ("phase1", [])])
