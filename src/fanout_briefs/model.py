@@ -7,6 +7,7 @@ zone of the person's own schedule.
 from __future__ import annotations
 
 import enum
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
@@ -54,6 +55,8 @@ __all__ = [
 KEPT_PROBLEMS = 100
 """How many problems a report keeps; its counts are of all."""
 
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f]")
+_SURROGATE = re.compile("[\\ud800-\\udfff]")
 _JOB_NAMESPACE = uuid.UUID("4f0c2c5e-6f0a-5f57-9d6a-6c1f2b0f7f01")
 
 
@@ -609,8 +612,8 @@ def check_user_id(user_id: object) -> str | None:
         return "must not be empty"
     if len(user_id) > 255:
         return f"must be at most 255 characters, it has {len(user_id)}"
-    if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in user_id):
+    if _CONTROL.search(user_id):
         return "must hold no control characters"
-    if any(0xD800 <= ord(char) < 0xE000 for char in user_id):
+    if _SURROGATE.search(user_id):
         return "must hold no lone surrogates"
     return None
