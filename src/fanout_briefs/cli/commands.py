@@ -9,7 +9,18 @@ import typer
 
 from fanout_briefs.cli import show
 from fanout_briefs.cli.exits import fail, out
-from fanout_briefs.cli.look import explain, preview
+from fanout_briefs.cli.look import explain, preview, status
+from fanout_briefs.cli.operate import (
+    cancel,
+    forget,
+    generate_now,
+    pause,
+    prune,
+    reconcile,
+    regenerate,
+    resume,
+    retry,
+)
 from fanout_briefs.cli.run import plan, run, worker
 from fanout_briefs.cli.starter import write_starter
 
@@ -40,5 +51,8 @@ def init(
     show.text(out, f"\nNow run:  {change}fanout-briefs run app:briefs")
 
 
-for _command in (init, run, worker, plan, explain, preview):
+for _command in (
+    *(init, run, worker, plan, status, explain, preview),
+    *(retry, cancel, regenerate, generate_now, pause, resume, reconcile, prune, forget),
+):
     app.command()(_command)

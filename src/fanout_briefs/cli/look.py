@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fanout_briefs.cli import show
+from fanout_briefs.cli import show, show_status
 from fanout_briefs.cli.exits import do, fail, load_or_exit, log, out
-from fanout_briefs.cli.options import App, AsOf, Json, On, User
+from fanout_briefs.cli.options import App, AsOf, Json, On, Since, User, written
 from fanout_briefs.explain import Explanation
 from fanout_briefs.model import Brief
+from fanout_briefs.operate import Status
 
-__all__ = ["explain", "preview"]
+__all__ = ["explain", "preview", "status"]
+
+_DAY = timedelta(days=1)
+
+
+def status(application: App, since: Since = None, as_of: AsOf = None, json: Json = False) -> None:
+    """Tell how everything stands, and what to do next. One screen."""
+    briefs = load_or_exit(application)
+
+    async def looked() -> Status:
+        async with briefs:
+            return await briefs.status(as_of, since=since or _DAY)
+
+    found = do(looked)
+    if json:
+        show.text(out, show.as_json({"status": found, "ok": found.ok}))
+    else:
+        given = None if since is None else written(since)
+        advice = show_status.Advice(application=application, horizon=briefs.horizon, since=given)
+        show_status.status(out, found, advice)
+    if not found.ok:
+        raise typer.Exit(1)
 
 
 def explain(application: App, user: User, on: On = None, as_of: AsOf = None, json: Json = False) -> None:

@@ -7,7 +7,23 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["GRACE", "App", "AsOf", "Grace", "Json", "On", "Since", "User", "duration", "refuse_the_future"]
+from fanout_briefs.model import check_user_id
+
+__all__ = [
+    "GRACE",
+    "App",
+    "AsOf",
+    "Grace",
+    "Json",
+    "KnownUser",
+    "On",
+    "Since",
+    "User",
+    "duration",
+    "good_user",
+    "refuse_the_future",
+    "written",
+]
 
 _YEARS = range(1970, 9000)
 _FUTURE = timedelta(days=1)
@@ -62,6 +78,27 @@ def duration(text: str) -> timedelta:
     return length
 
 
+def written(length: timedelta) -> str:
+    """A length of time as ``duration`` reads it."""
+    seconds = int(length.total_seconds())
+    unit, size = next(
+        (unit, size) for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)) if seconds % size == 0
+    )
+    return f"{seconds // size}{unit}"
+
+
+def good_user(user_id: str | None) -> str | None:
+    """The id as it is, if it can be one.
+
+    Raises:
+        typer.BadParameter: It cannot.
+    """
+    wrong = None if user_id is None else check_user_id(user_id)
+    if wrong is not None:
+        raise typer.BadParameter(f"{user_id!r}: {wrong}")
+    return user_id
+
+
 def refuse_the_future(as_of: datetime | None) -> None:
     """A moment that was planned counts as done, so one mistyped year would end catching up until then.
 
@@ -79,6 +116,7 @@ App = Annotated[
     str, typer.Argument(metavar="APP", help="The application, as module:attribute; a Briefs, or what makes one.")
 ]
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
+KnownUser = Annotated[str, typer.Argument(metavar="USER", help="The user's id.", callback=good_user)]
 AsOf = Annotated[
     datetime | None,
     typer.Option(parser=_instant, metavar="INSTANT", help="The moment to act for, ISO 8601 with offset; default: now."),
