@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, NoReturn
 
@@ -86,20 +86,24 @@ def _refuse_unclear(user: str | None, on: date | None, since: timedelta | None, 
         raise typer.BadParameter("--on is for one USER: for everybody say --since")
 
 
-def _retry_all(briefs: Briefs, application: str, statuses: list[JobStatus], since: timedelta, *, json: bool) -> None:
-    async def retried() -> int:
+def _retry_all(
+    briefs: Briefs, application: str, statuses: Sequence[JobStatus], since: timedelta, *, json: bool
+) -> None:
+    async def retried() -> Mapping[JobStatus, int]:
         async with briefs:
-            return await briefs.retry_all(since=datetime.now(UTC) - since, statuses=statuses)
+            begin = datetime.now(UTC) - since
+            return {status: await briefs.retry_all(since=begin, statuses=[status]) for status in statuses}
 
-    count = do(retried)
-    kinds = " or ".join(statuses)
-    if not count:
-        none = f"of what was to be delivered in the last {written(since)}, nothing is {kinds}"
-        _tell(none, {"retried": 0}, json=json, label="Nothing")
+    counts = do(retried)
+    total = sum(counts.values())
+    data: dict[str, object] = {"retried": total, **{status.value: count for status, count in counts.items()}}
+    if not total:
+        none = f"of what was to be delivered in the last {written(since)}, nothing is {' or '.join(statuses)}"
+        _tell(none, data, json=json, label="Nothing")
         return
-    told = f"{_slots(count)} that {_was(count)} {kinds} {_is(count)} queued again"
-    _tell(told, {"retried": count}, json=json, then=_run(application))
-    if JobStatus.UNKNOWN in statuses:
+    told = f"{_slots(total)} {_is(total)} queued again: {show.counts(counts)}"
+    _tell(told, data, json=json, then=_run(application))
+    if counts.get(JobStatus.UNKNOWN):
         show.line(log, "Warning", f"a mail that was unknown {_MAYBE_DELIVERED}", "yellow")
 
 
@@ -235,11 +239,9 @@ def resume(application: App, json: Json = False) -> None:
     count = do(resumed)
     if count is None:
         _tell(f"{briefs.name} was not paused", {"resumed": None}, json=json, label="Nothing")
-    elif not count:
-        _tell(f"{briefs.name} goes on; nothing it kept back is still wanted", {"resumed": 0}, json=json)
     else:
-        told = f"{briefs.name} goes on; {_slots(count)} kept back {_is(count)} queued again"
-        _tell(told, {"resumed": count}, json=json, then=_run(application))
+        queued = f"; {_slots(count)} of the time it lasted {_is(count)} queued" if count else ""
+        _tell(f"{briefs.name} goes on{queued}", {"resumed": count}, json=json, then=_run(application))
 
 
 def reconcile(application: App, json: Json = False) -> None:

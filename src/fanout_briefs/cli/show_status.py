@@ -100,9 +100,10 @@ def _counts(console: Console, found: Status) -> None:
     waits = "" if oldest is None else f"   the oldest waits for {show.length(found.now - oldest)}"
     _row(console, "due within the hour", [each.soon for each in both])
     _row(console, "due later", [each.later for each in both])
-    _row(console, "overdue", [each.overdue for each in both], waits)
+    is_overdue = any(each.overdue for each in both)
+    _row(console, "overdue", [each.overdue for each in both], waits if is_overdue else "")
     _row(console, "running", [each.running for each in both])
-    _row(console, "left by dead workers", [each.abandoned for each in both])
+    _row(console, "left by dead workers", [each.abandoned for each in both], "" if is_overdue else waits)
     console.print(f"\nto be delivered since {show.moment(found.since)}, and ended")
     for ending in _ENDED:
         _row(console, ending, [each.ended.get(ending, 0) for each in both])
@@ -157,7 +158,7 @@ def _next(found: Status, advice: Advice) -> Iterator[tuple[str, str]]:
         yield "Next", "unknown mails may have been delivered, so nothing sends them again by itself;"
         yield "", f"if they are to go out all the same: fanout-briefs retry {app} --unknown{since}"
     if any(each.abandoned for each in both):
-        yield "Next", f"workers died: the next run takes their work up, as would: fanout-briefs reconcile {app}"
+        yield "Next", f"a run takes up what dead workers left; to put it back now: fanout-briefs reconcile {app}"
     paused_since = _paused_since(found)
     if paused_since is not None:
         yield "Paused", f"since {show.moment(paused_since)}: nothing is begun until: fanout-briefs resume {app}"
@@ -176,7 +177,6 @@ def _planning(found: Status, advice: Advice) -> Iterator[tuple[str, str]]:
     if briefs.planned_at is None:
         yield "Next", f"plan and run, every few minutes: fanout-briefs run {app} --every 5m"
     elif found.now - briefs.planned_at > advice.horizon:
-        yield "Next", f"plans are due more often than every {show.length(advice.horizon)}:"
-        yield "", f"fanout-briefs run {app} --every 5m"
+        yield "Next", f"plan at least every {show.length(advice.horizon)}: fanout-briefs run {app} --every 5m"
     elif briefs.mark is not None and briefs.mark < briefs.planned_at:
         yield "Next", f"what could not be decided is told by: fanout-briefs plan {app} --dry-run"

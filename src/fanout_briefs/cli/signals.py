@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import suppress
 from datetime import timedelta
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -15,6 +16,10 @@ from fanout_briefs.cli import show
 from fanout_briefs.cli.exits import log
 
 __all__ = ["Stop"]
+
+_STDERR = 2
+_CLEAR_LINE = "\r\x1b[2K"
+_SHOW_CURSOR = "\x1b[?25h\n"
 
 
 class Stop:
@@ -54,8 +59,11 @@ class Stop:
         # The loop's own handlers would not be heard while a host's code blocks it, which is when a second signal comes.
         def handle(number: int, _: FrameType | None) -> None:
             if self._signal is not None:
-                _leave(128 + number)
+                _say(_SHOW_CURSOR, "")  # A progress bar hides it, and nothing else is going to bring it back.
+                os._exit(128 + number)
             self._signal = number
+            what = f"nothing more is begun, and what runs has {show.length(self._grace)} to finish"
+            _say(_CLEAR_LINE, f"{'Stopping':<9} {what}; once more ends it at once\n")
             loop.call_soon_threadsafe(self.draining.set)
 
         await self._waiting.__aenter__()
@@ -79,12 +87,10 @@ class Stop:
 
     async def _wait(self) -> None:
         await self.draining.wait()
-        what = f"nothing more is begun, and what runs has {show.length(self._grace)} to finish"
-        show.line(log, "Stopping", f"{what}; once more ends it at once")
         self._body.deadline = anyio.current_time() + (0 if self._drains_itself else self._grace.total_seconds())
 
 
-def _leave(status: int) -> None:
-    if log.is_terminal:
-        os.write(log.file.fileno(), b"\x1b[?25h\n")  # A progress bar hides the cursor, and nothing else brings it back.
-    os._exit(status)
+def _say(on_a_terminal: str, text: str) -> None:
+    """Write past Python's streams, which a signal may find in the middle of a write of their own."""
+    with suppress(OSError):  # Nobody may be reading.
+        os.write(_STDERR, f"{on_a_terminal if log.is_terminal else ''}{text}".encode())
