@@ -691,8 +691,13 @@ def test_help_fits_and_names_every_command(tmp_path: Path) -> None:
     told = cli(tmp_path, "--help")
     assert told.returncode == 0
     assert "..." not in told.stdout.replace("[ARGS]...", "")
-    for name in ("run", "plan", "explain", "preview", "init"):
-        assert f"\n  {name} " in told.stdout
+    listed = told.stdout[told.stdout.index("Commands:") :].splitlines()[1:]
+    assert [line.split()[0] for line in listed] == [
+        *("init", "run", "worker", "plan", "status", "explain", "preview"),
+        *("retry", "cancel", "regenerate", "generate-now", "pause", "resume", "reconcile", "prune", "forget"),
+    ]
+    page = (Path(__file__).parent.parent / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert [name for name in (line.split()[0] for line in listed) if f"fanout-briefs {name} " not in page] == []
     assert cli(tmp_path).returncode == 2
 
 

@@ -28,9 +28,9 @@ NOW = datetime(2026, 11, 23, 9, tzinfo=UTC)
 Invoke = Callable[..., Result]
 
 # Everybody lives where it is noon while the tests run, so their brief of midnight is due, and it stays the same date.
-DAILY = (
-    f"ZONE = 'Etc/GMT{datetime.now(UTC).hour - 12:+d}'"
-    + """
+ZONE = f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
+DAILY = f"ZONE = {ZONE!r}\n"
+DAILY += """
 def daily(**changes):
     return make(**{"look_back": timedelta(hours=24), "max_lateness": timedelta(hours=25), **changes})
 
@@ -57,7 +57,6 @@ unseen = daily(engagement=Unreadable())
 if not FIXED.exists():
     FAILING["bo"] = PermanentFailure("the account is closed")
 """
-)
 
 
 @pytest.fixture
@@ -252,7 +251,7 @@ class TestRetry:
         assert labelled(told.stdout)["Done"] == "1 slot is queued again: 1 failed"
         again = inside("retry", "myapp:briefs", "--failed", "--since", "36h")
         assert again.exit_code == 0
-        assert labelled(again.stdout)["Nothing"] == "of what was to be delivered in the last 36h, nothing is failed"
+        assert labelled(again.stdout)["Nothing"] == "nothing is failed of what was to be delivered in the last 36h"
         assert document(inside("retry", "myapp:briefs", "--failed", "--unknown", "--json")) == {
             "retried": 0,
             "failed": 0,

@@ -98,7 +98,7 @@ def _retry_all(
     total = sum(counts.values())
     data: dict[str, object] = {"retried": total, **{status.value: count for status, count in counts.items()}}
     if not total:
-        none = f"of what was to be delivered in the last {written(since)}, nothing is {' or '.join(statuses)}"
+        none = f"nothing is {' or '.join(statuses)} of what was to be delivered in the last {written(since)}"
         _tell(none, data, json=json, label="Nothing")
         return
     told = f"{_slots(total)} {_is(total)} queued again: {show.counts(counts)}"
