@@ -29,8 +29,7 @@ Invoke = Callable[..., Result]
 
 # Everybody lives where it is noon while the tests run, so their brief of midnight is due, and it stays the same date.
 ZONE = f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
-DAILY = f"ZONE = {ZONE!r}\n"
-DAILY += """
+HOST = """
 def daily(**changes):
     return make(**{"look_back": timedelta(hours=24), "max_lateness": timedelta(hours=25), **changes})
 
@@ -57,6 +56,7 @@ unseen = daily(engagement=Unreadable())
 if not FIXED.exists():
     FAILING["bo"] = PermanentFailure("the account is closed")
 """
+DAILY = f"ZONE = {ZONE!r}\n{HOST}"
 
 
 @pytest.fixture
