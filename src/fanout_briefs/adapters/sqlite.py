@@ -139,7 +139,7 @@ class SqliteStorage:
     async def change(self, keys: Collection[str], change: Change) -> Collection[str]:
         writer = self._open_session().writer
         rule = TRANSITIONS[change]
-        statement = sql.CHANGE_AND_RENEW if rule.renews else sql.CHANGE
+        statement = sql.CHANGE if rule.demand is None else sql.CHANGE_AND_RENEW
         values = {
             "applies_to": sql.array(rule.applies_to),
             "to": rule.to.value,

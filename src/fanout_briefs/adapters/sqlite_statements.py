@@ -218,8 +218,13 @@ WHERE type = :type AND deliver_at < :before AND status IN {_among(ENDED)} AND EX
     SELECT 1 FROM jobs AS newer
     WHERE newer.user_id = jobs.user_id AND newer.type = jobs.type
         AND (newer.deliver_at, newer.dedup_key) > (jobs.deliver_at, jobs.dedup_key)
+        AND (newer.status = '{JobStatus.COMPLETED}' OR jobs.status <> '{JobStatus.COMPLETED}')
+) AND local_date IS NOT (
+    SELECT local_date FROM briefs
+    WHERE briefs.user_id = jobs.user_id AND briefs.type = jobs.type
+    ORDER BY briefs.deliver_at DESC, briefs.local_date DESC LIMIT 1
 )
-ORDER BY deliver_at, dedup_key LIMIT :limit
+ORDER BY deliver_at LIMIT :limit
 """
 PRUNE_FENCE: Final = """
 UPDATE fence SET token = max(token, (
@@ -230,12 +235,8 @@ _PRUNED: Final = "IN (SELECT value FROM json_each(?))"
 PRUNE: Final = (
     f"DELETE FROM outbox WHERE seq {_PRUNED}",
     f"""
-    DELETE FROM briefs WHERE (user_id, type, local_date) IN (SELECT user_id, type, local_date FROM jobs WHERE seq {_PRUNED})
-        AND EXISTS (
-            SELECT 1 FROM briefs AS newer
-            WHERE newer.user_id = briefs.user_id AND newer.type = briefs.type
-                AND (newer.deliver_at, newer.local_date) > (briefs.deliver_at, briefs.local_date)
-        )
+    DELETE FROM briefs
+    WHERE (user_id, type, local_date) IN (SELECT user_id, type, local_date FROM jobs WHERE seq {_PRUNED})
     """,
     f"DELETE FROM jobs WHERE seq {_PRUNED}",
 )
