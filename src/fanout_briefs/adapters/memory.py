@@ -489,7 +489,7 @@ def _troubles(jobs: Iterable[Job]) -> Sequence[Trouble]:
         latest[kind] = max(latest.get(kind, job.occurrence.deliver_at), job.occurrence.deliver_at)
     # None stands before every text, as it does in SQL.
     most = sorted(counts, key=lambda kind: (-counts[kind], kind[0], kind[1] is not None, kind[1] or ""))[:TROUBLES]
-    return [Trouble(*kind, counts[kind], latest[kind]) for kind in most]
+    return tuple(Trouble(*kind, counts[kind], latest[kind]) for kind in most)
 
 
 def _place(brief: Brief) -> tuple[datetime, date]:

@@ -427,7 +427,7 @@ def to_overview(
         later=later,
         ended=ended,
         codes=codes,
-        troubles=[Trouble(JobStatus(status), error, count, instant(at)) for status, error, count, at in troubles],
+        troubles=tuple(Trouble(JobStatus(kind), error, count, instant(at)) for kind, error, count, at in troubles),
     )
 
 
