@@ -82,7 +82,8 @@ async def retry(storage: AnyStorage, claims: list[Claim], place: int, at: Any, c
 
 
 async def release(storage: AnyStorage, claims: list[Claim], place: int) -> object:
-    return await storage.release(among(claims, place))
+    await storage.release(among(claims, place))
+    return None
 
 
 async def pause(storage: AnyStorage, _: list[Claim], types: Collection[str], at: Any) -> object:
