@@ -456,6 +456,7 @@ class TestSelecting:
             page = await storage.select(["daily", "mail"], statuses, since=EVER, cursor=cursor, limit=limit)
             got += page.items
             assert len(page.items) <= limit
+            assert len(got) <= 13
             cursor = page.next_cursor
             if cursor is None:
                 break
