@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 
+from attrs import evolve
+
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.sqlite import SqliteStorage
 from fanout_briefs.model import (
     Brief,
     Claim,
     Claims,
+    Demand,
     Finish,
     Html,
     Job,
@@ -38,6 +41,7 @@ def job(
     status: JobStatus = JobStatus.PENDING,
     code: SkipReason | None = None,
     run_at: datetime | None = None,
+    demand: Demand | None = None,
 ) -> Job:
     """A slot ``day`` days after today: may run from eight o'clock, is delivered at nine, covers the day before."""
     at = NOW + day * DAY
@@ -49,6 +53,7 @@ def job(
         window=Window(start=at - DAY, end=at),
         status=status,
         code=code,
+        demand=demand,
     )
 
 
@@ -92,7 +97,7 @@ async def found(storage: Storage, key: str) -> Job:
 async def bring(storage: Storage, slot: Job, status: JobStatus, code: SkipReason | None = None) -> Claim | None:
     """Bring a new slot into a state, by what the port offers; give the claim that was used, if one was."""
     if status is JobStatus.SKIPPED and code is not None:
-        await storage.enqueue([job(slot.user_id, (slot.occurrence.local_date - TODAY).days, status=status, code=code)])
+        await storage.enqueue([evolve(slot, status=status, code=code)])
         return None
     await storage.enqueue([slot])
     if status is JobStatus.PENDING:
