@@ -485,7 +485,7 @@ class Briefs:
         return await self._operator.reconcile(_or_now(now))
 
     async def prune(self, older_than: timedelta, now: datetime | None = None) -> int:
-        """Erase slots that ended, with briefs and mails, but each user's latest; return how many slots that were.
+        """Erase slots that ended, with briefs and mails, but each user's latest ones; return how many slots that were.
 
         Args:
             older_than: By when they were to be delivered.

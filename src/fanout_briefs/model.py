@@ -256,12 +256,13 @@ class Job:
         occurrence: The slot's date, and when it is to be delivered.
         run_at: Not to be started before, in UTC.
         window: What the content covers. A storage sets ``start`` at the first claim to where the user's last
-            saved brief ended, and never again.
+            saved brief ended, and not again unless the slot is planned anew before a brief was saved from it.
         code: Why it is skipped or cancelled.
         reason: The engagement policy's own word, where it decided.
         error: The last failure, for a person to read.
         epoch: Raised by one each time a finished slot is taken up again.
-        attempts: How often it was claimed in this epoch, claims that were released not counted.
+        attempts: How often it was claimed in this epoch, without claims that were released and attempts that
+            only were to come later.
         progress: The last one that was recorded, where there is one.
         demand: What a person asked of this slot; None where only the schedule did.
         dedup_key: ``{type}:{local_date}:{user_id}``, unique over all states.

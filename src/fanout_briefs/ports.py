@@ -207,7 +207,7 @@ class Ledger(Protocol):
         a ``DUPLICATE`` and stays as it is, unless the job is pending and takes the slot up: one for which
         ``Job.can_be_taken_up`` holds or, with a ``demand``, any that is not in processing. That row becomes the new
         job with its epoch raised by one, its attempts at zero and no progress; it keeps its window's start if a
-        worker had fixed it. Of equal keys in one batch the first counts. A conflict never raises.
+        brief is saved from it. Of equal keys in one batch the first counts. A conflict never raises.
 
         While a type is paused, a pending job of it without a ``demand`` is recorded as skipped with the code
         ``paused``, in a new slot or in the one it would take up, whose epoch then stays: that is ``PAUSED``.
@@ -288,8 +288,8 @@ class Work(Protocol):
         are two clocks on purpose: a run may be made for a past moment, while leases always run by the wall clock.
 
         A claimed job is in processing, its attempts raised by one, its token too, its lease ends at
-        ``now + lease``. The first claim of a slot ever fixes its window's start: at the window's end of the
-        user's latest earlier saved brief of that type, or else as enqueued. Progress stays as the last holder
+        ``now + lease``. The first claim of a slot fixes its window's start: at the window's end of the user's
+        latest saved brief of that type, but not beyond its own end; or else as enqueued. Progress stays as the last holder
         left it, so that the next one sees how far it came.
 
         Args:

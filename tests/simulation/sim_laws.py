@@ -7,7 +7,7 @@ from datetime import date, datetime
 from itertools import pairwise
 
 from sim_harness import Simulation
-from sim_oracle import DAY, HOUR, OUT_OF_ORDER_REPEATS
+from sim_oracle import DAY, HOUR
 
 from fanout_briefs.model import Brief
 
@@ -65,10 +65,9 @@ def contents_have_no_hole_and_no_overlap(simulation: Simulation) -> None:
         for brief in briefs:
             end = brief.occurrence.deliver_at - lead
             assert brief.window.end == end, simulation.story(user_id, f"{brief.window} does not end at {end}")
-            if latest is not None and brief.occurrence.deliver_at <= latest:
-                simulation.tally.counts["briefs made after a later one"] += 1
-                assert OUT_OF_ORDER_REPEATS, simulation.story(user_id, f"{brief.occurrence} was made after {latest}")
-                continue
+            assert latest is None or brief.occurrence.deliver_at > latest, simulation.story(
+                user_id, f"{brief.occurrence} was made after {latest}"
+            )
             latest = brief.occurrence.deliver_at
             in_order.append(brief)
         for earlier, later in pairwise(in_order):

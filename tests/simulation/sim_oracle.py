@@ -23,8 +23,6 @@ RETRY_LATER_COUNTS = False
 """Whether an attempt that ended in RetryLater is one of the three. DESIGN and docs leave it open."""
 LATE_GIVES_WAY = True
 """Whether under ``latest`` a planned slot that a worker outage made late is dropped for a newer one. Open likewise."""
-OUT_OF_ORDER_REPEATS = True
-"""Known to be wrong: a brief made after a later one repeats its content. DESIGN: "the last saved brief's cutoff"."""
 
 
 # Schedules: DESIGN section 4 "Schedule", docs/schedules.md
@@ -348,10 +346,9 @@ class Person:
     saved: list[tuple[datetime, datetime]] = field(factory=list[tuple[datetime, datetime]])
     """When each saved brief was to be delivered, and where its content ended; in the order in which they were saved."""
 
-    def saved_to(self, at: datetime) -> datetime | None:
+    def saved_to(self) -> datetime | None:
         """Where the content of the next brief begins. DESIGN, Generation: at the "last saved brief's cutoff"."""
-        counted = [(then, end) for then, end in self.saved if then < at or not OUT_OF_ORDER_REPEATS]
-        return max(counted, default=(at, None))[1]
+        return max(self.saved)[1] if self.saved else None
 
 
 class Of(NamedTuple):
@@ -553,7 +550,7 @@ class Oracle:
             status="pending",
             run_at=at - lead + self.spread(user_id),  # DESIGN, Window
             content_from=self.almanac.before(person.wish.rule, at) - lead,
-            start=None if old is None else old.start,  # Ledger.enqueue: "keeps its window's start"
+            start=None,  # Ledger.enqueue: kept only "if a brief is saved from it", and plans take up no such slot
             end=at - lead,  # DESIGN, Window: "cutoff = deliver_at - lead"
             epoch=1 if old is None else old.epoch + 1,  # DESIGN, Ledger
             word=word,
@@ -616,7 +613,7 @@ class Oracle:
         slot = of.slot
         slot.attempts += 1
         if slot.start is None:  # DESIGN, Generation: "(last saved brief's cutoff, cutoff], fixed at the first claim"
-            slot.start = of.person.saved_to(slot.at) or slot.content_from
+            slot.start = min(of.person.saved_to() or slot.content_from, slot.end)
         fate = self._made(of, slot.start, ran)
         status = _settle(slot, fate, ran.now)
         if fate.kind == "ok":
@@ -642,6 +639,8 @@ class Oracle:
         slot.word = word
         if not word.send:
             return Fate("engagement")
+        if start >= slot.end:  # DESIGN, Generation, "no overlap": a later brief has told all of it
+            return Fate("empty")
         reading = self.facts.projects_fate(of.user_id, now)
         sections = self.facts.projects(of.user_id, now) if reading.kind == "ok" else ()
         ran.asked.append(Asked(of.user_id, start, slot.end, word.reason if sections else ""))

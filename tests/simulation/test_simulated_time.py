@@ -327,11 +327,6 @@ async def test_switching_off_between_the_brief_and_its_mail_stops_the_mail() -> 
     assert (simulation.host.sent, simulation.answers) == ([], ["superseded"])
 
 
-@pytest.mark.xfail(
-    reason="catch_up='each' makes a brief after a later one of the same person, from where an earlier one ended",
-    strict=True,
-    raises=AssertionError,
-)
 async def test_what_a_later_brief_has_covered_is_not_told_again() -> None:
     # No worker for two days, and the time was moved at their beginning: 2 May can be planned anew only once a worker has
     # cancelled its old slot, and by then 3 and 4 May are made, from where 1 May ended.

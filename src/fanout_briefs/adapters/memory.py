@@ -117,7 +117,7 @@ class MemoryStorage:
         if slot is None:
             self._create(job)
         elif outcome is not Enqueued.DUPLICATE:
-            _replace(slot, evolve(job, epoch=slot.job.epoch + (outcome is Enqueued.TAKEN_UP)))
+            self._replace(slot, evolve(job, epoch=slot.job.epoch + (outcome is Enqueued.TAKEN_UP)))
         return outcome
 
     def _create(self, job: Job) -> None:
@@ -226,9 +226,15 @@ class MemoryStorage:
         )
 
     def _window(self, job: Job) -> Window:
-        saved = self._briefs.get((job.type, job.user_id), {}).values()
-        earlier = [brief for brief in saved if brief.occurrence.deliver_at < job.occurrence.deliver_at]
-        return evolve(job.window, start=max(earlier, key=_place).window.end) if earlier else job.window
+        saved = self._last_brief(job.type, job.user_id)
+        return job.window if saved is None else evolve(job.window, start=min(saved.window.end, job.window.end))
+
+    def _replace(self, slot: _Slot, job: Job) -> None:
+        saved = self._briefs.get((job.type, job.user_id), {})
+        slot.window_fixed = slot.window_fixed and job.occurrence.local_date in saved
+        start = slot.job.window.start if slot.window_fixed else job.window.start
+        slot.job = evolve(job, attempts=0, progress=None, window=Window(start=start, end=job.window.end))
+        slot.until = None
 
     async def heartbeat(self, claims: Collection[Claim], until: datetime) -> Collection[str]:
         await self._ready()
@@ -268,7 +274,7 @@ class MemoryStorage:
         if slot is None:
             self._create(job)
         elif slot.job.status in RENEWABLE or job.demand is Demand.RESEND:
-            _replace(slot, job)
+            self._replace(slot, job)
         else:
             return
         self._payloads[job.dedup_key] = payload
@@ -460,12 +466,6 @@ class MemoryPreferences:
         """Remove one user's row at once, and return how many rows that was."""
         self._order = None
         return int(self._rows.pop(user_id, None) is not None)
-
-
-def _replace(slot: _Slot, job: Job) -> None:
-    start = slot.job.window.start if slot.window_fixed else job.window.start
-    slot.job = evolve(job, attempts=0, progress=None, window=Window(start=start, end=job.window.end))
-    slot.until = None
 
 
 def _renewed(job: Job) -> Job:

@@ -113,12 +113,17 @@ def _among(statuses: Iterable[JobStatus]) -> str:
 
 FENCE: Final = "SELECT token FROM fence"
 
+_IS_SAVED: Final = """EXISTS (
+    SELECT 1 FROM briefs
+    WHERE briefs.user_id = jobs.user_id AND briefs.type = jobs.type AND briefs.local_date = jobs.local_date
+)"""
 PUT_JOB: Final = f"""
 INSERT INTO jobs ({_JOB}, token) VALUES ({"?, " * 16}?)
 ON CONFLICT (dedup_key) DO UPDATE SET
     deliver_at = excluded.deliver_at,
     run_at = excluded.run_at,
-    window_start = CASE WHEN window_fixed THEN window_start ELSE excluded.window_start END,
+    window_start = CASE WHEN window_fixed AND {_IS_SAVED} THEN window_start ELSE excluded.window_start END,
+    window_fixed = window_fixed AND {_IS_SAVED},
     window_end = excluded.window_end,
     status = excluded.status,
     code = excluded.code,
@@ -280,8 +285,8 @@ UPDATE jobs SET
     lease_until = :until,
     window_fixed = 1,
     window_start = CASE WHEN window_fixed THEN window_start ELSE coalesce((
-        SELECT briefs.window_end FROM briefs
-        WHERE briefs.user_id = jobs.user_id AND briefs.type = jobs.type AND briefs.deliver_at < jobs.deliver_at
+        SELECT min(briefs.window_end, jobs.window_end) FROM briefs
+        WHERE briefs.user_id = jobs.user_id AND briefs.type = jobs.type
         ORDER BY briefs.deliver_at DESC, briefs.local_date DESC LIMIT 1
     ), window_start) END
 WHERE seq IN (SELECT value FROM json_each(:seqs))
