@@ -185,11 +185,12 @@ class TestEnqueueingWhilePaused:
         paused = evolve(changed, status=JobStatus.SKIPPED, code=SkipReason.PAUSED, epoch=before.epoch)
         assert await found(storage, job().dedup_key) == paused
 
-    async def test_the_start_of_a_window_that_a_worker_has_fixed_stays(self, storage: Storage) -> None:
+    async def test_its_window_is_that_of_the_new_job_too(self, storage: Storage) -> None:
         await bring(storage, job(), JobStatus.CANCELLED, SkipReason.SUPERSEDED)
         await storage.pause(["daily"], NOW)
-        await storage.enqueue([evolve(job(), window=Window(NOW - 9 * DAY, NOW + HOUR))])
-        assert (await found(storage, job().dedup_key)).window == Window(job().window.start, NOW + HOUR)
+        window = Window(NOW - 9 * DAY, NOW + HOUR)
+        await storage.enqueue([evolve(job(), window=window)])
+        assert (await found(storage, job().dedup_key)).window == window
 
     async def test_what_is_demanded_is_queued_and_waits(self, storage: Storage) -> None:
         await bring(storage, job("bob"), JobStatus.COMPLETED)

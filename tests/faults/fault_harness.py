@@ -320,6 +320,15 @@ class Scene:
                             assert isinstance(answer.code, SkipReason)
                         else:
                             assert answer.code is JobStatus(found.mails[user])
+                status = await briefs.status(self.settings.clock(), since=timedelta(days=2))
+            assert status.mails is not None
+            assert status.mails.ended == Counter(map(JobStatus, found.mails.values()))
+            troubles = Counter[JobStatus]()
+            for trouble in status.mails.troubles:
+                troubles[trouble.status] += trouble.count
+            doubtful = (JobStatus.UNKNOWN, JobStatus.FAILED)
+            assert troubles == {kind: status.mails.ended[kind] for kind in doubtful if status.mails.ended.get(kind)}
+            assert status.briefs.running == status.briefs.abandoned == status.briefs.overdue == 0
 
         anyio.run(codes)
 
