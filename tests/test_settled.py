@@ -388,10 +388,10 @@ async def test_the_end_of_the_loop_ends_a_gather() -> None:
 
 
 async def test_a_group_that_was_cancelled_silently_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def give_up(pool: Any) -> None:
-        pool._group.cancel_scope.cancel()
+    async def give_up(worker: Any) -> None:
+        worker._pool.stop()
 
-    monkeypatch.setattr("fanout_briefs.settled._Pool._be_worker", give_up)
+    monkeypatch.setattr("fanout_briefs.settled._Worker.run", give_up)
     with pytest.raises(RuntimeError, match="some items have no outcome"):
         await gather_settled(double, [1], limit=1)
     with pytest.raises(RuntimeError, match="some items have no outcome"):

@@ -13,11 +13,13 @@ from fanout_briefs.errors import (
     InvalidSchedule,
     ItemCancelled,
     NotSent,
+    NotStarted,
     PermanentFailure,
     RetryLater,
     SchemaTooNew,
     SourceError,
     StorageUnavailable,
+    TooManyFailures,
     UnknownUser,
 )
 from fanout_briefs.explain import Explanation
@@ -46,7 +48,16 @@ from fanout_briefs.model import (
 )
 from fanout_briefs.planner import PlanReport, SchedulePlanner, Verdict
 from fanout_briefs.schedule import Frequency, Schedule
-from fanout_briefs.settled import Fulfilled, Rejected, Settled, gather_settled, iter_settled
+from fanout_briefs.settled import (
+    Fulfilled,
+    Rejected,
+    Settled,
+    fulfilled,
+    gather_settled,
+    iter_settled,
+    rejected,
+    values_or_raise,
+)
 from fanout_briefs.timing import CatchUp, Timing
 from fanout_briefs.worker import Ended, Retrying, RunReport
 
@@ -74,6 +85,7 @@ __all__ = [
     "JobStatus",
     "Mail",
     "NotSent",
+    "NotStarted",
     "Occurrence",
     "Page",
     "PermanentFailure",
@@ -100,9 +112,13 @@ __all__ = [
     "SourceError",
     "StorageUnavailable",
     "Timing",
+    "TooManyFailures",
     "UnknownUser",
     "Verdict",
     "Window",
+    "fulfilled",
     "gather_settled",
     "iter_settled",
+    "rejected",
+    "values_or_raise",
 ]

@@ -17,23 +17,48 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
-    Iterator,
+    Sized,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import copy_context
 from functools import partial
-from operator import is_, length_hint
+from itertools import count
+from operator import attrgetter, is_, length_hint
 from time import monotonic
-from typing import Any, Generic, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 import anyio
-from anyio import CancelScope, Event, create_task_group, current_effective_deadline, get_cancelled_exc_class
+from anyio import (
+    CancelScope,
+    CapacityLimiter,
+    Event,
+    WouldBlock,
+    create_task_group,
+    current_effective_deadline,
+    get_cancelled_exc_class,
+)
 from anyio.lowlevel import checkpoint
-from attrs import frozen
 
-from fanout_briefs.errors import ItemCancelled, SourceError
+from fanout_briefs.errors import ItemCancelled, NotStarted, SourceError, TooManyFailures
 
-__all__ = ["Fulfilled", "Rejected", "Settled", "gather_settled", "iter_settled"]
+if TYPE_CHECKING:
+    from attrs import frozen
+else:
+    # Outcomes are frozen for type checkers only: a frozen initialiser costs as much as all else done for an item.
+    from attrs import define
+
+    frozen = partial(define, unsafe_hash=True)
+
+__all__ = [
+    "Fulfilled",
+    "Rejected",
+    "Settled",
+    "fulfilled",
+    "gather_settled",
+    "iter_settled",
+    "rejected",
+    "values_or_raise",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -66,8 +91,9 @@ class Rejected(Generic[T_co]):
     Attributes:
         index: The item's position in the source, from 0.
         item: The item itself.
-        error: What ``func(item)`` raised; ``TimeoutError`` if it outlived ``item_timeout``; ``ItemCancelled``
-            if it ended cancelled though nobody outside had cancelled it.
+        error: What ``func(item)`` raised; ``TimeoutError`` if it outlived ``item_timeout`` or the deadline;
+            ``ItemCancelled`` if it ended cancelled though nobody outside had cancelled it; ``NotStarted`` if
+            the gather was over before its turn came.
     """
 
     index: int
@@ -79,12 +105,42 @@ Settled: TypeAlias = Fulfilled[T_co, R_co] | Rejected[T_co]
 """What became of an item; tell the two apart with ``match`` or ``isinstance``."""
 
 
+def fulfilled(outcomes: Iterable[Settled[T, R]]) -> list[Fulfilled[T, R]]:
+    """Those of the outcomes that have a value, in the order given."""
+    return [outcome for outcome in outcomes if isinstance(outcome, Fulfilled)]
+
+
+def rejected(outcomes: Iterable[Settled[T, R]]) -> list[Rejected[T]]:
+    """Those of the outcomes that have an error, in the order given."""
+    return [outcome for outcome in outcomes if isinstance(outcome, Rejected)]
+
+
+def values_or_raise(outcomes: Iterable[Settled[T, R]]) -> list[R]:
+    """The value of every outcome, in the order given, for those to whom one failure is a failure of all.
+
+    Raises:
+        ExceptionGroup: Some item was rejected. It holds every error, in the order given, and names their items' indices.
+    """
+    outcomes = list(outcomes)
+    failures = rejected(outcomes)
+    if failures:
+        indices = ", ".join(str(failure.index) for failure in failures[:10])
+        more = ", …" if len(failures) > 10 else ""
+        message = f"{len(failures)} of {len(outcomes)} items were rejected, those with index {indices}{more}"
+        raise ExceptionGroup(message, [failure.error for failure in failures])
+    return [outcome.value for outcome in fulfilled(outcomes)]
+
+
 def gather_settled(
     func: Callable[[T], Awaitable[R]],
     items: Iterable[T] | AsyncIterable[T],
     *,
     limit: int,
     item_timeout: float | None = None,
+    deadline: float | None = None,
+    max_failures: int | None = None,
+    limiter: CapacityLimiter | None = None,
+    task_per_item: bool = False,
     on_settled: Callable[[Settled[T, R]], object] | None = None,
 ) -> Coroutine[Any, Any, list[Settled[T, R]]]:
     """Await ``func(item)`` for every item, ``limit`` at a time; await the result for one outcome each, in input order.
@@ -99,16 +155,36 @@ def gather_settled(
             async generator is closed in that same task.
         limit: How many items may be in progress at once; at least 1.
         item_timeout: After how many seconds on the event loop's clock an item is cancelled; None for never.
+        deadline: How many seconds all items have together, from when the result is first awaited; None for no end.
+            Then items in progress are cancelled and ``Rejected(TimeoutError)``, and no more are started. What is
+            left of a source that has a length is ``Rejected(NotStarted)``; one without is not pulled again.
+        max_failures: At which number of rejected items to pull no more; at least 1, None for never. Items in
+            progress still settle. What the deadline rejects does not count.
+        limiter: Shared with other calls: each item in progress holds one of its tokens. No item is pulled from a
+            sync source before there is a token for it, and waiting for one is no part of ``item_timeout``.
+        task_per_item: Whether each item runs in a task of its own, so that nothing bound to a task outlives it.
+            That costs tens of microseconds an item.
         on_settled: Called with each outcome as it settles. Must not block: it runs in the event loop.
 
     Raises:
-        ValueError: ``limit`` or ``item_timeout`` is out of range; raised by the call itself, before any await.
+        ValueError: A number is out of range; raised by the call itself, before any await.
         SourceError: ``items`` raised; items in progress were settled first and all outcomes are in ``.outcomes``.
+        TooManyFailures: ``max_failures`` items were rejected; outcomes of all that was pulled are in ``.outcomes``.
         Exception: Whatever ``on_settled`` raised, as itself; items still in progress were cancelled.
     """
-    _check(limit, item_timeout)
-    pool = _Pool(func, items, limit=limit, item_timeout=item_timeout, window=math.inf, on_settled=on_settled)
-    return _gather(pool)
+    _check_counts(limit=limit, max_failures=1 if max_failures is None else max_failures)
+    _check_seconds(item_timeout=item_timeout, deadline=deadline)
+    pool = _Pool(
+        func,
+        items,
+        name=f"gather_settled({_name_of(func)})",
+        limit=limit,
+        item_timeout=item_timeout,
+        deadline=deadline,
+        limiter=limiter,
+        task_per_item=task_per_item,
+    )
+    return _gather(pool, max_failures, on_settled)
 
 
 def iter_settled(
@@ -118,12 +194,15 @@ def iter_settled(
     limit: int,
     ordered: bool = False,
     item_timeout: float | None = None,
+    limiter: CapacityLimiter | None = None,
+    task_per_item: bool = False,
 ) -> AbstractAsyncContextManager[AsyncIterator[Settled[T, R]]]:
     """Stream the outcomes of ``func(item)`` while later items are still in progress; use it with ``async with``.
 
     At most ``2 * limit`` items are past the source and not yet taken by the reader, so memory does not grow with
     the source and a slow reader slows the source down. Leaving the block early cancels items in progress and
-    waits for them. Items are isolated, timed and cancelled as ``gather_settled`` does.
+    waits for them: that is how to stop after so many failures or so much time. Items are isolated, timed and
+    cancelled as ``gather_settled`` does.
 
     Args:
         func: Called with one item; what it returns is awaited.
@@ -131,59 +210,126 @@ def iter_settled(
         limit: How many items may be in progress at once; at least 1.
         ordered: True for outcomes in input order, False for the order in which they settle.
         item_timeout: After how many seconds on the event loop's clock an item is cancelled; None for never.
+        limiter: Shared with other calls: each item in progress holds one of its tokens.
+        task_per_item: Whether each item runs in a task of its own, so that nothing bound to a task outlives it.
 
     Raises:
-        ValueError: ``limit`` or ``item_timeout`` is out of range; raised by the call itself.
+        ValueError: A number is out of range; raised by the call itself.
         SourceError: ``items`` raised; raised by the iteration after the last outcome was taken.
         RuntimeError: The outcomes are read after the block was left.
     """
-    _check(limit, item_timeout)
-    pool = _Pool(func, items, limit=limit, item_timeout=item_timeout, window=2 * limit, by_index=ordered)
-    return _stream(pool)
+    _check_counts(limit=limit)
+    _check_seconds(item_timeout=item_timeout)
+    pool = _Pool(
+        func,
+        items,
+        name=f"iter_settled({_name_of(func)})",
+        limit=limit,
+        item_timeout=item_timeout,
+        limiter=limiter,
+        task_per_item=task_per_item,
+        window=2 * limit,
+    )
+    return _stream(pool, ordered=ordered)
 
 
-def _check(limit: object, item_timeout: float | None) -> None:
-    if not isinstance(limit, int) or limit < 1:
-        raise ValueError(f"limit={limit!r}: must be an int of at least 1, how many items may be in progress at once")
-    if item_timeout is not None and not item_timeout > 0:
-        raise ValueError(f"item_timeout={item_timeout!r}: must be more than 0 seconds, or None for no timeout")
+def _check_counts(**counts: object) -> None:
+    for name, number in counts.items():
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name}={number!r}: must be an int of at least 1, a number of items")
 
 
-async def _gather(pool: _Pool[T, R]) -> list[Settled[T, R]]:
-    async with pool.running():
+def _check_seconds(**times: float | None) -> None:
+    for name, seconds in times.items():
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"{name}={seconds!r}: must be more than 0 seconds, or None for no such limit")
+
+
+def _name_of(func: object) -> str:
+    return str(getattr(func, "__qualname__", type(func).__qualname__))
+
+
+async def _gather(
+    pool: _Pool[T, R], max_failures: int | None, on_settled: Callable[[Settled[T, R]], object] | None
+) -> list[Settled[T, R]]:
+    outcomes: list[Settled[T, R]] = []
+    failures = 0
+
+    def note(outcome: Settled[T, R]) -> None:
+        nonlocal failures
+        outcomes.append(outcome)
+        if isinstance(outcome, Rejected) and not pool.is_over:
+            failures += 1
+            if failures == max_failures:
+                pool.end_source()
+        if on_settled is not None:
+            pool.call(on_settled, outcome)
+
+    is_watched = max_failures is not None or on_settled is not None
+    async with pool.running(deliver=note if is_watched else outcomes.append):
         await pool.drive()
-        outcomes = [pool.outcomes[index] for index in range(pool.pulled)]
+        await pool.reject_the_rest()
         failure = pool.failure
+    outcomes.sort(key=attrgetter("index"))
+    if len(outcomes) != pool.pulled:
+        raise RuntimeError(f"{pool.pulled} items were started and {len(outcomes)} have settled: please report this")
     if failure is not None:
         raise SourceError(outcomes) from failure
+    if max_failures is not None and failures >= max_failures:
+        raise TooManyFailures(outcomes, max_failures)
     return outcomes
 
 
 @asynccontextmanager
-async def _stream(pool: _Pool[T, R]) -> AsyncGenerator[AsyncIterator[Settled[T, R]]]:
-    async with pool.running():
-        pool.spawn(pool.drive)
-        yield _Outcomes(pool)
+async def _stream(pool: _Pool[T, R], *, ordered: bool) -> AsyncGenerator[AsyncIterator[Settled[T, R]]]:
+    outcomes = _Outcomes(pool, ordered=ordered)
+    async with pool.running(deliver=outcomes.add, at_end=outcomes.end):
+        pool.spawn(pool.drive, "clock")
+        try:
+            yield outcomes
+        finally:
+            outcomes.close()
         pool.stop()
 
 
 class _Outcomes(AsyncIterator[Settled[T, R]]):
     """The reader's end of a stream. A read that is cancelled loses nothing; the next one goes on."""
 
-    def __init__(self, pool: _Pool[T, R]) -> None:
+    def __init__(self, pool: _Pool[T, R], *, ordered: bool) -> None:
         self._pool = pool
+        self._ordered = ordered
+        self._outcomes: dict[int, Settled[T, R]] = {}  # by index, or by the order of settling
+        self._added = self._taken = 0
+        self._arrived = _Bell()
+        self._is_closed = self._is_ended = False
+
+    def add(self, outcome: Settled[T, R]) -> None:
+        self._outcomes[outcome.index if self._ordered else self._added] = outcome
+        self._added += 1
+        self._arrived.ring()
+
+    def end(self) -> None:
+        """Tell readers that no outcome will be added."""
+        self._is_ended = True
+        self._arrived.ring_all()
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._arrived.ring_all()
 
     async def __anext__(self) -> Settled[T, R]:
-        pool = self._pool
-        while pool.released not in pool.outcomes:
-            if pool.finished and pool.failure is not None:
-                raise SourceError from pool.failure
-            if pool.finished:
+        while self._taken not in self._outcomes:
+            if self._is_ended and self._pool.failure is not None:
+                raise SourceError from self._pool.failure
+            if self._is_ended:
                 raise StopAsyncIteration
-            if pool.closed:
+            if self._is_closed:
                 raise RuntimeError("the stream is closed: read its outcomes inside the `async with iter_settled(...)`")
-            await pool.arrived.wait()
-        return pool.release()
+            await self._arrived.wait()
+        outcome = self._outcomes.pop(self._taken)
+        self._taken += 1
+        self._pool.make_room()
+        return outcome
 
 
 class _Bell:
@@ -217,71 +363,86 @@ class _Bell:
 
 
 class _Pool(Generic[T, R]):
-    """Bounded workers on one shared source, and what became of its items."""
+    """Bounded workers on one shared source: who works, on what, and until when."""
 
     def __init__(
         self,
         func: Callable[[T], Awaitable[R]],
         items: Iterable[T] | AsyncIterable[T],
         *,
+        name: str,
         limit: int,
         item_timeout: float | None,
-        window: float,
-        by_index: bool = True,
-        on_settled: Callable[[Settled[T, R]], object] | None = None,
+        deadline: float | None = None,
+        limiter: CapacityLimiter | None,
+        task_per_item: bool,
+        window: float = math.inf,
     ) -> None:
-        self._func = func
+        self.func = func
+        self.limiter = limiter
+        self.task_per_item = task_per_item
+        self._name = name
         self._source: AsyncIterable[T] | None = None
-        self._iterator: Iterator[T] | None = None
+        self._jobs: enumerate[T] | None = None
         if isinstance(items, AsyncIterable):
             self._source, self._most = items, limit
         else:
-            self._iterator = iter(items)
-            self._most = max(1, min(limit, length_hint(self._iterator, limit)))
-        self._timeout = math.inf if item_timeout is None else item_timeout
+            iterator = iter(items)
+            self._jobs = enumerate(iterator)
+            self._most = max(1, min(limit, length_hint(iterator, limit)))
+        self._has_length = self._jobs is not None and isinstance(items, Sized)
         self._window = window
-        self._by_index = by_index
-        self._on_settled = on_settled
+        self.timeout = math.inf if item_timeout is None else item_timeout
+        self._deadline = math.inf if deadline is None else deadline
+        self.is_timed = min(self.timeout, self._deadline) < math.inf
 
-        self.pulled = 0  # items taken from the source,
-        self.settled = 0  # those of them that have an outcome,
-        self.released = 0  # and those whose outcome the reader has taken.
-        self.outcomes: dict[int, Settled[T, R]] = {}  # by index, or by the order of settling
+        self.pulled = 0  # items taken from the source
+        self._released = 0  # those of them whose outcome the reader has taken
         self.failure: Exception | None = None  # what the source raised
-        self.closed = False
-        self._drained = False
+        self.is_over = False  # whether the deadline has passed
+        self._is_drained = False
+        self._owes_rest = False  # whether items of the source that were not pulled are to have an outcome too
         self._broken: Exception | None = None  # what on_settled raised
 
-        self.arrived = _Bell()  # for readers: an outcome, or the end
-        self._work = _Bell()  # for workers: something to take, or the end
+        self.work = _Bell()  # for workers: something to take, or the end
         self._room = _Bell()  # for the feeder: its item was taken, or the window opened
         self._done = Event()
         self._ready: deque[tuple[int, T]] = deque()  # what the feeder has read ahead: at most one item
+        self._unstarted: list[tuple[int, T]] = []  # what it had read ahead when the end came early
         self._crew = 0
-        self._timed: dict[CancelScope, tuple[float, int, T]] = {}  # a worker's deadline and item; the earliest first
-        self._last: CancelScope | None = None  # the worker that started an item last
-        self._slice_end = 0.0
+        self._numbers = count(1)
+        self.timed: dict[_Worker[T, R], tuple[float, int, T]] = {}  # in progress until when; the earliest first
+        self.borrowing: set[CancelScope] = set()  # of workers that wait for a token of the limiter
+        self.last: _Worker[T, R] | None = None  # who started an item last
+        self.slice_end = 0.0
 
     @property
-    def finished(self) -> bool:
-        """Whether every item there is has its outcome."""
-        return self._drained and self.settled == self.pulled
-
-    @property
-    def _has_more(self) -> bool:
+    def has_more(self) -> bool:
         """Whether there is, or may yet be, an item to take."""
-        return not self._drained or bool(self._ready)
+        return not self._is_drained or bool(self._ready)
+
+    @property
+    def has_item(self) -> bool:
+        """Whether a worker would find an item now, as far as can be told without pulling it."""
+        return bool(self._ready) if self._jobs is None else self._has_room
+
+    @property
+    def _has_room(self) -> bool:
+        return self.pulled - self._released < self._window
 
     @asynccontextmanager
-    async def running(self) -> AsyncGenerator[None]:
+    async def running(
+        self, *, deliver: Callable[[Settled[T, R]], object], at_end: Callable[[], object] = lambda: None
+    ) -> AsyncGenerator[None]:
         """Hold the task group around a body; what fails leaves as itself, never as a group of one."""
         self._enter()
+        self.deliver, self._at_end = deliver, at_end
         left: BaseException | None = None
         whole = False
         try:
             async with create_task_group() as self._group:
                 if self._source is not None:
-                    self.spawn(partial(self._feed, self._source))
+                    self.spawn(partial(self._feed, self._source), "source")
                 try:
                     yield
                     whole = True
@@ -305,31 +466,40 @@ class _Pool(Generic[T, R]):
 
     def _enter(self) -> None:
         self._origin = copy_context()
-        self._cancelled: type[BaseException] = get_cancelled_exc_class()
-        self._on_asyncio = self._cancelled is asyncio.CancelledError
+        self.cancelled: type[BaseException] = get_cancelled_exc_class()
+        self.on_asyncio = self.cancelled is asyncio.CancelledError
         # Looked up once: anyio.current_time() costs more than the rest of an item's timeout.
-        self._clock = asyncio.get_running_loop().time if self._on_asyncio else anyio.current_time
-        self._slice_end = monotonic() + _SLICE
+        self.clock = asyncio.get_running_loop().time if self.on_asyncio else anyio.current_time
+        self._end = self.clock() + self._deadline
+        self._feeding = CancelScope()
+        self.slice_end = monotonic() + _SLICE
 
     def _forget(self) -> None:
         """Drop every error: the frames of a failed item lead here, and a cycle would keep their locals alive."""
-        self.outcomes = {}
         self.failure = self._broken = None
+        del self.deliver, self._at_end
 
-    def spawn(self, func: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def spawn(self, func: Callable[[], Coroutine[Any, Any, None]], role: str) -> None:
         """Start a task that knows nothing of the context variables of whoever starts it."""
-        self._origin.copy().run(lambda: self._group.start_soon(func))
+        self._origin.copy().run(lambda: self._group.start_soon(func, name=f"{self._name} {role}"))
 
     def stop(self) -> None:
         """Cancel whatever still runs."""
-        self.closed = True
         self._group.cancel_scope.cancel()
-        self.arrived.ring_all()
+
+    def call(self, hook: Callable[[Settled[T, R]], object], outcome: Settled[T, R]) -> None:
+        """Show an outcome to code of the caller's; if that raises, everything ends with it."""
+        if self._broken is None:
+            try:
+                hook(outcome)
+            except Exception as error:  # Raised when the pool has wound down.
+                self._broken = error
+                self.stop()
 
     async def drive(self) -> None:
-        """Hire the workers, then time out their items, until every item has its outcome."""
+        """Hire the workers, then keep the time, until the last of them has left."""
         # Doubling each turn of the loop, so that items which never suspend are all done by the first worker.
-        while self._iterator is not None and self._crew < self._most and not self._drained:
+        while self._jobs is not None and self._crew < self._most and not self._is_drained:
             for _ in range(max(1, min(self._crew, self._most - self._crew))):
                 self._hire()
             await checkpoint()
@@ -339,22 +509,60 @@ class _Pool(Generic[T, R]):
 
     def _hire(self) -> None:
         self._crew += 1
-        self.spawn(self._be_worker)
+        self.spawn(_Worker(self).run, f"worker {next(self._numbers)}")
+
+    def dismiss(self) -> None:
+        """Let a worker go, and replace it if there is more to do."""
+        self._crew -= 1
+        if self.has_more:
+            self._hire()
+        self._finish_if_idle()
+
+    def _finish_if_idle(self) -> None:
+        if not self._crew and not self.has_more:
+            self._done.set()
+            self._at_end()
 
     def _cancel_overdue(self) -> float:
-        """Cancel the items that are past their deadline; return when to look again, on the event loop's clock."""
-        now = self._clock()
-        for scope, (deadline, _, _) in self._timed.items():
-            if deadline > now:
-                return deadline
-            scope.cancel()
-        return now + self._timeout
+        """Cancel the items that are past their time; return when to look again, on the event loop's clock."""
+        now = self.clock()
+        if now >= self._end:
+            self._call_time()
+        for worker, (due, _, _) in self.timed.items():
+            if due > now:
+                return min(due, self._end)
+            worker.scope.cancel()
+        return min(now + self.timeout, self._end)
+
+    def _call_time(self) -> None:
+        """The deadline has passed: cancel what is in progress and start nothing more."""
+        self._end = math.inf
+        self.is_over = True
+        self._owes_rest = self._has_length and not self._is_drained
+        self.end_source()
+        for worker in self.timed:
+            worker.scope.cancel()
+
+    async def reject_the_rest(self) -> None:
+        """Settle what the end of the source left unstarted."""
+        for index, item in self._unstarted:
+            self.deliver(Rejected(index, item, NotStarted()))
+        if self._owes_rest and self._jobs is not None:
+            try:
+                for index, item in self._jobs:
+                    self.pulled += 1
+                    self.deliver(Rejected(index, item, NotStarted()))
+                    if monotonic() > self.slice_end:
+                        await checkpoint()
+                        self.slice_end = monotonic() + _SLICE
+            except Exception as error:
+                self.failure = error
 
     async def _feed(self, source: AsyncIterable[T]) -> None:
         """Read an async source, always in this one task: a generator may hold a cancel scope across its yields."""
         iterator = aiter(source)
         error: BaseException | None = None
-        with CancelScope() as scope:  # Entered before any scope of the generator's, so as to shield the closing.
+        with self._feeding as scope:  # Entered before any scope of the generator's, so as to shield the closing.
             try:
                 await self._read(iterator)
             except BaseException as raised:
@@ -364,9 +572,11 @@ class _Pool(Generic[T, R]):
                 await iterator.aclose()
         try:
             # Judged only now: a scope that the generator held may be what cancelled the reading.
-            failure = None if error is None else self._own_failure(error)
+            failure = None if error is None else self.own_failure(error)
             if error is not None and failure is None:
                 raise error
+            if scope.cancel_called and isinstance(failure, ItemCancelled):
+                failure = None  # It was told to stop, and did.
             self._drain(failure)
         finally:
             del error  # Its traceback leads to this frame.
@@ -375,137 +585,68 @@ class _Pool(Generic[T, R]):
         async for item in iterator:
             self._ready.append((self.pulled, item))
             self.pulled += 1
-            if not self._work.ring() and self._crew < self._most:
+            if not self.work.ring() and self._crew < self._most:
                 self._hire()
-            while self._ready or self.pulled - self.released >= self._window:
+            while self._ready or not self._has_room:
                 await self._room.wait()
 
     def _drain(self, failure: Exception | None = None) -> None:
         """Note that the source has given its last item."""
-        self._drained = True
+        self._is_drained = True
         self.failure = failure
-        self._work.ring_all()
-        if self.finished:
-            self._finish()
+        self.work.ring_all()
+        for scope in self.borrowing:
+            scope.cancel()
+        self._finish_if_idle()
 
-    def _finish(self) -> None:
-        self._done.set()
-        self.arrived.ring_all()
+    def end_source(self) -> None:
+        """Take nothing more from the source, and start nothing of what was read ahead."""
+        self._unstarted.extend(self._ready)
+        self._ready.clear()
+        if not self._is_drained:
+            self._feeding.cancel()
+            self._drain()
 
-    def _take(self) -> tuple[int, T] | None:
-        """Pull the next item, if there is one now."""
-        if self._iterator is None:
-            return self._take_read_ahead()
-        if self._drained or self.pulled - self.released >= self._window:
+    def pull(self) -> tuple[int, T] | None:
+        """Take the next item, with its index, if there is one now."""
+        if self._jobs is None:
+            return self._pull_read_ahead()
+        if self._is_drained or self.pulled - self._released >= self._window:
             return None
         try:
-            item = next(self._iterator)
+            job = next(self._jobs)
         except StopIteration:
             self._drain()
             return None
         except BaseException as error:
-            failure = self._own_failure(error)
+            failure = self.own_failure(error)
             if failure is None:
                 raise
             self._drain(failure)
             return None
-        index = self.pulled
         self.pulled += 1
-        return index, item
+        return job
 
-    def _take_read_ahead(self) -> tuple[int, T] | None:
+    def _pull_read_ahead(self) -> tuple[int, T] | None:
         if not self._ready:
             return None
         self._room.ring()
         return self._ready.popleft()
 
-    async def _wait_for_work(self) -> tuple[int, T] | None:
-        while (job := self._take()) is None and not self._drained:
-            await self._undisturbed(self._work.wait)
-        return job
+    def make_room(self) -> None:
+        """Note that the reader has taken an outcome, which lets another item in."""
+        self._released += 1
+        (self.work if self._source is None else self._room).ring()
 
-    def release(self) -> Settled[T, R]:
-        """Hand the reader its next outcome, which makes room for another item."""
-        outcome = self.outcomes.pop(self.released)
-        self.released += 1
-        (self._work if self._source is None else self._room).ring()
-        return outcome
-
-    async def _be_worker(self) -> None:
-        """Work until no item is left, or an item has left its mark on this task's context variables."""
-        born = tuple(copy_context().values())
-        while self._has_more and _has_values(born):
-            scope = CancelScope()
-            try:
-                with scope:
-                    await self._work_under(scope, born)
-                timed_out = scope.cancelled_caught
-            except self._cancelled:  # The item cancelled its own task too, so the scope took no side.
-                timed_out = scope.cancel_called and not _is_cancelled_from_outside()
-                if not timed_out:
-                    raise
-            if timed_out:
-                self._reject_timed_out(scope)
-            if scope.cancel_called:
-                await self._forget_cancel()
-        self._crew -= 1
-        if self._has_more:
-            self._hire()
-
-    async def _work_under(self, scope: CancelScope, born: tuple[object, ...]) -> None:
-        """Settle items until none is left or this worker needs another scope or another context."""
-        timed = self._timeout < math.inf
-        task = asyncio.current_task() if self._on_asyncio else None
-        while (job := self._take() or await self._wait_for_work()) is not None:
-            index, item = job
-            if timed:
-                self._timed[scope] = self._clock() + self._timeout, index, item
-            self._last = scope
-            try:
-                value = await self._func(item)
-            except BaseException as error:
-                if not self._reject(index, item, error):
-                    raise
-            else:
-                self._settle(Fulfilled(index, item, value))
-            if timed and self._was_cancelled_too_late(scope):
-                return
-            if task is not None and task.cancelling():
-                await self._forget_cancel()
-            if not _has_values(born):
-                return
-            # If another worker has started an item meanwhile, this one's item was suspended and the loop has turned.
-            if self._last is scope and monotonic() > self._slice_end:
-                await self._yield_slice()
-
-    def _was_cancelled_too_late(self, scope: CancelScope) -> bool:
-        del self._timed[scope]
-        return scope.cancel_called
-
-    def _reject(self, index: int, item: T, error: BaseException) -> bool:
-        """Settle an item that raised; False if what it raised is not for the item to fail with."""
-        traceback = error.__traceback__
-        error.__traceback__ = traceback and traceback.tb_next  # Without the frame of the engine.
-        failure = self._own_failure(error)
-        if failure is None:
-            return False
-        self._settle(Rejected(index, item, failure))
-        return True
-
-    def _reject_timed_out(self, scope: CancelScope) -> None:
-        _, index, item = self._timed.pop(scope)
-        error = TimeoutError(f"item {index} was cancelled: it took longer than item_timeout={self._timeout:g} s")
-        self._settle(Rejected(index, item, error))
-
-    def _own_failure(self, error: BaseException) -> Exception | None:
+    def own_failure(self, error: BaseException) -> Exception | None:
         """What an item or the source failed with by itself; None for what has to leave."""
         if isinstance(error, Exception):
             return error
         if isinstance(error, BaseExceptionGroup):
-            rest = cast("BaseExceptionGroup[BaseException]", error).split(self._cancelled)[1]
+            rest = cast("BaseExceptionGroup[BaseException]", error).split(self.cancelled)[1]
             if rest is not None:  # A cancellation in force comes again; what is ordinary beside it is a failure.
                 return rest if isinstance(rest, Exception) else None
-        elif not isinstance(error, self._cancelled):
+        elif not isinstance(error, self.cancelled):
             return None
         if _is_cancelled_from_outside():
             return None
@@ -513,44 +654,152 @@ class _Pool(Generic[T, R]):
         failure.__cause__ = error
         return failure
 
+
+class _Worker(Generic[T, R]):
+    """One task that settles items one after another, until none is left or an item has left its mark on the task."""
+
+    def __init__(self, pool: _Pool[T, R]) -> None:
+        self._pool = pool
+        self._has_token = pool.limiter is None
+
+    async def run(self) -> None:
+        pool = self._pool
+        self._task = asyncio.current_task() if pool.on_asyncio else None
+        self._born_with = tuple(copy_context().values())
+        settle = self._settle_under_scope if pool.is_timed else self._settle_items
+        while True:
+            await settle()
+            if not pool.has_more or self._is_spent():
+                break
+        pool.dismiss()
+
+    def _is_spent(self) -> bool:
+        return self._pool.task_per_item or not _has_values(self._born_with)
+
+    async def _settle_under_scope(self) -> None:
+        pool = self._pool
+        self.scope = CancelScope()
+        try:
+            with self.scope:
+                await self._settle_items()
+            timed_out = self.scope.cancelled_caught
+        except pool.cancelled:  # The item cancelled its own task too, so the scope took no side.
+            timed_out = self.scope.cancel_called and not _is_cancelled_from_outside()
+            if not timed_out:
+                raise
+        if timed_out:
+            self._reject_timed_out()
+        if self.scope.cancel_called:
+            await self._forget_cancel()
+
+    async def _settle_items(self) -> None:
+        """Settle items until none is left or this worker needs another scope or another task."""
+        pool = self._pool
+        timed, limiter, task, born_with = pool.is_timed, pool.limiter, self._task, self._born_with
+        while (job := (pool.pull() if limiter is None else None) or await self._wait_for_job()) is not None:
+            index, item = job
+            if timed:
+                pool.timed[self] = pool.clock() + pool.timeout, index, item
+            pool.last = self
+            try:
+                value = await pool.func(item)
+            except BaseException as error:
+                if not self._reject(index, item, error):
+                    raise
+            else:
+                pool.deliver(Fulfilled(index, item, value))
+            finally:
+                if limiter is not None:
+                    self._give_back()
+            if timed and self._was_cancelled_too_late():
+                return
+            if task is not None and task.cancelling():
+                await self._forget_cancel()
+            if pool.task_per_item or not _has_values(born_with):
+                return
+            # If another worker has started an item meanwhile, this one's item was suspended and the loop has turned.
+            if pool.last is self and monotonic() > pool.slice_end:
+                await self._yield_slice()
+
+    async def _wait_for_job(self) -> tuple[int, T] | None:
+        """Wait for an item, and a token to hold for it; None if no item is left."""
+        pool = self._pool
+        while pool.has_more:
+            if self._has_token or await self._borrow():
+                if (job := pool.pull()) is not None:
+                    return job
+                self._give_back()
+                if pool.has_more:
+                    await self._undisturbed(pool.work.wait)
+        return None
+
+    async def _borrow(self) -> bool:
+        """Take a token of the limiter that is shared with others, unless the last item is gone before there is one."""
+        limiter = cast("CapacityLimiter", self._pool.limiter)
+        try:
+            limiter.acquire_on_behalf_of_nowait(self)
+            self._has_token = True
+        except WouldBlock:
+            with CancelScope() as scope:
+                self._pool.borrowing.add(scope)
+                await self._undisturbed(partial(self._borrow_later, limiter))
+            self._pool.borrowing.discard(scope)
+        return self._has_token
+
+    async def _borrow_later(self, limiter: CapacityLimiter) -> None:
+        await limiter.acquire_on_behalf_of(self)
+        self._has_token = True
+
+    def _give_back(self) -> None:
+        if self._pool.limiter is not None:
+            self._pool.limiter.release_on_behalf_of(self)
+            self._has_token = False
+
+    def _was_cancelled_too_late(self) -> bool:
+        del self._pool.timed[self]
+        return self.scope.cancel_called
+
+    def _reject(self, index: int, item: T, error: BaseException) -> bool:
+        """Settle an item that raised; False if what it raised is not for the item to fail with."""
+        traceback = error.__traceback__
+        error.__traceback__ = traceback and traceback.tb_next  # Without the frame of the engine.
+        failure = self._pool.own_failure(error)
+        if failure is None:
+            return False
+        self._pool.deliver(Rejected(index, item, failure))
+        return True
+
+    def _reject_timed_out(self) -> None:
+        due, index, item = self._pool.timed.pop(self)
+        why = "the deadline of the gather passed"
+        if due <= self._pool.clock():
+            why = f"it took longer than item_timeout={self._pool.timeout:g} s"
+        self._pool.deliver(Rejected(index, item, TimeoutError(f"item {index} was cancelled: {why}")))
+
     async def _undisturbed(self, wait: Callable[[], Awaitable[object]]) -> None:
         """Wait, whatever cancel of its own task an item has left behind for later."""
         try:
             await wait()
-        except self._cancelled:
+        except self._pool.cancelled:
             if _is_cancelled_from_outside():
                 raise
             await self._forget_cancel()
 
     async def _forget_cancel(self) -> None:
         """Undo an item's cancel of this task. A cancel from outside is undone too, but anyio delivers it again."""
-        task = asyncio.current_task() if self._on_asyncio else None
-        if task is not None:
-            while task.cancelling():
-                task.uncancel()
+        if self._task is not None:
+            while self._task.cancelling():
+                self._task.uncancel()
             with suppress(asyncio.CancelledError):  # Python 3.11 and 3.12 still deliver what was uncancelled.
                 await asyncio.sleep(0)
         await self._undisturbed(checkpoint)
 
     async def _yield_slice(self) -> None:
         """Let the loop turn. The first worker back opens the next slice: one a turn, however many workers."""
-        spent = self._slice_end
+        spent = self._pool.slice_end
         await self._undisturbed(checkpoint)
-        if self._slice_end == spent:
-            self._slice_end = monotonic() + _SLICE
-
-    def _settle(self, outcome: Settled[T, R]) -> None:
-        self.outcomes[outcome.index if self._by_index else self.settled] = outcome
-        self.settled += 1
-        self.arrived.ring()
-        if self._on_settled is not None and self._broken is None:
-            try:
-                self._on_settled(outcome)
-            except Exception as error:  # Raised when the pool has wound down.
-                self._broken = error
-                self.stop()
-        if self._drained and self.settled == self.pulled:
-            self._finish()
+        if self._pool.slice_end == spent:
+            self._pool.slice_end = monotonic() + _SLICE
 
 
 def _has_values(born: tuple[object, ...]) -> bool:
