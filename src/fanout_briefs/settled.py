@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections import deque
 from collections.abc import (
     AsyncGenerator,
@@ -17,6 +18,7 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
+    Iterator,
     Sized,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -176,7 +178,7 @@ def gather_settled(
     _check_seconds(item_timeout=item_timeout, deadline=deadline)
     pool = _Pool(
         func,
-        items,
+        _Source(items, window=sys.maxsize),
         name=f"gather_settled({_name_of(func)})",
         limit=limit,
         item_timeout=item_timeout,
@@ -222,13 +224,12 @@ def iter_settled(
     _check_seconds(item_timeout=item_timeout)
     pool = _Pool(
         func,
-        items,
+        _Source(items, window=2 * limit),
         name=f"iter_settled({_name_of(func)})",
         limit=limit,
         item_timeout=item_timeout,
         limiter=limiter,
         task_per_item=task_per_item,
-        window=2 * limit,
     )
     return _stream(pool, ordered=ordered)
 
@@ -268,11 +269,13 @@ async def _gather(
     is_watched = max_failures is not None or on_settled is not None
     async with pool.running(deliver=note if is_watched else outcomes.append):
         await pool.drive()
-        await pool.reject_the_rest()
-        failure = pool.failure
+        await pool.reject_unstarted()
+        failure = pool.source.failure
     outcomes.sort(key=attrgetter("index"))
-    if len(outcomes) != pool.pulled:
-        raise RuntimeError(f"{pool.pulled} items were started and {len(outcomes)} have settled: please report this")
+    if len(outcomes) != pool.source.pulled:
+        raise RuntimeError(
+            f"{pool.source.pulled} items were started and {len(outcomes)} have settled: please report this"
+        )
     if failure is not None:
         raise SourceError(outcomes) from failure
     if max_failures is not None and failures >= max_failures:
@@ -314,14 +317,16 @@ class _Outcomes(AsyncIterator[Settled[T, R]]):
         self._arrived.ring_all()
 
     def close(self) -> None:
+        """Drop what was not read, and tell those who still wait for it."""
+        self._outcomes.clear()
         self._is_closed = True
         self._arrived.ring_all()
 
     async def __anext__(self) -> Settled[T, R]:
         while self._taken not in self._outcomes:
-            if self._is_ended and self._pool.failure is not None:
-                raise SourceError from self._pool.failure
-            if self._is_ended:
+            if self._is_ended and self._taken == self._added:
+                if self._pool.source.failure is not None:
+                    raise SourceError from self._pool.source.failure
                 raise StopAsyncIteration
             if self._is_closed:
                 raise RuntimeError("the stream is closed: read its outcomes inside the `async with iter_settled(...)`")
@@ -362,13 +367,127 @@ class _Bell:
             pass
 
 
+class _Source(Generic[T]):
+    """Items with their numbers, each given to whoever asks next, and never more of them than there is room for."""
+
+    def __init__(self, items: Iterable[T] | AsyncIterable[T], window: int) -> None:
+        self.pulled = 0
+        self.horizon = window  # how many may be pulled until the reader has taken another outcome
+        self.failure: Exception | None = None  # what the items' own code raised
+        self.is_drained = False
+        self.arrived: Callable[[], object]  # called with an item read ahead,
+        self.drained: Callable[[], object]  # and when the last one is known
+        self._ready: deque[tuple[int, T]] = deque()  # what is read ahead of the workers: at most one item
+        self._reading: CancelScope | None = None
+        self._room = _Bell()  # for the reading: its item was taken, or the horizon moved
+        self.items: AsyncIterable[T] | None = None
+        self.jobs: Iterator[tuple[int, T] | None]  # None where the one who asks has to wait
+        self.most = sys.maxsize
+        if isinstance(items, AsyncIterable):
+            self.items = items
+            self.jobs = self._jobs_read_ahead()
+        else:
+            iterator = iter(items)
+            self.jobs = self._jobs_of(iterator)
+            self.most = length_hint(iterator, sys.maxsize)
+        self.has_length = self.items is None and isinstance(items, Sized)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is, or may yet be, an item to give."""
+        return not self.is_drained or bool(self._ready)
+
+    @property
+    def has_room(self) -> bool:
+        return self.pulled < self.horizon
+
+    def _jobs_of(self, iterator: Iterator[T]) -> Iterator[tuple[int, T] | None]:
+        failure = None
+        try:
+            for job in enumerate(iterator):
+                self.pulled += 1
+                yield job
+                while self.pulled >= self.horizon:
+                    yield None
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            failure = _own_failure(error)
+            if failure is None:
+                raise
+        self._drain(failure)
+
+    def _jobs_read_ahead(self) -> Iterator[tuple[int, T] | None]:
+        while True:
+            if self._ready:
+                self._room.ring()
+            yield self._ready.popleft() if self._ready else None
+
+    def make_room(self) -> None:
+        """Let one more item in."""
+        self.horizon += 1
+        self._room.ring()
+
+    def end(self) -> list[tuple[int, T]]:
+        """Give nothing more; return what was read ahead in vain."""
+        unstarted = [*self._ready]
+        self._ready.clear()
+        self.horizon = 0
+        if not self.is_drained:
+            if self._reading is not None:
+                self._reading.cancel()
+            self._drain(None)
+        return unstarted
+
+    def rest(self) -> Iterator[tuple[int, T]]:
+        """Whatever there would have been to give, had it not come to an end."""
+        self.horizon = sys.maxsize
+        return (job for job in self.jobs if job is not None)
+
+    def _drain(self, failure: Exception | None) -> None:
+        self.failure = failure
+        self.is_drained = True
+        self.drained()
+
+    async def read(self, items: AsyncIterable[T]) -> None:
+        """Read an async source, always in this one task: a generator may hold a cancel scope across its yields."""
+        if self.is_drained:
+            return
+        iterator = aiter(items)
+        error: BaseException | None = None
+        with CancelScope() as scope:  # Entered before any scope of the generator's, so as to shield the closing.
+            self._reading = scope
+            try:
+                async for item in iterator:
+                    self._ready.append((self.pulled, item))
+                    self.pulled += 1
+                    self.arrived()
+                    while self._ready or not self.has_room:
+                        await self._room.wait()
+            except BaseException as raised:
+                error = raised
+            scope.shield = True
+            if isinstance(iterator, AsyncGenerator):
+                await iterator.aclose()
+        try:
+            # Judged only now: a scope that the generator held may be what cancelled the reading.
+            failure = None if error is None else _own_failure(error)
+            if error is not None and failure is None:
+                raise error
+            if self.is_drained and isinstance(failure, ItemCancelled):
+                failure = None  # The reading was told to end, and did.
+            self._drain(failure)
+        finally:
+            del error  # Its traceback leads to this frame.
+
+
 class _Pool(Generic[T, R]):
-    """Bounded workers on one shared source: who works, on what, and until when."""
+    """Bounded workers on one shared source: how many, and until when."""
 
     def __init__(
         self,
         func: Callable[[T], Awaitable[R]],
-        items: Iterable[T] | AsyncIterable[T],
+        source: _Source[T],
         *,
         name: str,
         limit: int,
@@ -376,59 +495,29 @@ class _Pool(Generic[T, R]):
         deadline: float | None = None,
         limiter: CapacityLimiter | None,
         task_per_item: bool,
-        window: float = math.inf,
     ) -> None:
         self.func = func
+        self.source = source
         self.limiter = limiter
         self.task_per_item = task_per_item
-        self._name = name
-        self._source: AsyncIterable[T] | None = None
-        self._jobs: enumerate[T] | None = None
-        if isinstance(items, AsyncIterable):
-            self._source, self._most = items, limit
-        else:
-            iterator = iter(items)
-            self._jobs = enumerate(iterator)
-            self._most = max(1, min(limit, length_hint(iterator, limit)))
-        self._has_length = self._jobs is not None and isinstance(items, Sized)
-        self._window = window
         self.timeout = math.inf if item_timeout is None else item_timeout
         self._deadline = math.inf if deadline is None else deadline
         self.is_timed = min(self.timeout, self._deadline) < math.inf
-
-        self.pulled = 0  # items taken from the source
-        self._released = 0  # those of them whose outcome the reader has taken
-        self.failure: Exception | None = None  # what the source raised
-        self.is_over = False  # whether the deadline has passed
-        self._is_drained = False
-        self._owes_rest = False  # whether items of the source that were not pulled are to have an outcome too
-        self._broken: Exception | None = None  # what on_settled raised
-
-        self.work = _Bell()  # for workers: something to take, or the end
-        self._room = _Bell()  # for the feeder: its item was taken, or the window opened
-        self._done = Event()
-        self._ready: deque[tuple[int, T]] = deque()  # what the feeder has read ahead: at most one item
-        self._unstarted: list[tuple[int, T]] = []  # what it had read ahead when the end came early
+        self._name = name
+        self._most = max(1, min(limit, source.most))
         self._crew = 0
         self._numbers = count(1)
+        self._done = Event()
+        source.arrived, source.drained = self._employ, self._wind_down
+
+        self.is_over = False  # whether the deadline has passed
+        self._broken: Exception | None = None  # what on_settled raised
+        self._unstarted: Iterable[tuple[int, T]] = ()  # items that are to have an outcome all the same
+        self.work = _Bell()  # for workers: something to take, or the end
         self.timed: dict[_Worker[T, R], tuple[float, int, T]] = {}  # in progress until when; the earliest first
         self.borrowing: set[CancelScope] = set()  # of workers that wait for a token of the limiter
         self.last: _Worker[T, R] | None = None  # who started an item last
-        self.slice_end = 0.0
-
-    @property
-    def has_more(self) -> bool:
-        """Whether there is, or may yet be, an item to take."""
-        return not self._is_drained or bool(self._ready)
-
-    @property
-    def has_item(self) -> bool:
-        """Whether a worker would find an item now, as far as can be told without pulling it."""
-        return bool(self._ready) if self._jobs is None else self._has_room
-
-    @property
-    def _has_room(self) -> bool:
-        return self.pulled - self._released < self._window
+        self.yielding = 0  # how many could go on but let the loop turn
 
     @asynccontextmanager
     async def running(
@@ -441,8 +530,8 @@ class _Pool(Generic[T, R]):
         whole = False
         try:
             async with create_task_group() as self._group:
-                if self._source is not None:
-                    self.spawn(partial(self._feed, self._source), "source")
+                if self.source.items is not None:
+                    self.spawn(partial(self.source.read, self.source.items), "source")
                 try:
                     yield
                     whole = True
@@ -466,18 +555,17 @@ class _Pool(Generic[T, R]):
 
     def _enter(self) -> None:
         self._origin = copy_context()
-        self.cancelled: type[BaseException] = get_cancelled_exc_class()
-        self.on_asyncio = self.cancelled is asyncio.CancelledError
         # Looked up once: anyio.current_time() costs more than the rest of an item's timeout.
+        self.on_asyncio = get_cancelled_exc_class() is asyncio.CancelledError
         self.clock = asyncio.get_running_loop().time if self.on_asyncio else anyio.current_time
         self._end = self.clock() + self._deadline
-        self._feeding = CancelScope()
         self.slice_end = monotonic() + _SLICE
 
     def _forget(self) -> None:
         """Drop every error: the frames of a failed item lead here, and a cycle would keep their locals alive."""
-        self.failure = self._broken = None
-        del self.deliver, self._at_end
+        self._broken = self.source.failure = None
+        self.source.jobs = iter(())
+        del self.deliver, self._at_end, self.source.arrived, self.source.drained
 
     def spawn(self, func: Callable[[], Coroutine[Any, Any, None]], role: str) -> None:
         """Start a task that knows nothing of the context variables of whoever starts it."""
@@ -488,7 +576,7 @@ class _Pool(Generic[T, R]):
         self._group.cancel_scope.cancel()
 
     def call(self, hook: Callable[[Settled[T, R]], object], outcome: Settled[T, R]) -> None:
-        """Show an outcome to code of the caller's; if that raises, everything ends with it."""
+        """Show an outcome to the caller's own code; if that raises, everything ends with it."""
         if self._broken is None:
             try:
                 hook(outcome)
@@ -498,9 +586,9 @@ class _Pool(Generic[T, R]):
 
     async def drive(self) -> None:
         """Hire the workers, then keep the time, until the last of them has left."""
-        # Doubling each turn of the loop, so that items which never suspend are all done by the first worker.
-        while self._jobs is not None and self._crew < self._most and not self._is_drained:
-            for _ in range(max(1, min(self._crew, self._most - self._crew))):
+        # As many again each time that all are suspended: items which never suspend are all done by the first worker.
+        while self.source.items is None and self._crew < self._most and not self.source.is_drained:
+            for _ in range(0 if self.yielding else max(1, min(self._crew, self._most - self._crew))):
                 self._hire()
             await checkpoint()
         while not self._done.is_set():
@@ -511,15 +599,33 @@ class _Pool(Generic[T, R]):
         self._crew += 1
         self.spawn(_Worker(self).run, f"worker {next(self._numbers)}")
 
+    def make_room(self) -> None:
+        """The reader has taken an outcome, which lets another item in."""
+        self.source.make_room()
+        if self.source.items is None:
+            self.work.ring()
+
+    def _employ(self) -> None:
+        """There is an item: wake a worker for it, or hire one."""
+        if not self.work.ring() and self._crew < self._most:
+            self._hire()
+
     def dismiss(self) -> None:
         """Let a worker go, and replace it if there is more to do."""
         self._crew -= 1
-        if self.has_more:
+        if self.source.has_more:
             self._hire()
         self._finish_if_idle()
 
+    def _wind_down(self) -> None:
+        """There is nothing more to pull: let those go who wait for it."""
+        self.work.ring_all()
+        for scope in self.borrowing:
+            scope.cancel()
+        self._finish_if_idle()
+
     def _finish_if_idle(self) -> None:
-        if not self._crew and not self.has_more:
+        if not self._crew and not self.source.has_more:
             self._done.set()
             self._at_end()
 
@@ -538,121 +644,24 @@ class _Pool(Generic[T, R]):
         """The deadline has passed: cancel what is in progress and start nothing more."""
         self._end = math.inf
         self.is_over = True
-        self._owes_rest = self._has_length and not self._is_drained
+        owes_rest = self.source.has_length and not self.source.is_drained
         self.end_source()
+        if owes_rest:
+            self._unstarted = self.source.rest()
         for worker in self.timed:
             worker.scope.cancel()
 
-    async def reject_the_rest(self) -> None:
-        """Settle what the end of the source left unstarted."""
+    def end_source(self) -> None:
+        """Start nothing more; what is in progress goes on."""
+        self._unstarted = self.source.end()
+
+    async def reject_unstarted(self) -> None:
+        """Settle what was read ahead in vain or, after the deadline, is left of a source that has a length."""
         for index, item in self._unstarted:
             self.deliver(Rejected(index, item, NotStarted()))
-        if self._owes_rest and self._jobs is not None:
-            try:
-                for index, item in self._jobs:
-                    self.pulled += 1
-                    self.deliver(Rejected(index, item, NotStarted()))
-                    if monotonic() > self.slice_end:
-                        await checkpoint()
-                        self.slice_end = monotonic() + _SLICE
-            except Exception as error:
-                self.failure = error
-
-    async def _feed(self, source: AsyncIterable[T]) -> None:
-        """Read an async source, always in this one task: a generator may hold a cancel scope across its yields."""
-        iterator = aiter(source)
-        error: BaseException | None = None
-        with self._feeding as scope:  # Entered before any scope of the generator's, so as to shield the closing.
-            try:
-                await self._read(iterator)
-            except BaseException as raised:
-                error = raised
-            scope.shield = True
-            if isinstance(iterator, AsyncGenerator):
-                await iterator.aclose()
-        try:
-            # Judged only now: a scope that the generator held may be what cancelled the reading.
-            failure = None if error is None else self.own_failure(error)
-            if error is not None and failure is None:
-                raise error
-            if scope.cancel_called and isinstance(failure, ItemCancelled):
-                failure = None  # It was told to stop, and did.
-            self._drain(failure)
-        finally:
-            del error  # Its traceback leads to this frame.
-
-    async def _read(self, iterator: AsyncIterator[T]) -> None:
-        async for item in iterator:
-            self._ready.append((self.pulled, item))
-            self.pulled += 1
-            if not self.work.ring() and self._crew < self._most:
-                self._hire()
-            while self._ready or not self._has_room:
-                await self._room.wait()
-
-    def _drain(self, failure: Exception | None = None) -> None:
-        """Note that the source has given its last item."""
-        self._is_drained = True
-        self.failure = failure
-        self.work.ring_all()
-        for scope in self.borrowing:
-            scope.cancel()
-        self._finish_if_idle()
-
-    def end_source(self) -> None:
-        """Take nothing more from the source, and start nothing of what was read ahead."""
-        self._unstarted.extend(self._ready)
-        self._ready.clear()
-        if not self._is_drained:
-            self._feeding.cancel()
-            self._drain()
-
-    def pull(self) -> tuple[int, T] | None:
-        """Take the next item, with its index, if there is one now."""
-        if self._jobs is None:
-            return self._pull_read_ahead()
-        if self._is_drained or self.pulled - self._released >= self._window:
-            return None
-        try:
-            job = next(self._jobs)
-        except StopIteration:
-            self._drain()
-            return None
-        except BaseException as error:
-            failure = self.own_failure(error)
-            if failure is None:
-                raise
-            self._drain(failure)
-            return None
-        self.pulled += 1
-        return job
-
-    def _pull_read_ahead(self) -> tuple[int, T] | None:
-        if not self._ready:
-            return None
-        self._room.ring()
-        return self._ready.popleft()
-
-    def make_room(self) -> None:
-        """Note that the reader has taken an outcome, which lets another item in."""
-        self._released += 1
-        (self.work if self._source is None else self._room).ring()
-
-    def own_failure(self, error: BaseException) -> Exception | None:
-        """What an item or the source failed with by itself; None for what has to leave."""
-        if isinstance(error, Exception):
-            return error
-        if isinstance(error, BaseExceptionGroup):
-            rest = cast("BaseExceptionGroup[BaseException]", error).split(self.cancelled)[1]
-            if rest is not None:  # A cancellation in force comes again; what is ordinary beside it is a failure.
-                return rest if isinstance(rest, Exception) else None
-        elif not isinstance(error, self.cancelled):
-            return None
-        if _is_cancelled_from_outside():
-            return None
-        failure = ItemCancelled()
-        failure.__cause__ = error
-        return failure
+            if monotonic() > self.slice_end:
+                await checkpoint()
+                self.slice_end = monotonic() + _SLICE
 
 
 class _Worker(Generic[T, R]):
@@ -660,30 +669,29 @@ class _Worker(Generic[T, R]):
 
     def __init__(self, pool: _Pool[T, R]) -> None:
         self._pool = pool
-        self._has_token = pool.limiter is None
+        self._has_token = False
 
     async def run(self) -> None:
         pool = self._pool
         self._task = asyncio.current_task() if pool.on_asyncio else None
         self._born_with = tuple(copy_context().values())
         settle = self._settle_under_scope if pool.is_timed else self._settle_items
-        while True:
-            await settle()
-            if not pool.has_more or self._is_spent():
-                break
+        is_new = True
+        while is_new and pool.source.has_more:
+            try:
+                await settle()
+            finally:
+                self._give_back()
+            is_new = not pool.task_per_item and _has_values(self._born_with)
         pool.dismiss()
 
-    def _is_spent(self) -> bool:
-        return self._pool.task_per_item or not _has_values(self._born_with)
-
     async def _settle_under_scope(self) -> None:
-        pool = self._pool
         self.scope = CancelScope()
         try:
             with self.scope:
                 await self._settle_items()
             timed_out = self.scope.cancelled_caught
-        except pool.cancelled:  # The item cancelled its own task too, so the scope took no side.
+        except get_cancelled_exc_class():  # The item cancelled its own task too, so the scope took no side.
             timed_out = self.scope.cancel_called and not _is_cancelled_from_outside()
             if not timed_out:
                 raise
@@ -694,9 +702,10 @@ class _Worker(Generic[T, R]):
 
     async def _settle_items(self) -> None:
         """Settle items until none is left or this worker needs another scope or another task."""
-        pool = self._pool
-        timed, limiter, task, born_with = pool.is_timed, pool.limiter, self._task, self._born_with
-        while (job := (pool.pull() if limiter is None else None) or await self._wait_for_job()) is not None:
+        pool, task, born_with, timed = self._pool, self._task, self._born_with, self._pool.is_timed
+        # Waiting is the exception: what can be had at once is taken without another coroutine.
+        jobs = iter(()) if pool.limiter else pool.source.jobs
+        while (job := next(jobs, None) or await self._wait_for_job()) is not None:
             index, item = job
             if timed:
                 pool.timed[self] = pool.clock() + pool.timeout, index, item
@@ -708,9 +717,6 @@ class _Worker(Generic[T, R]):
                     raise
             else:
                 pool.deliver(Fulfilled(index, item, value))
-            finally:
-                if limiter is not None:
-                    self._give_back()
             if timed and self._was_cancelled_too_late():
                 return
             if task is not None and task.cancelling():
@@ -722,20 +728,21 @@ class _Worker(Generic[T, R]):
                 await self._yield_slice()
 
     async def _wait_for_job(self) -> tuple[int, T] | None:
-        """Wait for an item, and a token to hold for it; None if no item is left."""
+        """Wait for an item, and for a token to hold meanwhile where a limiter is shared; None if no item is left."""
         pool = self._pool
-        while pool.has_more:
-            if self._has_token or await self._borrow():
-                if (job := pool.pull()) is not None:
+        self._give_back()
+        while pool.source.has_more:
+            if pool.limiter is None or await self._borrow(pool.limiter):
+                job = next(pool.source.jobs, None)
+                if job is not None:
                     return job
                 self._give_back()
-                if pool.has_more:
+                if pool.source.has_more:
                     await self._undisturbed(pool.work.wait)
         return None
 
-    async def _borrow(self) -> bool:
-        """Take a token of the limiter that is shared with others, unless the last item is gone before there is one."""
-        limiter = cast("CapacityLimiter", self._pool.limiter)
+    async def _borrow(self, limiter: CapacityLimiter) -> bool:
+        """Take a token; False if another item's cancel came between, or the last item is gone before there is one."""
         try:
             limiter.acquire_on_behalf_of_nowait(self)
             self._has_token = True
@@ -751,7 +758,7 @@ class _Worker(Generic[T, R]):
         self._has_token = True
 
     def _give_back(self) -> None:
-        if self._pool.limiter is not None:
+        if self._pool.limiter is not None and self._has_token:
             self._pool.limiter.release_on_behalf_of(self)
             self._has_token = False
 
@@ -763,7 +770,7 @@ class _Worker(Generic[T, R]):
         """Settle an item that raised; False if what it raised is not for the item to fail with."""
         traceback = error.__traceback__
         error.__traceback__ = traceback and traceback.tb_next  # Without the frame of the engine.
-        failure = self._pool.own_failure(error)
+        failure = _own_failure(error)
         if failure is None:
             return False
         self._pool.deliver(Rejected(index, item, failure))
@@ -771,16 +778,15 @@ class _Worker(Generic[T, R]):
 
     def _reject_timed_out(self) -> None:
         due, index, item = self._pool.timed.pop(self)
-        why = "the deadline of the gather passed"
-        if due <= self._pool.clock():
-            why = f"it took longer than item_timeout={self._pool.timeout:g} s"
+        is_late = due <= self._pool.clock()
+        why = f"it took longer than item_timeout={self._pool.timeout:g} s" if is_late else "the deadline passed"
         self._pool.deliver(Rejected(index, item, TimeoutError(f"item {index} was cancelled: {why}")))
 
     async def _undisturbed(self, wait: Callable[[], Awaitable[object]]) -> None:
         """Wait, whatever cancel of its own task an item has left behind for later."""
         try:
             await wait()
-        except self._pool.cancelled:
+        except get_cancelled_exc_class():
             if _is_cancelled_from_outside():
                 raise
             await self._forget_cancel()
@@ -796,16 +802,37 @@ class _Worker(Generic[T, R]):
 
     async def _yield_slice(self) -> None:
         """Let the loop turn. The first worker back opens the next slice: one a turn, however many workers."""
-        spent = self._pool.slice_end
+        pool = self._pool
+        spent = pool.slice_end
+        pool.yielding += 1
         await self._undisturbed(checkpoint)
-        if self._pool.slice_end == spent:
-            self._pool.slice_end = monotonic() + _SLICE
+        pool.yielding -= 1
+        if pool.slice_end == spent:
+            pool.slice_end = monotonic() + _SLICE
+
+
+def _own_failure(error: BaseException) -> Exception | None:
+    """What an item or the source failed with by itself; None for what has to leave."""
+    if isinstance(error, Exception):
+        return error
+    cancelled = get_cancelled_exc_class()
+    if isinstance(error, BaseExceptionGroup):
+        rest = cast("BaseExceptionGroup[BaseException]", error).split(cancelled)[1]
+        if rest is not None:  # A cancellation in force comes again; what is ordinary beside it is a failure.
+            return rest if isinstance(rest, Exception) else None
+    elif not isinstance(error, cancelled):
+        return None
+    if _is_cancelled_from_outside():
+        return None
+    failure = ItemCancelled()
+    failure.__cause__ = error
+    return failure
 
 
 def _has_values(born: tuple[object, ...]) -> bool:
     """Whether the context variables are still the very objects they were: ``==`` would run the items' own code."""
     now = copy_context()
-    return len(now) == len(born) and (not born or all(map(is_, now.values(), born)))
+    return len(now) == len(born) and all(map(is_, now.values(), born)) if born else not now
 
 
 def _is_cancelled_from_outside() -> bool:
