@@ -342,6 +342,7 @@ class _Bell:
 
     def __init__(self) -> None:
         self._waiting: deque[Event] = deque()
+        self._waking = 0
 
     async def wait(self) -> None:
         event = Event()
@@ -350,15 +351,23 @@ class _Bell:
             await event.wait()
         except BaseException:
             if event.is_set():
+                self._waking -= 1
                 self.ring()  # This ring is wasted on a waiter that is going: pass it on.
             else:
                 self._waiting.remove(event)
             raise
+        self._waking -= 1
+
+    @property
+    def is_ringing(self) -> bool:
+        """Whether someone was woken who has not come to look yet."""
+        return self._waking > 0
 
     def ring(self) -> bool:
         """Wake one; False if nobody waits."""
         if not self._waiting:
             return False
+        self._waking += 1
         self._waiting.popleft().set()
         return True
 
@@ -398,7 +407,12 @@ class _Source(Generic[T]):
         return not self.is_drained or bool(self._ready)
 
     @property
-    def has_room(self) -> bool:
+    def has_item(self) -> bool:
+        """Whether there is an item to give right now, as far as can be told without pulling it."""
+        return bool(self._ready) if self.items is not None else self._has_room and not self.is_drained
+
+    @property
+    def _has_room(self) -> bool:
         return self.pulled < self.horizon
 
     def _jobs_of(self, iterator: Iterator[T]) -> Iterator[tuple[int, T] | None]:
@@ -462,7 +476,7 @@ class _Source(Generic[T]):
                     self._ready.append((self.pulled, item))
                     self.pulled += 1
                     self.arrived()
-                    while self._ready or not self.has_room:
+                    while self._ready or not self._has_room:
                         await self._room.wait()
             except BaseException as raised:
                 error = raised
@@ -602,13 +616,18 @@ class _Pool(Generic[T, R]):
     def make_room(self) -> None:
         """The reader has taken an outcome, which lets another item in."""
         self.source.make_room()
-        if self.source.items is None:
+        if self.source.items is None and not self.work.is_ringing:
             self.work.ring()
 
     def _employ(self) -> None:
         """There is an item: wake a worker for it, or hire one."""
         if not self.work.ring() and self._crew < self._most:
             self._hire()
+
+    def spread_the_word(self) -> None:
+        """Who was woken for an item wakes two others while there are more: all of them, in a few turns of the loop."""
+        for _ in range(2 if self.source.has_item else 0):
+            self.work.ring()
 
     def dismiss(self) -> None:
         """Let a worker go, and replace it if there is more to do."""
@@ -735,6 +754,7 @@ class _Worker(Generic[T, R]):
             if pool.limiter is None or await self._borrow(pool.limiter):
                 job = next(pool.source.jobs, None)
                 if job is not None:
+                    pool.spread_the_word()
                     return job
                 self._give_back()
                 if pool.source.has_more:
