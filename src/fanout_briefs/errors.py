@@ -112,7 +112,9 @@ class NotStarted(Exception):
 
 
 class TooManyFailures(Exception):
-    """As many items were rejected as ``max_failures`` allows; no more were started, and those in progress settled.
+    """``max_failures`` items were rejected; no more were started, and those in progress settled.
+
+    ``__cause__`` is the error of the first of them.
 
     Attributes:
         outcomes: What the items pulled until then came to, in input order; the items behind them were not pulled.

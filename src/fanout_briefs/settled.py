@@ -24,7 +24,7 @@ from collections.abc import (
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import copy_context
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from operator import attrgetter, is_, length_hint
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
@@ -262,7 +262,7 @@ async def _gather(
         if isinstance(outcome, Rejected) and not pool.is_over:
             failures += 1
             if failures == max_failures:
-                pool.end_source()
+                pool.source.end()
         if on_settled is not None:
             pool.call(on_settled, outcome)
 
@@ -279,7 +279,7 @@ async def _gather(
     if failure is not None:
         raise SourceError(outcomes) from failure
     if max_failures is not None and failures >= max_failures:
-        raise TooManyFailures(outcomes, max_failures)
+        raise TooManyFailures(outcomes, max_failures) from rejected(outcomes)[0].error
     return outcomes
 
 
@@ -387,6 +387,7 @@ class _Source(Generic[T]):
         self.arrived: Callable[[], object]  # called with an item read ahead,
         self.drained: Callable[[], object]  # and when the last one is known
         self._ready: deque[tuple[int, T]] = deque()  # what is read ahead of the workers: at most one item
+        self.unstarted: list[tuple[int, T]] = []  # what was read ahead in vain
         self._reading: CancelScope | None = None
         self._room = _Bell()  # for the reading: its item was taken, or the horizon moved
         self.items: AsyncIterable[T] | None = None
@@ -400,6 +401,7 @@ class _Source(Generic[T]):
             self.jobs = self._jobs_of(iterator)
             self.most = length_hint(iterator, sys.maxsize)
         self.has_length = self.items is None and isinstance(items, Sized)
+        self.is_closed = self.items is None
 
     @property
     def has_more(self) -> bool:
@@ -442,21 +444,21 @@ class _Source(Generic[T]):
         self.horizon += 1
         self._room.ring()
 
-    def end(self) -> list[tuple[int, T]]:
-        """Give nothing more; return what was read ahead in vain."""
-        unstarted = [*self._ready]
+    def end(self) -> None:
+        """Give nothing more."""
+        self.unstarted.extend(self._ready)
         self._ready.clear()
         self.horizon = 0
         if not self.is_drained:
+            self._drain(None)
+            self._room.ring_all()
             if self._reading is not None:
                 self._reading.cancel()
-            self._drain(None)
-        return unstarted
 
     def rest(self) -> Iterator[tuple[int, T]]:
-        """Whatever there would have been to give, had it not come to an end."""
+        """Pull whatever there would have been to give, had it not come to an end."""
         self.horizon = sys.maxsize
-        return (job for job in self.jobs if job is not None)
+        yield from filter(None, self.jobs)
 
     def _drain(self, failure: Exception | None) -> None:
         self.failure = failure
@@ -465,19 +467,11 @@ class _Source(Generic[T]):
 
     async def read(self, items: AsyncIterable[T]) -> None:
         """Read an async source, always in this one task: a generator may hold a cancel scope across its yields."""
-        if self.is_drained:
-            return
         iterator = aiter(items)
         error: BaseException | None = None
         with CancelScope() as scope:  # Entered before any scope of the generator's, so as to shield the closing.
-            self._reading = scope
             try:
-                async for item in iterator:
-                    self._ready.append((self.pulled, item))
-                    self.pulled += 1
-                    self.arrived()
-                    while self._ready or not self._has_room:
-                        await self._room.wait()
+                await self._read(iterator, scope)
             except BaseException as raised:
                 error = raised
             scope.shield = True
@@ -490,9 +484,25 @@ class _Source(Generic[T]):
                 raise error
             if self.is_drained and isinstance(failure, ItemCancelled):
                 failure = None  # The reading was told to end, and did.
+            self.is_closed = True
             self._drain(failure)
         finally:
             del error  # Its traceback leads to this frame.
+
+    async def _read(self, iterator: AsyncIterator[T], scope: CancelScope) -> None:
+        while not self.is_drained:
+            self._reading = scope
+            try:
+                item = await anext(iterator)
+            except StopAsyncIteration:
+                return
+            finally:
+                self._reading = None
+            (self.unstarted if self.is_drained else self._ready).append((self.pulled, item))
+            self.pulled += 1
+            self.arrived()
+            while (self._ready or not self._has_room) and not self.is_drained:
+                await self._room.wait()
 
 
 class _Pool(Generic[T, R]):
@@ -526,7 +536,7 @@ class _Pool(Generic[T, R]):
 
         self.is_over = False  # whether the deadline has passed
         self._broken: Exception | None = None  # what on_settled raised
-        self._unstarted: Iterable[tuple[int, T]] = ()  # items that are to have an outcome all the same
+        self._owes_rest = False  # whether items that will not be pulled are to have an outcome all the same
         self.work = _Bell()  # for workers: something to take, or the end
         self.timed: dict[_Worker[T, R], tuple[float, int, T]] = {}  # in progress until when; the earliest first
         self.borrowing: set[CancelScope] = set()  # of workers that wait for a token of the limiter
@@ -583,7 +593,7 @@ class _Pool(Generic[T, R]):
 
     def spawn(self, func: Callable[[], Coroutine[Any, Any, None]], role: str) -> None:
         """Start a task that knows nothing of the context variables of whoever starts it."""
-        self._origin.copy().run(lambda: self._group.start_soon(func, name=f"{self._name} {role}"))
+        self._origin.copy().run(partial(self._group.start_soon, func, name=f"{self._name} {role}"))
 
     def stop(self) -> None:
         """Cancel whatever still runs."""
@@ -600,9 +610,9 @@ class _Pool(Generic[T, R]):
 
     async def drive(self) -> None:
         """Hire the workers, then keep the time, until the last of them has left."""
-        # As many again each time that all are suspended: items which never suspend are all done by the first worker.
+        # Twice as many more each time that all are suspended: items which never suspend are all done by the first worker.
         while self.source.items is None and self._crew < self._most and not self.source.is_drained:
-            for _ in range(0 if self.yielding else max(1, min(self._crew, self._most - self._crew))):
+            for _ in range(0 if self.yielding else min(2 * self._crew + 1, self._most - self._crew)):
                 self._hire()
             await checkpoint()
         while not self._done.is_set():
@@ -644,7 +654,7 @@ class _Pool(Generic[T, R]):
         self._finish_if_idle()
 
     def _finish_if_idle(self) -> None:
-        if not self._crew and not self.source.has_more:
+        if not self._crew and not self.source.has_more and self.source.is_closed:
             self._done.set()
             self._at_end()
 
@@ -663,20 +673,14 @@ class _Pool(Generic[T, R]):
         """The deadline has passed: cancel what is in progress and start nothing more."""
         self._end = math.inf
         self.is_over = True
-        owes_rest = self.source.has_length and not self.source.is_drained
-        self.end_source()
-        if owes_rest:
-            self._unstarted = self.source.rest()
+        self._owes_rest = self.source.has_length and not self.source.is_drained
+        self.source.end()
         for worker in self.timed:
             worker.scope.cancel()
 
-    def end_source(self) -> None:
-        """Start nothing more; what is in progress goes on."""
-        self._unstarted = self.source.end()
-
     async def reject_unstarted(self) -> None:
         """Settle what was read ahead in vain or, after the deadline, is left of a source that has a length."""
-        for index, item in self._unstarted:
+        for index, item in chain(self.source.unstarted, self.source.rest() if self._owes_rest else ()):
             self.deliver(Rejected(index, item, NotStarted()))
             if monotonic() > self.slice_end:
                 await checkpoint()
@@ -694,15 +698,17 @@ class _Worker(Generic[T, R]):
         pool = self._pool
         self._task = asyncio.current_task() if pool.on_asyncio else None
         self._born_with = tuple(copy_context().values())
-        settle = self._settle_under_scope if pool.is_timed else self._settle_items
-        is_new = True
-        while is_new and pool.source.has_more:
-            try:
-                await settle()
-            finally:
-                self._give_back()
-            is_new = not pool.task_per_item and _has_values(self._born_with)
+        try:
+            await (self._settle_timed_items() if pool.is_timed else self._settle_items())
+        finally:
+            self._give_back()
         pool.dismiss()
+
+    async def _settle_timed_items(self) -> None:
+        while self._pool.source.has_more:
+            await self._settle_under_scope()
+            if self._pool.task_per_item or not _has_values(self._born_with):
+                return
 
     async def _settle_under_scope(self) -> None:
         self.scope = CancelScope()
