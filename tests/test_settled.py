@@ -207,14 +207,16 @@ def test_a_timeout_that_is_not_positive_is_refused_by_the_call(call: Any, second
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
 def test_a_deadline_that_is_not_positive_is_refused_by_the_call(seconds: float) -> None:
+    call: Any = gather_settled
     with pytest.raises(ValueError, match="deadline="):
-        gather_settled(double, [], limit=1, deadline=seconds)
+        call(double, [], limit=1, deadline=seconds)
 
 
 @pytest.mark.parametrize("failures", [0, -1, 1.5, "3"])
 def test_a_number_of_failures_that_is_no_positive_int_is_refused_by_the_call(failures: Any) -> None:
+    call: Any = gather_settled
     with pytest.raises(ValueError, match=r"max_failures=.*must be an int of at least 1"):
-        gather_settled(double, [], limit=1, max_failures=failures)
+        call(double, [], limit=1, max_failures=failures)
 
 
 @pytest.mark.parametrize("call", [gather_settled, iter_settled])
@@ -417,6 +419,16 @@ async def test_a_group_that_was_cancelled_silently_is_noticed(monkeypatch: pytes
             await anext(outcomes)
 
 
+async def test_an_outcome_that_got_lost_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lose(worker: Any) -> None:
+        while next(worker._pool.source.jobs, None):
+            pass
+
+    monkeypatch.setattr("fanout_briefs.settled._Worker._settle_items", lose)
+    with pytest.raises(RuntimeError, match="3 items were started and 0 have settled"):
+        await gather_settled(double, range(3), limit=1)
+
+
 # Errors that leave, groups, stray cancels
 
 
@@ -457,7 +469,7 @@ def test_keyboard_interrupt_and_system_exit_end_the_run(backend: str, error: typ
 async def test_two_items_that_leave_at_once_leave_as_a_group() -> None:
     async def leave(item: int) -> None:
         try:
-            await anyio.sleep_forever() if item else await checkpoint()
+            await anyio.sleep_forever() if item else await quiet()
         finally:
             raise Quit
 
@@ -1045,8 +1057,8 @@ async def test_nothing_is_pulled_before_there_is_a_token() -> None:
 
 async def test_a_call_whose_source_has_ended_waits_for_nobody_elses_token() -> None:
     limiter = CapacityLimiter(2)
-    async with limiter:  # Held by another call for as long as it likes.
-        outcomes = await gather_settled(double_later, (number for number in range(3)), limit=2, limiter=limiter)
+    limiter.acquire_nowait()  # By another call, which holds it for as long as it likes.
+    outcomes = await gather_settled(double_later, (number for number in range(3)), limit=2, limiter=limiter)
     assert values(outcomes) == [0, 2, 4]
     assert limiter.statistics().tasks_waiting == 0
 
@@ -1063,7 +1075,7 @@ async def test_tokens_come_back_however_an_item_ends(how: str) -> None:
             raise Quit
         await anyio.sleep_forever()
 
-    with CancelScope() as scope, suppress(Quit):
+    with CancelScope() as scope, suppress(Quit, BaseExceptionGroup):
         async with create_task_group() as group:
             group.start_soon(lambda: gather_settled(work, range(4), limit=2, limiter=limiter))
             await quiet()

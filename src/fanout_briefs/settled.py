@@ -323,7 +323,7 @@ class _Outcomes(AsyncIterator[Settled[T, R]]):
         self._arrived.ring_all()
 
     async def __anext__(self) -> Settled[T, R]:
-        while self._taken not in self._outcomes:
+        while self._is_closed or self._taken not in self._outcomes:
             if self._is_ended and self._taken == self._added:
                 if self._pool.source.failure is not None:
                     raise SourceError from self._pool.source.failure
@@ -417,6 +417,9 @@ class _Source(Generic[T]):
     def _has_room(self) -> bool:
         return self.pulled < self.horizon
 
+    def _must_wait(self) -> bool:
+        return not self.is_drained and (bool(self._ready) or not self._has_room)
+
     def _jobs_of(self, iterator: Iterator[T]) -> Iterator[tuple[int, T] | None]:
         failure = None
         try:
@@ -501,7 +504,7 @@ class _Source(Generic[T]):
             (self.unstarted if self.is_drained else self._ready).append((self.pulled, item))
             self.pulled += 1
             self.arrived()
-            while (self._ready or not self._has_room) and not self.is_drained:
+            while self._must_wait():
                 await self._room.wait()
 
 
@@ -541,7 +544,7 @@ class _Pool(Generic[T, R]):
         self.timed: dict[_Worker[T, R], tuple[float, int, T]] = {}  # in progress until when; the earliest first
         self.borrowing: set[CancelScope] = set()  # of workers that wait for a token of the limiter
         self.last: _Worker[T, R] | None = None  # who started an item last
-        self.yielding = 0  # how many could go on but let the loop turn
+        self.ready = 0  # workers that wait for nothing but their turn
 
     @asynccontextmanager
     async def running(
@@ -612,7 +615,7 @@ class _Pool(Generic[T, R]):
         """Hire the workers, then keep the time, until the last of them has left."""
         # Twice as many more each time that all are suspended: items which never suspend are all done by the first worker.
         while self.source.items is None and self._crew < self._most and not self.source.is_drained:
-            for _ in range(0 if self.yielding else min(2 * self._crew + 1, self._most - self._crew)):
+            for _ in range(0 if self.ready else min(2 * self._crew + 1, self._most - self._crew)):
                 self._hire()
             await checkpoint()
         while not self._done.is_set():
@@ -621,6 +624,7 @@ class _Pool(Generic[T, R]):
 
     def _hire(self) -> None:
         self._crew += 1
+        self.ready += 1
         self.spawn(_Worker(self).run, f"worker {next(self._numbers)}")
 
     def make_room(self) -> None:
@@ -696,6 +700,7 @@ class _Worker(Generic[T, R]):
 
     async def run(self) -> None:
         pool = self._pool
+        pool.ready -= 1
         self._task = asyncio.current_task() if pool.on_asyncio else None
         self._born_with = tuple(copy_context().values())
         try:
@@ -830,9 +835,9 @@ class _Worker(Generic[T, R]):
         """Let the loop turn. The first worker back opens the next slice: one a turn, however many workers."""
         pool = self._pool
         spent = pool.slice_end
-        pool.yielding += 1
+        pool.ready += 1
         await self._undisturbed(checkpoint)
-        pool.yielding -= 1
+        pool.ready -= 1
         if pool.slice_end == spent:
             pool.slice_end = monotonic() + _SLICE
 
