@@ -493,7 +493,7 @@ class _Source(Generic[T]):
             del error  # Its traceback leads to this frame.
 
     async def _read(self, iterator: AsyncIterator[T], scope: CancelScope) -> None:
-        while not self.is_drained:
+        while self.has_more:
             self._reading = scope
             try:
                 item = await anext(iterator)
