@@ -21,6 +21,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "encoding": VALUES,
     "ports": VALUES,
     **dict.fromkeys(PURE, VALUES),
+    "source": VALUES,
+    "settled": VALUES | {"source"},
     "eligibility": VALUES | PURE | {"ports"},
     "builder": VALUES | PURE | {"ports"},
     "delivery": VALUES | {"ports", "encoding"},

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -18,16 +17,14 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
-    Iterator,
-    Sized,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar, copy_context
 from functools import partial
 from itertools import chain, count
-from operator import attrgetter, length_hint
+from operator import attrgetter
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import anyio
 from anyio import (
@@ -36,12 +33,12 @@ from anyio import (
     Event,
     WouldBlock,
     create_task_group,
-    current_effective_deadline,
     get_cancelled_exc_class,
 )
 from anyio.lowlevel import checkpoint
 
-from fanout_briefs.errors import ItemCancelled, NotStarted, SourceError, TooManyFailures
+from fanout_briefs.errors import NotStarted, SourceError, TooManyFailures
+from fanout_briefs.source import Bell, Source, is_cancelled_from_outside, own_failure
 
 if TYPE_CHECKING:
     from attrs import frozen
@@ -180,7 +177,7 @@ def gather_settled(
     _check_seconds(item_timeout=item_timeout, deadline=deadline)
     pool = _Pool(
         func,
-        _Source(items, window=sys.maxsize),
+        Source(items, window=sys.maxsize),
         name=f"gather_settled({_name_of(func)})",
         limit=limit,
         item_timeout=item_timeout,
@@ -226,7 +223,7 @@ def iter_settled(
     _check_seconds(item_timeout=item_timeout)
     pool = _Pool(
         func,
-        _Source(items, window=2 * limit),
+        Source(items, window=2 * limit),
         name=f"iter_settled({_name_of(func)})",
         limit=limit,
         item_timeout=item_timeout,
@@ -305,7 +302,7 @@ class _Outcomes(AsyncIterator[Settled[T, R]]):
         self._ordered = ordered
         self._outcomes: dict[int, Settled[T, R]] = {}  # by index, or by the order of settling
         self._added = self._taken = 0
-        self._arrived = _Bell()
+        self._arrived = Bell()
         self._is_closed = self._is_ended = False
 
     def add(self, outcome: Settled[T, R]) -> None:
@@ -339,184 +336,13 @@ class _Outcomes(AsyncIterator[Settled[T, R]]):
         return outcome
 
 
-class _Bell:
-    """Wakes those who wait for a change, the longest waiting first; who wakes looks again."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Event] = deque()
-        self._waking = 0
-
-    async def wait(self) -> None:
-        event = Event()
-        self._waiting.append(event)
-        try:
-            await event.wait()
-        except BaseException:
-            if event.is_set():
-                self._waking -= 1
-                self.ring()  # This ring is wasted on a waiter that is going: pass it on.
-            else:
-                self._waiting.remove(event)
-            raise
-        self._waking -= 1
-
-    @property
-    def is_ringing(self) -> bool:
-        """Whether someone was woken who has not come to look yet."""
-        return self._waking > 0
-
-    def ring(self) -> bool:
-        """Wake one; False if nobody waits."""
-        if not self._waiting:
-            return False
-        self._waking += 1
-        self._waiting.popleft().set()
-        return True
-
-    def ring_all(self) -> None:
-        while self.ring():
-            pass
-
-
-class _Source(Generic[T]):
-    """Items with their numbers, each given to whoever asks next, and never more of them than there is room for."""
-
-    def __init__(self, items: Iterable[T] | AsyncIterable[T], window: int) -> None:
-        self.pulled = 0
-        self.horizon = window  # how many may be pulled until the reader has taken another outcome
-        self.failure: Exception | None = None  # what the items' own code raised
-        self.is_drained = False
-        self.arrived: Callable[[], object]  # called with an item read ahead,
-        self.drained: Callable[[], object]  # and when the last one is known
-        self._ready: deque[tuple[int, T]] = deque()  # what is read ahead of the workers: at most one item
-        self.unstarted: list[tuple[int, T]] = []  # what was read ahead in vain
-        self._reading: CancelScope | None = None
-        self._room = _Bell()  # for the reading: its item was taken, or the horizon moved
-        self.items: AsyncIterable[T] | None = None
-        self.jobs: Iterator[tuple[int, T] | None]  # None where the one who asks has to wait
-        self.most = sys.maxsize
-        if isinstance(items, AsyncIterable):
-            self.items = items
-            self.jobs = self._jobs_read_ahead()
-        else:
-            iterator = iter(items)
-            self.jobs = self._jobs_of(iterator)
-            self.most = length_hint(iterator, sys.maxsize)
-        self.has_length = self.items is None and isinstance(items, Sized)
-        self.is_closed = self.items is None
-
-    @property
-    def has_more(self) -> bool:
-        """Whether there is, or may yet be, an item to give."""
-        return not self.is_drained or bool(self._ready)
-
-    @property
-    def has_item(self) -> bool:
-        """Whether there is an item to give right now, as far as can be told without pulling it."""
-        return bool(self._ready) if self.items is not None else self._has_room and not self.is_drained
-
-    @property
-    def _has_room(self) -> bool:
-        return self.pulled < self.horizon
-
-    def _must_wait(self) -> bool:
-        return not self.is_drained and (bool(self._ready) or not self._has_room)
-
-    def _jobs_of(self, iterator: Iterator[T]) -> Iterator[tuple[int, T] | None]:
-        failure = None
-        try:
-            for job in enumerate(iterator):
-                self.pulled += 1
-                yield job
-                while self.pulled >= self.horizon:
-                    yield None
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            failure = _own_failure(error)
-            if failure is None:
-                raise
-        self._drain(failure)
-
-    def _jobs_read_ahead(self) -> Iterator[tuple[int, T] | None]:
-        while True:
-            if self._ready:
-                self._room.ring()
-            yield self._ready.popleft() if self._ready else None
-
-    def make_room(self) -> None:
-        """Let one more item in."""
-        self.horizon += 1
-        self._room.ring()
-
-    def end(self) -> None:
-        """Give nothing more."""
-        self.unstarted.extend(self._ready)
-        self._ready.clear()
-        self.horizon = 0
-        if not self.is_drained:
-            self._drain(None)
-            self._room.ring_all()
-            if self._reading is not None:
-                self._reading.cancel()
-
-    def rest(self) -> Iterator[tuple[int, T]]:
-        """Pull whatever there would have been to give, had it not come to an end."""
-        self.horizon = sys.maxsize
-        yield from filter(None, self.jobs)
-
-    def _drain(self, failure: Exception | None) -> None:
-        self.failure = failure
-        self.is_drained = True
-        self.drained()
-
-    async def read(self, items: AsyncIterable[T]) -> None:
-        """Read an async source, always in this one task: a generator may hold a cancel scope across its yields."""
-        iterator = aiter(items)
-        error: BaseException | None = None
-        with CancelScope() as scope:  # Entered before any scope of the generator's, so as to shield the closing.
-            try:
-                await self._read(iterator, scope)
-            except BaseException as raised:
-                error = raised
-            scope.shield = True
-            if isinstance(iterator, AsyncGenerator):
-                await iterator.aclose()
-        try:
-            # Judged only now: a scope that the generator held may be what cancelled the reading.
-            failure = None if error is None else _own_failure(error)
-            if error is not None and failure is None:
-                raise error
-            if self.is_drained and isinstance(failure, ItemCancelled):
-                failure = None  # The reading was told to end, and did.
-            self.is_closed = True
-            self._drain(failure)
-        finally:
-            del error  # Its traceback leads to this frame.
-
-    async def _read(self, iterator: AsyncIterator[T], scope: CancelScope) -> None:
-        while self.has_more:
-            self._reading = scope
-            try:
-                item = await anext(iterator)
-            except StopAsyncIteration:
-                return
-            finally:
-                self._reading = None
-            (self.unstarted if self.is_drained else self._ready).append((self.pulled, item))
-            self.pulled += 1
-            self.arrived()
-            while self._must_wait():
-                await self._room.wait()
-
-
 class _Pool(Generic[T, R]):
     """Bounded workers on one shared source: how many, and until when."""
 
     def __init__(
         self,
         func: Callable[[T], Awaitable[R]],
-        source: _Source[T],
+        source: Source[T],
         *,
         name: str,
         limit: int,
@@ -542,7 +368,7 @@ class _Pool(Generic[T, R]):
         self.is_over = False  # whether the deadline has passed
         self._broken: Exception | None = None  # what on_settled raised
         self._owes_rest = False  # whether items that will not be pulled are to have an outcome all the same
-        self.work = _Bell()  # for workers: something to take, or the end
+        self.work = Bell()  # for workers: something to take, or the end
         self.timed: dict[_Worker[T, R], tuple[float, int, T]] = {}  # in progress until when; the earliest first
         self.borrowing: set[CancelScope] = set()  # of workers that wait for a token of the limiter
         self.last: _Worker[T, R] | None = None  # who started an item last
@@ -724,7 +550,7 @@ class _Worker(Generic[T, R]):
                 await self._settle_items()
             timed_out = self.scope.cancelled_caught
         except get_cancelled_exc_class():  # The item cancelled its own task too, so the scope took no side.
-            timed_out = self.scope.cancel_called and not _is_cancelled_from_outside()
+            timed_out = self.scope.cancel_called and not is_cancelled_from_outside()
             if not timed_out:
                 raise
         if timed_out:
@@ -803,7 +629,7 @@ class _Worker(Generic[T, R]):
         """Settle an item that raised; False if what it raised is not for the item to fail with."""
         traceback = error.__traceback__
         error.__traceback__ = traceback and traceback.tb_next  # Without the frame of the engine.
-        failure = _own_failure(error)
+        failure = own_failure(error)
         if failure is None:
             return False
         self._pool.deliver(Rejected(index, item, failure))
@@ -820,7 +646,7 @@ class _Worker(Generic[T, R]):
         try:
             await wait()
         except get_cancelled_exc_class():
-            if _is_cancelled_from_outside():
+            if is_cancelled_from_outside():
                 raise
             await self._forget_cancel()
 
@@ -844,24 +670,6 @@ class _Worker(Generic[T, R]):
             pool.slice_end = monotonic() + _SLICE
 
 
-def _own_failure(error: BaseException) -> Exception | None:
-    """What an item or the source failed with by itself; None for what has to leave."""
-    if isinstance(error, Exception):
-        return error
-    cancelled = get_cancelled_exc_class()
-    if isinstance(error, BaseExceptionGroup):
-        rest = cast("BaseExceptionGroup[BaseException]", error).split(cancelled)[1]
-        if rest is not None:  # A cancellation in force comes again; what is ordinary beside it is a failure.
-            return rest if isinstance(rest, Exception) else None
-    elif not isinstance(error, cancelled):
-        return None
-    if _is_cancelled_from_outside():
-        return None
-    failure = ItemCancelled()
-    failure.__cause__ = error
-    return failure
-
-
 def _has_values(born_with: tuple[tuple[ContextVar[Any], object], ...]) -> bool:
     """Whether the context variables are still the very objects they were: ``==`` would run the items' own code."""
     if len(copy_context()) != len(born_with):
@@ -870,7 +678,3 @@ def _has_values(born_with: tuple[tuple[ContextVar[Any], object], ...]) -> bool:
         if variable.get(_UNSET) is not value:
             return False
     return True
-
-
-def _is_cancelled_from_outside() -> bool:
-    return current_effective_deadline() == -math.inf
