@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -123,8 +124,17 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in table[1:]]
 
 
-def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+class Started(subprocess.Popen[str]):
+    """A process that does not outlive its ``with``, so that a failed assertion is told instead of waited for."""
+
+    def __exit__(self, *raised: object) -> None:
+        if self.poll() is None:
+            self.kill()
+        super().__exit__(kind, error, traceback)
+
+
+def started(folder: Path, *arguments: str) -> Started:
+    return Started(
         command(*arguments),
         cwd=folder,
         env=environment(),
@@ -139,6 +149,17 @@ def read_until(child: subprocess.Popen[str], begins: str) -> None:
     assert child.stdout is not None
     while not (line := child.stdout.readline()).startswith(begins):
         assert line, child.communicate()
+
+
+def told_until(child: subprocess.Popen[str], pattern: str) -> str:
+    """What it says, up to the line that the pattern is found in."""
+    assert child.stdout is not None
+    told = ""
+    while not re.search(pattern, told):
+        line = child.stdout.readline()
+        assert line, (told, child.communicate())
+        told += line
+    return told
 
 
 def told_to_stop(child: subprocess.Popen[str], number: signal.Signals) -> None:
