@@ -27,6 +27,7 @@ from fanout_briefs.adapters.smtp import SmtpMailer
 from fanout_briefs.adapters.sqlite import SqliteStorage
 from fanout_briefs.ports import Mailer
 from fanout_briefs.serve import Round
+from fanout_briefs.timing import Retrying
 
 BEGIN = datetime(2026, 3, 9, 9, tzinfo=UTC)
 """What the wall clock says when a scene begins."""
