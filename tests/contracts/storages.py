@@ -9,16 +9,22 @@ import pytest
 
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.sqlite import SqliteStorage
+from services import Schema
 from slots import AnyStorage
 
 
-def make(kind: str, folder: Path) -> AnyStorage:
-    return MemoryStorage() if kind == "memory" else SqliteStorage(folder / "briefs.db")
+def make(request: pytest.FixtureRequest, kind: str, folder: Path) -> AnyStorage:
+    if kind == "memory":
+        return MemoryStorage()
+    if kind == "sqlite":
+        return SqliteStorage(folder / "briefs.db")
+    schema: Schema = request.getfixturevalue("postgres")
+    return schema.storage()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def closed_storage(request: pytest.FixtureRequest, tmp_path: Path) -> AnyStorage:
-    return make(request.param, tmp_path)
+    return make(request, request.param, tmp_path)
 
 
 @pytest.fixture
