@@ -28,7 +28,7 @@ from fanout_briefs.adapters.postgres import PostgresStorage
 from fanout_briefs.adapters.postgres_schema import scripts
 
 GIVEN = "FANOUT_BRIEFS_TEST_POSTGRES"
-LOCAL = "postgresql://postgres@127.0.0.1:5432/postgres?connect_timeout=5"
+LOCAL = "postgresql://postgres@127.0.0.1:5432/postgres?connect_timeout=5&sslmode=disable"
 PATIENCE = 60
 
 
@@ -80,7 +80,7 @@ class Server:
 
     @property
     def dsn(self) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres?connect_timeout=5"
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres?connect_timeout=5&sslmode=disable"
 
     def run(self, program: str, *arguments: str) -> None:
         try:

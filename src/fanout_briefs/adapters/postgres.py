@@ -258,20 +258,15 @@ class PostgresStorage:
         check_finish(finish)
         for follow_up in follow_ups:
             check_new(follow_up.job)
-        # One statement makes each row once; of equal keys the last would win, one after the other.
-        carried = {follow_up.job.dedup_key: follow_up for follow_up in follow_ups}
         values = {
             **_held_by(claim),
-            **sql.named_jobs(follow_up.job for follow_up in carried.values()),
             **sql.from_brief(finish.brief),
-            "payload": [follow_up.payload for follow_up in carried.values()],
             "end": finish.status.value,
             "end_code": None if finish.code is None else finish.code.value,
             "end_reason": sql.words(finish.reason),
             "end_error": sql.words(finish.error),
         }
-        ((ended,),) = await lanes.work(_rows(sql.FINISH, values))
-        return bool(ended)
+        return await lanes.work(partial(_finish, values=values, follow_ups=follow_ups))
 
     async def retry(self, claim: Claim, at: datetime, error: str, *, counted: bool = True) -> bool:
         values = {**_held_by(claim), "at": utc(at), "error": sql.words(error), "uncounted": int(not counted)}
@@ -390,6 +385,18 @@ def _outcome(job: Job, is_new: bool, status: str) -> Enqueued:
     if status != job.status:
         return Enqueued.PAUSED
     return Enqueued.CREATED if is_new else Enqueued.TAKEN_UP
+
+
+def _finish(tables: Tables, values: Mapping[str, Any], follow_ups: Sequence[FollowUp]) -> bool:
+    keys = {values["key"], *(follow_up.job.dedup_key for follow_up in follow_ups)}
+    if len(keys) == 1 + len(follow_ups):
+        ((ended,),) = tables.rows(sql.FINISH, {**values, **sql.from_follow_ups(follow_ups)})
+        return bool(ended)
+    with tables.transaction():
+        ((ended,),) = tables.rows(sql.FINISH, {**values, **sql.from_follow_ups(())})
+        for follow_up in follow_ups if ended else ():
+            tables.count(sql.CARRY, sql.from_follow_ups([follow_up]))
+        return bool(ended)
 
 
 def _behind_the_fence(tables: Tables, statement: str, values: Any) -> int:

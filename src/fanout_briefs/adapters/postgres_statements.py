@@ -10,7 +10,7 @@ spliced in are names of columns and values of our own enums, taken from the rule
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ from fanout_briefs.model import (
     Brief,
     Claim,
     Demand,
+    FollowUp,
     Job,
     JobStatus,
     Occurrence,
@@ -93,10 +94,6 @@ def _takeable(slot: str) -> str:
     )
 
 
-def _may_be_taken_up(slot: str, by: str) -> str:
-    return f"({_takeable(slot)} OR ({by}.demand IS NOT NULL AND {slot}.status <> '{JobStatus.PROCESSING}'))"
-
-
 def _replaced(epoch: str) -> str:
     """Say in SQL what a slot of the same key becomes; it keeps the start of a window that a worker has fixed."""
     given = ("deliver_at", "run_at", "window_end", "status", "code", "reason", "error", "demand")
@@ -107,9 +104,10 @@ def _replaced(epoch: str) -> str:
     """
 
 
-# Known keys are left out before anything is locked: a conflict costs ten times what looking it up does. The row of
-# the fence is shared, so that no slot begins at a token that somebody who erases is just raising; and so is that of
-# a pause, so that its end finds every slot that was recorded as paused.
+# The row of the fence is shared, so that no slot begins at a token that somebody who erases is just raising; and so
+# is that of a pause, so that its end finds every slot that was recorded as paused. Looking all keys up first would
+# spare known ones their lock: a quarter faster where all are known, a sixth slower where none is, and planners have
+# looked already. Only what comes as paused by itself is looked up, for a conflict could not tell it from the others.
 ENQUEUE: Final = f"""
 WITH asked AS (
     SELECT * FROM unnest({_arrays(_COLUMNS.values())}) AS asked ({_NAMES})
@@ -120,10 +118,9 @@ WITH asked AS (
 ), planned AS (
     SELECT {_job("asked")},
         asked.{_PENDING} AND asked.demand IS NULL AND asked.type IN (SELECT type FROM paused) AS waits
-    FROM asked LEFT JOIN LATERAL (
-        SELECT status, code FROM @jobs AS job WHERE job.dedup_key = asked.dedup_key LIMIT 1
-    ) AS known ON true
-    WHERE known.status IS NULL OR (asked.{_PENDING} AND {_may_be_taken_up("known", by="asked")})
+    FROM asked
+    WHERE asked.code IS DISTINCT FROM '{SkipReason.PAUSED}'
+        OR NOT EXISTS (SELECT FROM @jobs AS job WHERE job.dedup_key = asked.dedup_key)
 )
 INSERT INTO @jobs AS old ({_NAMES}, token)
 SELECT dedup_key, type, user_id, local_date, deliver_at, run_at, window_start, window_end,
@@ -133,7 +130,8 @@ FROM planned CROSS JOIN ground
 ORDER BY dedup_key COLLATE "C"
 ON CONFLICT (dedup_key) DO UPDATE SET
 {_replaced(f"old.epoch + CASE excluded.status WHEN '{JobStatus.PENDING}' THEN 1 ELSE 0 END")}
-WHERE (excluded.{_PENDING} OR excluded.code = '{SkipReason.PAUSED}') AND {_may_be_taken_up("old", by="excluded")}
+WHERE (excluded.{_PENDING} OR excluded.code = '{SkipReason.PAUSED}')
+    AND ({_takeable("old")} OR (excluded.demand IS NOT NULL AND old.status <> '{JobStatus.PROCESSING}'))
 RETURNING old.dedup_key, old.xmax = 0, old.status
 """
 
@@ -365,6 +363,22 @@ UPDATE @jobs AS job SET
     progress = NULL, lease_until = NULL
 WHERE {_OURS}
 """
+_CARRY: Final = f"""
+asked AS (
+    SELECT * FROM unnest({", ".join(f"%({name})b::{kind}[]" for name, kind in _COLUMNS.items())}, %(payload)b::bytea[])
+        AS asked ({_NAMES}, payload)
+), renewed AS (
+    INSERT INTO @jobs AS old ({_NAMES}, token)
+    SELECT {_job("asked")}, ended.token FROM asked CROSS JOIN ended ORDER BY asked.dedup_key COLLATE "C"
+    ON CONFLICT (dedup_key) DO UPDATE SET {_replaced("excluded.epoch")}
+    WHERE old.status IN {_among(RENEWABLE)} OR excluded.demand = '{Demand.RESEND}'
+    RETURNING old.dedup_key
+), carried AS (
+    INSERT INTO @outbox (dedup_key, payload)
+    SELECT renewed.dedup_key, asked.payload FROM renewed JOIN asked ON asked.dedup_key = renewed.dedup_key
+    ON CONFLICT (dedup_key) DO UPDATE SET payload = excluded.payload
+)
+"""
 # One statement, whatever comes with it. The fence is shared before the slot is locked, in the order of those who erase.
 FINISH: Final = f"""
 WITH ground AS (
@@ -384,22 +398,11 @@ WITH ground AS (
     ) AS brief
     ON CONFLICT (user_id, type, local_date) DO UPDATE SET
         deliver_at = excluded.deliver_at, window_end = excluded.window_end, body = excluded.body
-), asked AS (
-    SELECT * FROM unnest({", ".join(f"%({name})b::{kind}[]" for name, kind in _COLUMNS.items())}, %(payload)b::bytea[])
-        AS asked ({_NAMES}, payload)
-), renewed AS (
-    INSERT INTO @jobs AS old ({_NAMES}, token)
-    SELECT {_job("asked")}, ended.token FROM asked CROSS JOIN ended ORDER BY asked.dedup_key COLLATE "C"
-    ON CONFLICT (dedup_key) DO UPDATE SET {_replaced("excluded.epoch")}
-    WHERE old.status IN {_among(RENEWABLE)} OR excluded.demand = '{Demand.RESEND}'
-    RETURNING old.dedup_key
-), carried AS (
-    INSERT INTO @outbox (dedup_key, payload)
-    SELECT renewed.dedup_key, asked.payload FROM renewed JOIN asked ON asked.dedup_key = renewed.dedup_key
-    ON CONFLICT (dedup_key) DO UPDATE SET payload = excluded.payload
-)
+), {_CARRY}
 SELECT count(*) FROM ended
 """
+# One after the other, for those that are of one slot; a statement would change it once.
+CARRY: Final = f"WITH ended AS (SELECT token FROM @fence FOR SHARE), {_CARRY} SELECT FROM renewed"
 
 BRIEF_ON: Final = "SELECT body FROM @briefs WHERE type = %(type)b AND user_id = %(user)b AND local_date = %(on)b"
 LAST_BRIEF: Final = """
@@ -453,9 +456,10 @@ def from_jobs(jobs: Iterable[Job]) -> list[list[Any]]:
     return columns(map(_from_job, jobs), len(_COLUMNS))
 
 
-def named_jobs(jobs: Iterable[Job]) -> dict[str, list[Any]]:
-    """Give jobs as columns by their names."""
-    return dict(zip(_COLUMNS, from_jobs(jobs), strict=True))
+def from_follow_ups(follow_ups: Collection[FollowUp]) -> dict[str, list[Any]]:
+    """Give follow-ups as columns by their names."""
+    given = from_jobs(follow_up.job for follow_up in follow_ups)
+    return {**dict(zip(_COLUMNS, given, strict=True)), "payload": [follow_up.payload for follow_up in follow_ups]}
 
 
 def _from_job(job: Job) -> tuple[object, ...]:
