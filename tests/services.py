@@ -24,8 +24,11 @@ import pytest
 from attrs import field, frozen
 from psycopg import sql
 
+from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.postgres import PostgresStorage
 from fanout_briefs.adapters.postgres_schema import scripts
+from fanout_briefs.adapters.sqlite import SqliteStorage
+from slots import AnyStorage
 
 GIVEN = "FANOUT_BRIEFS_TEST_POSTGRES"
 LOCAL = "postgresql://postgres@127.0.0.1:5432/postgres?connect_timeout=5&sslmode=disable"
@@ -243,3 +246,17 @@ def own_postgres() -> Iterator[Server]:
         yield server
     finally:
         stack.__exit__(None, None, None)
+
+
+STORAGES = ["memory", "sqlite", "postgres"]
+"""What tests of everything that a storage carries run on."""
+
+
+def make_storage(request: pytest.FixtureRequest, folder: Path) -> AnyStorage:
+    """Give the empty storage that the fixture's parameter names."""
+    if request.param == "memory":
+        return MemoryStorage()
+    if request.param == "sqlite":
+        return SqliteStorage(folder / "briefs.db")
+    schema: Schema = request.getfixturevalue("postgres")
+    return schema.storage()

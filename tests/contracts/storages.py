@@ -7,24 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from fanout_briefs.adapters.memory import MemoryStorage
-from fanout_briefs.adapters.sqlite import SqliteStorage
-from services import Schema
+from services import STORAGES, make_storage
 from slots import AnyStorage
 
 
-def make(request: pytest.FixtureRequest, kind: str, folder: Path) -> AnyStorage:
-    if kind == "memory":
-        return MemoryStorage()
-    if kind == "sqlite":
-        return SqliteStorage(folder / "briefs.db")
-    schema: Schema = request.getfixturevalue("postgres")
-    return schema.storage()
-
-
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(params=STORAGES)
 def closed_storage(request: pytest.FixtureRequest, tmp_path: Path) -> AnyStorage:
-    return make(request, request.param, tmp_path)
+    return make_storage(request, tmp_path)
 
 
 @pytest.fixture
