@@ -23,6 +23,7 @@ import psycopg
 import pytest
 from attrs import field, frozen
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.postgres import PostgresStorage
@@ -41,6 +42,12 @@ class Missing(Exception):
 
 def connect(dsn: str) -> psycopg.Connection[Any]:
     return psycopg.connect(dsn, autocommit=True)
+
+
+def with_parts(dsn: str, **parts: str) -> str:
+    """Give a DSN with some of its parts replaced."""
+    known: dict[str, Any] = {**conninfo_to_dict(dsn), **parts}
+    return make_conninfo("", **known)
 
 
 @frozen
@@ -86,24 +93,25 @@ class Server:
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres?connect_timeout=5&sslmode=disable"
 
     def run(self, program: str, *arguments: str) -> None:
-        try:
-            subprocess.run(
-                [self.binaries / program, *arguments],
-                cwd=self.folder,
-                env={**os.environ, "LC_ALL": "C"},
-                user=self.user,
-                group=None if self.user is None else pwd.getpwuid(self.user).pw_gid,
-                extra_groups=None if self.user is None else [],
-                stdin=subprocess.DEVNULL,
-                # A pipe would stay open as long as the server runs.
-                stdout=(self.folder / "output").open("ab"),
-                stderr=subprocess.STDOUT,
-                check=True,
-                timeout=PATIENCE,
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            output = self.folder / "output"
-            raise Missing(f"{program} failed: {error}: {output.read_text() if output.exists() else ''}") from error
+        output = self.folder / "output"
+        # Not into a pipe, which would stay open as long as the server runs.
+        with output.open("ab") as kept:
+            try:
+                subprocess.run(
+                    [self.binaries / program, *arguments],
+                    cwd=self.folder,
+                    env={**os.environ, "LC_ALL": "C"},
+                    user=self.user,
+                    group=None if self.user is None else pwd.getpwuid(self.user).pw_gid,
+                    extra_groups=None if self.user is None else [],
+                    stdin=subprocess.DEVNULL,
+                    stdout=kept,
+                    stderr=subprocess.STDOUT,
+                    check=True,
+                    timeout=PATIENCE,
+                )
+            except (OSError, subprocess.SubprocessError) as error:
+                raise Missing(f"{program} failed: {error}: {output.read_text()}") from error
 
     def initialize(self) -> None:
         self.run("initdb", "-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")

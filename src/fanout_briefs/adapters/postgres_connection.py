@@ -66,7 +66,9 @@ class Tables:
             self._trace(statement)
         # A cursor of our own, for a caller's connection may have been set up to make rows of another kind.
         cursor = psycopg.Cursor(self.connection, row_factory=tuple_row)
-        return cursor.execute(statement.replace("@", self._prefix).encode(), values, binary=True)
+        return cursor.execute(
+            statement.replace("@", self._prefix).encode(), () if values is None else values, binary=True
+        )
 
     def transaction(self, mode: str | None = None) -> AbstractContextManager[None]:
         """Make one transaction of what follows; where the caller has one, it is part of that."""
@@ -150,7 +152,10 @@ class Database:
 
     def connect(self) -> Connection:
         """Open a connection and set it up."""
-        connection = psycopg.Connection[Any].connect(self.target.conninfo, autocommit=True)
+        try:
+            connection = psycopg.Connection[Any].connect(self.target.conninfo, autocommit=True)
+        except psycopg.Error as error:
+            raise self.explain(error, connecting=True) from error
         with ExitStack() as undo:
             undo.callback(connection.close)
             wait = self.statement_timeout // timedelta(milliseconds=1)
@@ -173,9 +178,10 @@ class Database:
             undo.pop_all()
         return connection
 
-    def explain(self, error: psycopg.Error) -> StorageUnavailable:
+    def explain(self, error: psycopg.Error, *, connecting: bool = False) -> StorageUnavailable:
         """Give our error for the driver's."""
-        return StorageUnavailable(f"{self.place}: {explain(error, self.target, self.schema, self.statement_timeout)}")
+        told = explain(error, self.target, self.schema, self.statement_timeout, connecting=connecting)
+        return StorageUnavailable(f"{self.place}: {told}")
 
     async def in_thread(self, work: Callable[[], _T], limiter: CapacityLimiter | None = None) -> _T:
         """Run work in a thread, again where it lost against other transactions, and tell failures in our words."""

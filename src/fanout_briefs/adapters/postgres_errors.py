@@ -68,28 +68,24 @@ def _parsed(dsn: str) -> dict[str, Any] | None:
     return given if is_good else None
 
 
-def explain(error: psycopg.Error, target: Target, schema: str, statement_timeout: timedelta) -> str:
+def explain(
+    error: psycopg.Error, target: Target, schema: str, statement_timeout: timedelta, *, connecting: bool = False
+) -> str:
     """Give the driver's reason and what to do about it."""
     # The primary message alone: details of an error may hold values.
     reason = "; ".join((error.diag.message_primary or str(error)).split("\n"))
     for secret in target.secrets:
         reason = reason.replace(secret, "***")
     seconds = f"{statement_timeout.total_seconds():g} s"
-    return f"{reason}: {_advice(error).format(schema=quoted(schema), seconds=seconds)}"
+    return f"{reason}: {_advice(error, connecting=connecting).format(schema=quoted(schema), seconds=seconds)}"
 
 
-def _advice(error: psycopg.Error) -> str:
+def _advice(error: psycopg.Error, *, connecting: bool) -> str:
     code = error.sqlstate
     if code is None and isinstance(error, psycopg.OperationalError):
-        code = "08001" if error.pgconn is not None and not _was_connected(error) else "08006"
-    for known in (code or "", (code or "")[:2]):
-        if known in _ADVICE:
-            return _ADVICE[known]
-    return "this is what PostgreSQL says; if it is not about the server, report it"
-
-
-def _was_connected(error: psycopg.Error) -> bool:
-    return "connection failed" not in str(error) and "connection timeout" not in str(error)
+        return _UNREACHABLE if connecting else _LOST
+    known = next((part for part in (code or "", (code or "")[:2]) if part in _ADVICE), None)
+    return "this is what PostgreSQL says; if it is not about the server, report it" if known is None else _ADVICE[known]
 
 
 _UNREACHABLE: Final = (
@@ -104,12 +100,10 @@ _RIGHTS: Final = (
     "them it needs CREATE on the database or the schema"
 )
 _ADVICE: Final = {
-    "08001": _UNREACHABLE,
-    "08004": _UNREACHABLE,
     "08": _LOST,
     "28": _UNREACHABLE,
     "3D000": _UNREACHABLE,
-    "3F000": "the schema is missing; run `await storage.migrate()`, or open the storage with migrate=True",
+    "3F000": f"the schema is missing, or the role may not use it; {_RIGHTS}",
     "42P01": "a table is missing; run `await storage.migrate()`, or open the storage with migrate=True",
     "42P07": "the schema holds something else of that name; choose another schema for these tables",
     "42501": _RIGHTS,
