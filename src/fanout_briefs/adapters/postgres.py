@@ -6,7 +6,6 @@ on trio. The tables stand in a schema of the host's choosing, beside the host's 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any, Final, Self
 
 import psycopg
 
+from fanout_briefs.adapters import postgres_rows as convert
 from fanout_briefs.adapters import postgres_statements as sql
 from fanout_briefs.adapters._rules import (
     TRANSITIONS,
@@ -40,8 +40,6 @@ from fanout_briefs.model import (
     Overview,
     Page,
     Preference,
-    SkipReason,
-    Trouble,
 )
 
 __all__ = ["PoolUse", "PostgresPreferences", "PostgresStorage"]
@@ -174,13 +172,13 @@ class PostgresStorage:
         return [outcomes.pop(job.dedup_key, Enqueued.DUPLICATE) for job in jobs]
 
     async def find(self, keys: Collection[str]) -> Mapping[str, Job]:
-        asked = (sql.askable(keys),)
+        asked = (convert.askable(keys),)
         return await self._lanes().work(
-            lambda tables: {row[0]: sql.to_job(row) for row in tables.rows(sql.FIND, asked)}
+            lambda tables: {row[0]: convert.to_job(row) for row in tables.rows(sql.FIND, asked)}
         )
 
     async def last_briefs(self, type: str, before: Mapping[str, datetime]) -> Mapping[str, datetime]:  # noqa: A002  # the port's name
-        users = [user_id for user_id in before if sql.is_askable(user_id)]
+        users = [user_id for user_id in before if convert.is_askable(user_id)]
         values = {"type": type, "users": users, "before": [utc(before[user_id]) for user_id in users]}
         rows = await self._lanes().work(_rows(sql.LAST_BRIEFS, values))
         return {user_id: utc(latest) for user_id, latest in rows}
@@ -196,7 +194,7 @@ class PostgresStorage:
             "demand": None if rule.demand is None else rule.demand.value,
         }
         moved: set[str] = set()
-        for chunk in _chunks(sql.askable(keys)):
+        for chunk in _chunks(convert.askable(keys)):
             moved.update(key for (key,) in await lanes.work(_rows(statement, {**values, "keys": chunk})))
         return moved
 
@@ -212,14 +210,14 @@ class PostgresStorage:
         values = {"name": name, **{key: None if at is None else utc(at) for key, at in instants.items()}}
         statement = sql.START_MARK if start else sql.MOVE_MARK if to or planned_at else sql.MARK
         lanes = self._lanes()
-        if start is None and not sql.is_askable(name):
+        if start is None and not convert.is_askable(name):
             return None
         rows = await lanes.work(_rows(statement, values))
         return utc(rows[0][0]) if rows else None
 
     async def forget(self, user_id: str) -> int:
         lanes = self._lanes()
-        return await lanes.work(partial(_forget, user_id=user_id)) if sql.is_askable(user_id) else 0
+        return await lanes.work(partial(_forget, user_id=user_id)) if convert.is_askable(user_id) else 0
 
     async def claim(
         self,
@@ -239,18 +237,18 @@ class PostgresStorage:
             "now": utc(now),
             "until": until,
             "limit": limit,
-            "types": sql.askable(types),
+            "types": convert.askable(types),
             "key": key,
         }
-        if key is not None and not sql.is_askable(key):
+        if key is not None and not convert.is_askable(key):
             return Claims([])
         rows = await lanes.work(_rows(sql.CLAIM if key is None else sql.CLAIM_ONE, values))
         held_until = rows[0][0]
-        claims = [sql.to_claim(row, until) for row in rows if row[1] is not None]
+        claims = [convert.to_claim(row, until) for row in rows if row[1] is not None]
         return Claims(claims, None if held_until is None else utc(held_until))
 
     async def heartbeat(self, claims: Collection[Claim], until: datetime) -> Collection[str]:
-        rows = await self._lanes().beat(_rows(sql.BEAT, {**sql.from_claims(claims), "until": utc(until)}))
+        rows = await self._lanes().beat(_rows(sql.BEAT, {**convert.from_claims(claims), "until": utc(until)}))
         return {claim.job.dedup_key for claim in claims} - {key for (key,) in rows}
 
     async def finish(self, claim: Claim, finish: Finish, follow_ups: Sequence[FollowUp] = ()) -> bool:
@@ -260,42 +258,42 @@ class PostgresStorage:
             check_new(follow_up.job)
         values = {
             **_held_by(claim),
-            **sql.from_brief(finish.brief),
+            **convert.from_brief(finish.brief),
             "end": finish.status.value,
             "end_code": None if finish.code is None else finish.code.value,
-            "end_reason": sql.words(finish.reason),
-            "end_error": sql.words(finish.error),
+            "end_reason": convert.words(finish.reason),
+            "end_error": convert.words(finish.error),
         }
         return await lanes.work(partial(_finish, values=values, follow_ups=follow_ups))
 
     async def retry(self, claim: Claim, at: datetime, error: str, *, counted: bool = True) -> bool:
-        values = {**_held_by(claim), "at": utc(at), "error": sql.words(error), "uncounted": int(not counted)}
+        values = {**_held_by(claim), "at": utc(at), "error": convert.words(error), "uncounted": int(not counted)}
         return await self._lanes().work(lambda tables: tables.count(sql.RETRY, values)) == 1
 
     async def release(self, claims: Collection[Claim]) -> None:
-        await self._lanes().work(_rows(sql.RELEASE, sql.from_claims(claims)))
+        await self._lanes().work(_rows(sql.RELEASE, convert.from_claims(claims)))
 
     async def brief(self, type: str, user_id: str, on: date | None = None) -> Brief | None:  # noqa: A002  # the port's name
         lanes = self._lanes()
-        if not sql.is_askable(user_id + type):
+        if not convert.is_askable(user_id + type):
             return None
         statement = sql.LAST_BRIEF if on is None else sql.BRIEF_ON
         rows = await lanes.work(_rows(statement, {"type": type, "user": user_id, "on": on}))
         return decode_brief(rows[0][0]) if rows else None
 
     async def pause(self, types: Collection[str], at: datetime) -> bool:
-        values = {"types": sql.askable(types), "at": utc(at)}
+        values = {"types": convert.askable(types), "at": utc(at)}
         return await self._lanes().work(lambda tables: tables.count(sql.PAUSE, values)) > 0
 
     async def resume(self, types: Collection[str], *, since: datetime) -> int | None:
-        return await self._lanes().work(partial(_resume, types=sql.askable(types), since=utc(since)))
+        return await self._lanes().work(partial(_resume, types=convert.askable(types), since=utc(since)))
 
     async def paused(self, types: Collection[str]) -> Mapping[str, datetime]:
-        rows = await self._lanes().work(_rows(sql.PAUSES, {"types": sql.askable(types)}))
+        rows = await self._lanes().work(_rows(sql.PAUSES, {"types": convert.askable(types)}))
         return {kind: utc(since) for kind, since in rows}
 
     async def overview(self, types: Collection[str], *, now: datetime, since: datetime) -> Mapping[str, Overview]:
-        values = {"types": sql.askable(types), "now": utc(now), "since": utc(since)}
+        values = {"types": convert.askable(types), "now": utc(now), "since": utc(since)}
         return await self._lanes().work(partial(_overviews, types=types, values=values))
 
     async def select(
@@ -309,22 +307,22 @@ class PostgresStorage:
     ) -> Page[Job]:
         lanes = self._lanes()
         check_limit(limit)
-        begin, after = (utc(since), "") if cursor is None else sql.from_page_cursor(cursor)
+        begin, after = (utc(since), "") if cursor is None else convert.from_page_cursor(cursor)
         values = {
-            "types": sql.askable(types),
+            "types": convert.askable(types),
             "statuses": [status.value for status in statuses],
             "since": begin,
             "after": after,
             # One row more than asked for tells whether this page is the last.
             "limit": limit + 1,
         }
-        jobs = await lanes.work(lambda tables: [sql.to_job(row) for row in tables.rows(sql.SELECT, values)])
-        return Page(jobs[:limit], sql.to_page_cursor(jobs[limit - 1]) if len(jobs) > limit else None)
+        jobs = await lanes.work(lambda tables: [convert.to_job(row) for row in tables.rows(sql.SELECT, values)])
+        return Page(jobs[:limit], convert.to_page_cursor(jobs[limit - 1]) if len(jobs) > limit else None)
 
     async def prune(self, types: Collection[str], before: datetime, limit: int) -> int:
         lanes = self._lanes()
         check_limit(limit)
-        values = {"types": sql.askable(types), "before": utc(before), "limit": limit}
+        values = {"types": convert.askable(types), "before": utc(before), "limit": limit}
         return await lanes.work(partial(_behind_the_fence, statement=sql.PRUNE, values=values))
 
 
@@ -339,12 +337,12 @@ class PostgresPreferences:
         check_limit(limit)
         # One row more than asked for tells whether this page is the last.
         rows = await lanes.work(_rows(sql.PREFERENCES_AFTER, (cursor or "", limit + 1)))
-        items = [sql.to_preference(row) for row in rows]
+        items = [convert.to_preference(row) for row in rows]
         return Page(items[:limit], items[limit - 1].user_id if len(items) > limit else None)
 
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
-        rows = await self._lanes().work(_rows(sql.PREFERENCES, (sql.askable(user_ids),)))
-        return {row[0]: sql.to_preference(row) for row in rows}
+        rows = await self._lanes().work(_rows(sql.PREFERENCES, (convert.askable(user_ids),)))
+        return {row[0]: convert.to_preference(row) for row in rows}
 
     async def put(self, preferences: Iterable[Preference]) -> None:
         """Store these preferences, each in place of what was stored for its user; all of them or none.
@@ -354,12 +352,12 @@ class PostgresPreferences:
                 planner's question.
         """
         lanes = self._lanes()
-        columns = sql.from_preferences(storable(preferences))
+        columns = convert.from_preferences(storable(preferences))
         await lanes.work(lambda tables: tables.count(sql.PUT_PREFERENCES, columns))
 
     async def remove(self, user_ids: Collection[str]) -> None:
         """Remove the preferences of these users; the others stay, and so do slots and briefs."""
-        asked = (sql.askable(user_ids),)
+        asked = (convert.askable(user_ids),)
         await self._lanes().work(lambda tables: tables.count(sql.REMOVE_PREFERENCES, asked))
 
 
@@ -376,7 +374,7 @@ def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
 
 def _enqueue(tables: Tables, jobs: Sequence[Job]) -> dict[str, Enqueued]:
     types = sorted({job.type for job in jobs})
-    rows = tables.rows(sql.ENQUEUE, [*sql.from_jobs(jobs), types])
+    rows = tables.rows(sql.ENQUEUE, [*convert.from_jobs(jobs), types])
     recorded = {key: (is_new, status) for key, is_new, status in rows}
     return {job.dedup_key: _outcome(job, *recorded[job.dedup_key]) for job in jobs if job.dedup_key in recorded}
 
@@ -390,12 +388,12 @@ def _outcome(job: Job, is_new: bool, status: str) -> Enqueued:
 def _finish(tables: Tables, values: Mapping[str, Any], follow_ups: Sequence[FollowUp]) -> bool:
     keys = {values["key"], *(follow_up.job.dedup_key for follow_up in follow_ups)}
     if len(keys) == 1 + len(follow_ups):
-        ((ended,),) = tables.rows(sql.FINISH, {**values, **sql.from_follow_ups(follow_ups)})
+        ((ended,),) = tables.rows(sql.FINISH, {**values, **convert.from_follow_ups(follow_ups)})
         return bool(ended)
     with tables.transaction():
-        ((ended,),) = tables.rows(sql.FINISH, {**values, **sql.from_follow_ups(())})
+        ((ended,),) = tables.rows(sql.FINISH, {**values, **convert.from_follow_ups(())})
         for follow_up in follow_ups if ended else ():
-            tables.count(sql.CARRY, sql.from_follow_ups([follow_up]))
+            tables.count(sql.CARRY, convert.from_follow_ups([follow_up]))
         return bool(ended)
 
 
@@ -425,63 +423,8 @@ def _resume(tables: Tables, types: Sequence[str], since: datetime) -> int | None
 def _overviews(tables: Tables, types: Collection[str], values: Mapping[str, Any]) -> dict[str, Overview]:
     # Of one moment.
     with tables.transaction(sql.SNAPSHOT):
-        marks = {name: marks for name, *marks in tables.rows(sql.MARKS_OF, values)}
-        paused: dict[str, datetime] = {kind: since for kind, since in tables.rows(sql.PAUSES, values)}  # noqa: C416  # typed
-        standing = {kind: numbers for kind, *numbers in tables.rows(sql.STANDING, values)}
-        endings = _by_type(tables.rows(sql.ENDINGS, values))
-        troubles = _by_type(tables.rows(sql.TROUBLE, values))
-    return {
-        kind: _overview(
-            marks.get(kind, [None, None]),
-            paused.get(kind),
-            standing.get(kind, [0, 0, 0, None, 0, 0]),
-            endings.get(kind, []),
-            troubles.get(kind, []),
-        )
-        for kind in types
-    }
-
-
-def _by_type(rows: Iterable[tuple[Any, ...]]) -> dict[str, list[list[Any]]]:
-    found: dict[str, list[list[Any]]] = {}
-    for kind, *row in rows:
-        found.setdefault(kind, []).append(row)
-    return found
-
-
-def _overview(
-    marks: Sequence[Any],
-    paused: datetime | None,
-    standing: Sequence[Any],
-    endings: Iterable[Sequence[Any]],
-    troubles: Iterable[Sequence[Any]],
-) -> Overview:
-    ended: Counter[JobStatus] = Counter()
-    codes: Counter[SkipReason] = Counter()
-    for status, code, count in endings:
-        ended[JobStatus(status)] += count
-        if code is not None:
-            codes[SkipReason(code)] += count
-    running, abandoned, overdue, oldest, soon, later = standing
-    mark, planned_at = map(_maybe, marks)
-    return Overview(
-        planned_at=planned_at,
-        mark=mark,
-        paused_since=_maybe(paused),
-        running=running,
-        abandoned=abandoned,
-        overdue=overdue,
-        oldest=_maybe(oldest),
-        soon=soon,
-        later=later,
-        ended=ended,
-        codes=codes,
-        troubles=tuple(Trouble(JobStatus(kind), error, count, utc(at)) for kind, error, count, at in troubles),
-    )
-
-
-def _maybe(at: datetime | None) -> datetime | None:
-    return None if at is None else utc(at)
+        answers = [tables.rows(question, values) for question in sql.OVERVIEW]
+    return convert.to_overviews(types, answers)
 
 
 def _held_by(claim: Claim) -> dict[str, object]:

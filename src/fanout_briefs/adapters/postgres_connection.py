@@ -32,7 +32,7 @@ from fanout_briefs.adapters.postgres_errors import Target, explain
 from fanout_briefs.adapters.postgres_schema import NEWEST, advice, examine, migrate, quoted
 from fanout_briefs.errors import StorageUnavailable
 
-__all__ = ["Connection", "Database", "Guest", "Lanes", "PoolUse", "Session", "Tables", "Unit"]
+__all__ = ["Connection", "Database", "Guest", "Lanes", "Pool", "PoolUse", "Session", "Tables", "Unit"]
 
 _T = TypeVar("_T")
 Connection: TypeAlias = psycopg.Connection[Any]
@@ -313,9 +313,11 @@ class Session:
         self._opened = self._closed = False
 
     async def work(self, unit: Unit[_T]) -> _T:
+        """Run a unit as soon as a connection is free."""
         return await self._database.in_thread(partial(self._run, unit, self._pool.seats), self._limiter)
 
     async def beat(self, unit: Unit[_T]) -> _T:
+        """Run a unit on the connection that other work never holds."""
         return await self._database.in_thread(partial(self._run, unit, self._pool.pulse), self._pulse)
 
     def _run(self, unit: Unit[_T], seats: threading.Semaphore) -> _T:
@@ -359,9 +361,11 @@ class Guest:
         self._mutex = threading.Lock()
 
     async def work(self, unit: Unit[_T]) -> _T:
+        """Run a unit on the connection, after whatever runs there."""
         return await to_thread.run_sync(self._run, unit)
 
     async def beat(self, unit: Unit[_T]) -> _T:
+        """Run a unit likewise: there is but one connection."""
         return await self.work(unit)
 
     def _run(self, unit: Unit[_T]) -> _T:

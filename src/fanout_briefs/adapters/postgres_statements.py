@@ -1,4 +1,4 @@
-"""The SQL of a PostgreSQL storage, and how its rows become values.
+"""The SQL of a PostgreSQL storage.
 
 Tables are named ``@jobs``; ``Tables`` puts the schema there. Parameters are binary and sets of them are arrays, so
 that a batch is one statement of any size. Rows are locked in the order of their keys, or not waited for. What is
@@ -9,10 +9,8 @@ spliced in are names of columns and values of our own enums, taken from the rule
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 from fanout_briefs.adapters._rules import (
     BRIEFED,
@@ -24,25 +22,51 @@ from fanout_briefs.adapters._rules import (
     TAKEN_UP_FROM,
     TROUBLED,
     TROUBLES,
-    readable,
-    utc,
 )
-from fanout_briefs.encoding import encode_brief
-from fanout_briefs.model import (
-    Brief,
-    Claim,
-    Demand,
-    FollowUp,
-    Job,
-    JobStatus,
-    Occurrence,
-    Preference,
-    Progress,
-    SkipReason,
-    Window,
-)
+from fanout_briefs.model import Demand, JobStatus, SkipReason
 
-_COLUMNS: Final = {
+__all__ = [
+    "BEAT",
+    "BRIEF_ON",
+    "CARRY",
+    "CHANGE",
+    "CHANGE_AND_RENEW",
+    "CLAIM",
+    "CLAIM_ONE",
+    "COLUMNS",
+    "ENDINGS",
+    "ENQUEUE",
+    "FIND",
+    "FINISH",
+    "FORGET",
+    "LAST_BRIEF",
+    "LAST_BRIEFS",
+    "LOCK_FENCE",
+    "MARK",
+    "MARKS_OF",
+    "MOVE_MARK",
+    "OVERVIEW",
+    "PAUSE",
+    "PAUSES",
+    "PREFERENCE",
+    "PREFERENCES",
+    "PREFERENCES_AFTER",
+    "PRUNE",
+    "PUT_PREFERENCES",
+    "RELEASE",
+    "REMOVE_PREFERENCES",
+    "RESUME",
+    "RETRY",
+    "SELECT",
+    "SNAPSHOT",
+    "STANDING",
+    "START_MARK",
+    "TOO_OLD_TO_RESUME",
+    "TROUBLE",
+    "UNPAUSE",
+]
+
+COLUMNS: Final = {
     "dedup_key": "text",
     "type": "text",
     "user_id": "text",
@@ -60,11 +84,11 @@ _COLUMNS: Final = {
     "progress": "text",
     "demand": "text",
 }
-_NAMES: Final = ", ".join(_COLUMNS)
+_NAMES: Final = ", ".join(COLUMNS)
 
 
 def _job(table: str) -> str:
-    return ", ".join(f"{table}.{name}" for name in _COLUMNS)
+    return ", ".join(f"{table}.{name}" for name in COLUMNS)
 
 
 def _arrays(types: Iterable[str]) -> str:
@@ -110,7 +134,7 @@ def _replaced(epoch: str) -> str:
 # looked already. Only what comes as paused by itself is looked up, for a conflict could not tell it from the others.
 ENQUEUE: Final = f"""
 WITH asked AS (
-    SELECT * FROM unnest({_arrays(_COLUMNS.values())}) AS asked ({_NAMES})
+    SELECT * FROM unnest({_arrays(COLUMNS.values())}) AS asked ({_NAMES})
 ), paused AS (
     SELECT type FROM @pauses WHERE type = ANY (%b::text[]) FOR SHARE
 ), ground AS (
@@ -225,6 +249,9 @@ SELECT type, status, error, times, latest FROM (
 ) AS kinds
 WHERE place <= {TROUBLES} ORDER BY type, place
 """
+
+OVERVIEW: Final = (MARKS_OF, PAUSES, STANDING, ENDINGS, TROUBLE)
+"""What is asked for an overview, of all types at once."""
 
 
 def _slots(where: str) -> str:
@@ -365,7 +392,7 @@ WHERE {_OURS}
 """
 _CARRY: Final = f"""
 asked AS (
-    SELECT * FROM unnest({", ".join(f"%({name})b::{kind}[]" for name, kind in _COLUMNS.items())}, %(payload)b::bytea[])
+    SELECT * FROM unnest({", ".join(f"%({name})b::{kind}[]" for name, kind in COLUMNS.items())}, %(payload)b::bytea[])
         AS asked ({_NAMES}, payload)
 ), renewed AS (
     INSERT INTO @jobs AS old ({_NAMES}, token)
@@ -409,7 +436,7 @@ LAST_BRIEF: Final = """
 SELECT body FROM @briefs WHERE type = %(type)b AND user_id = %(user)b ORDER BY deliver_at DESC, local_date DESC LIMIT 1
 """
 
-_PREFERENCE: Final = {
+PREFERENCE: Final = {
     "user_id": "text",
     "frequency": "text",
     "time_of_day": "text",
@@ -419,164 +446,13 @@ _PREFERENCE: Final = {
     "is_active": "boolean",
     "effective_from": "timestamptz",
 }
-_WISHES: Final = ", ".join(_PREFERENCE)
+_WISHES: Final = ", ".join(PREFERENCE)
 PREFERENCES_AFTER: Final = f"SELECT {_WISHES} FROM @preferences WHERE user_id > %b::text ORDER BY user_id LIMIT %b"
 PREFERENCES: Final = f"SELECT {_WISHES} FROM @preferences WHERE user_id = ANY (%b::text[])"
 PUT_PREFERENCES: Final = f"""
 INSERT INTO @preferences ({_WISHES})
-SELECT {_WISHES.replace("days,", "days::bigint[],")} FROM unnest({_arrays(_PREFERENCE.values())}) AS asked ({_WISHES})
+SELECT {_WISHES.replace("days,", "days::bigint[],")} FROM unnest({_arrays(PREFERENCE.values())}) AS asked ({_WISHES})
 ORDER BY user_id COLLATE "C"
-ON CONFLICT (user_id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _PREFERENCE if name != "user_id")}
+ON CONFLICT (user_id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in PREFERENCE if name != "user_id")}
 """
 REMOVE_PREFERENCES: Final = "DELETE FROM @preferences WHERE user_id = ANY (%b::text[])"
-
-
-def is_askable(text: str) -> bool:
-    """Whether PostgreSQL can hold this text; no key that it holds is equal to one that it cannot."""
-    return "\0" not in text and (text.isascii() or not any(0xD800 <= ord(char) < 0xE000 for char in text))
-
-
-def askable(texts: Iterable[str]) -> list[str]:
-    """Give the texts that PostgreSQL can be asked about, each once, in order of its keys."""
-    return sorted({text for text in texts if is_askable(text)})
-
-
-def words(text: str | None) -> str | None:
-    """Give text for people that PostgreSQL can hold."""
-    return None if text is None else (readable(text) or "").replace("\0", r"\x00")
-
-
-def columns(rows: Iterable[tuple[object, ...]], width: int) -> list[list[Any]]:
-    """Give rows as columns, of which each is one parameter."""
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
-
-
-def from_jobs(jobs: Iterable[Job]) -> list[list[Any]]:
-    """Give jobs as columns, in the order of the table."""
-    return columns(map(_from_job, jobs), len(_COLUMNS))
-
-
-def from_follow_ups(follow_ups: Collection[FollowUp]) -> dict[str, list[Any]]:
-    """Give follow-ups as columns by their names."""
-    given = from_jobs(follow_up.job for follow_up in follow_ups)
-    return {**dict(zip(_COLUMNS, given, strict=True)), "payload": [follow_up.payload for follow_up in follow_ups]}
-
-
-def _from_job(job: Job) -> tuple[object, ...]:
-    occurrence, window = job.occurrence, job.window
-    return (
-        job.dedup_key,
-        job.type,
-        job.user_id,
-        occurrence.local_date,
-        utc(occurrence.deliver_at),
-        utc(job.run_at),
-        utc(window.start),
-        utc(window.end),
-        job.status.value,
-        None if job.code is None else job.code.value,
-        words(job.reason),
-        words(job.error),
-        job.epoch,
-        job.attempts,
-        _from_progress(job.progress),
-        None if job.demand is None else job.demand.value,
-    )
-
-
-def to_job(row: Sequence[Any]) -> Job:
-    """Give the job of a row of job columns."""
-    _, kind, user_id, on, at, run_at, start, end, status, code, reason, error, epoch, attempts, progress, demand = row
-    return Job(
-        type=kind,
-        user_id=user_id,
-        occurrence=Occurrence(local_date=on, deliver_at=utc(at)),
-        run_at=utc(run_at),
-        window=Window(start=utc(start), end=utc(end)),
-        status=JobStatus(status),
-        code=None if code is None else SkipReason(code),
-        reason=reason,
-        error=error,
-        epoch=epoch,
-        attempts=attempts,
-        progress=None if progress is None else Progress(*json.loads(progress)),
-        demand=None if demand is None else Demand(demand),
-    )
-
-
-def to_claim(row: Sequence[Any], until: datetime) -> Claim:
-    """Give the claim of a row of ``CLAIM``."""
-    job = to_job(row[1:17])
-    return Claim(job=job, token=row[17], until=until, payload=row[18], progress=job.progress)
-
-
-def from_claims(claims: Iterable[Claim]) -> dict[str, list[Any]]:
-    """Give claims as columns."""
-    asked = [
-        (claim.job.dedup_key, claim.token, _from_progress(claim.progress))
-        for claim in claims
-        if is_askable(claim.job.dedup_key)
-    ]
-    return dict(zip(("keys", "tokens", "progress"), columns(asked, 3), strict=True))
-
-
-def _from_progress(progress: Progress | None) -> str | None:
-    if progress is None:
-        return None
-    return json.dumps([progress.step, progress.completed, progress.total, progress.failed, progress.alone])
-
-
-def from_brief(brief: Brief | None) -> dict[str, list[Any]]:
-    """Give a brief, or none, as columns."""
-    names = ("brief_user", "brief_type", "brief_date", "brief_at", "brief_end", "brief_body")
-    if brief is None:
-        return {name: [] for name in names}
-    at, end = utc(brief.occurrence.deliver_at), utc(brief.window.end)
-    row = (brief.user_id, brief.type, brief.occurrence.local_date, at, end, encode_brief(brief))
-    return {name: [value] for name, value in zip(names, row, strict=True)}
-
-
-def from_preferences(preferences: Iterable[Preference]) -> list[list[Any]]:
-    """Give preferences as columns."""
-    return columns(map(_from_preference, preferences), len(_PREFERENCE))
-
-
-def _from_preference(preference: Preference) -> tuple[object, ...]:
-    days = preference.days
-    return (
-        preference.user_id,
-        preference.frequency,
-        preference.time_of_day,
-        preference.timezone,
-        preference.day_of_week,
-        # Lists of different lengths make no array of arrays; so each travels as the text of one.
-        None if days is None else "{" + ",".join(map(str, days)) + "}",
-        preference.is_active,
-        preference.effective_from,
-    )
-
-
-def to_preference(row: Sequence[Any]) -> Preference:
-    """Give the preference of a row."""
-    user_id, frequency, time_of_day, timezone, day_of_week, days, is_active, effective_from = row
-    return Preference(
-        user_id=user_id,
-        frequency=frequency,
-        time_of_day=time_of_day,
-        timezone=timezone,
-        day_of_week=day_of_week,
-        days=None if days is None else tuple(days),
-        is_active=is_active,
-        effective_from=None if effective_from is None else utc(effective_from),
-    )
-
-
-def to_page_cursor(job: Job) -> str:
-    """Give where the page after this slot begins."""
-    return json.dumps([job.occurrence.deliver_at.isoformat(), job.dedup_key])
-
-
-def from_page_cursor(cursor: str) -> tuple[datetime, str]:
-    """Give the time and the key after which a page begins."""
-    at, key = json.loads(cursor)
-    return datetime.fromisoformat(at), key
