@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 
+from attrs import evolve
+
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.postgres import PostgresStorage
 from fanout_briefs.adapters.sqlite import SqliteStorage
@@ -12,6 +14,7 @@ from fanout_briefs.model import (
     Brief,
     Claim,
     Claims,
+    Demand,
     Finish,
     Html,
     Job,
@@ -39,6 +42,7 @@ def job(
     status: JobStatus = JobStatus.PENDING,
     code: SkipReason | None = None,
     run_at: datetime | None = None,
+    demand: Demand | None = None,
 ) -> Job:
     """A slot ``day`` days after today: may run from eight o'clock, is delivered at nine, covers the day before."""
     at = NOW + day * DAY
@@ -50,6 +54,7 @@ def job(
         window=Window(start=at - DAY, end=at),
         status=status,
         code=code,
+        demand=demand,
     )
 
 
@@ -93,7 +98,7 @@ async def found(storage: Storage, key: str) -> Job:
 async def bring(storage: Storage, slot: Job, status: JobStatus, code: SkipReason | None = None) -> Claim | None:
     """Bring a new slot into a state, by what the port offers; give the claim that was used, if one was."""
     if status is JobStatus.SKIPPED and code is not None:
-        await storage.enqueue([job(slot.user_id, (slot.occurrence.local_date - TODAY).days, status=status, code=code)])
+        await storage.enqueue([evolve(slot, status=status, code=code)])
         return None
     await storage.enqueue([slot])
     if status is JobStatus.PENDING:

@@ -41,7 +41,8 @@ from fanout_briefs.model import (
     SectionRequest,
     Window,
 )
-from fanout_briefs.worker import Retrying, RunReport
+from fanout_briefs.runs import RunReport
+from fanout_briefs.timing import Retrying
 from hosts import Host, Provider
 from services import STORAGES, make_storage
 from slots import AnyStorage as Storage

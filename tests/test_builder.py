@@ -220,6 +220,12 @@ class TestNothingToSay:
     async def test_without_projects_there_is_no_brief(self) -> None:
         assert await built(a_builder(host_of())) is None
 
+    async def test_what_a_later_brief_has_told_already_is_not_asked_for_again(self) -> None:
+        told = evolve(JOB, window=Window(WINDOW.end, WINDOW.end))
+        builder = a_builder(host_of(a=AssertionError("asked")))
+
+        assert await builder.build(told, timezone="UTC", decision=None, on_progress=lambda progress: None) is None
+
     async def test_with_nothing_new_anywhere_there_is_no_brief(self) -> None:
         assert await built(a_builder(host_of(a=None, b=None))) is None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import re
@@ -13,125 +12,35 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from fanout_briefs.cli.commands import app
-
-AS_OF = "2026-11-23T09:00:00Z"
-APP = """
-from datetime import timedelta
-from pathlib import Path
-import anyio
-from fanout_briefs import Briefs, Page, PermanentFailure, Preference, Project, ProjectBrief, Recipient, RetryLater
-from fanout_briefs.adapters.eml import EmlMailer
-from fanout_briefs.adapters.sqlite import SqliteStorage
-
-HERE = Path(__file__).parent
-PEOPLE = [Preference(user_id=name, time_of_day=at) for name, at in (("ana", "09:00"), ("bo", "08:30"), ("cy", "18:00"))]
-FAILING = {}
-
-
-class Host:
-    async def page(self, cursor, limit):
-        return Page(PEOPLE)
-
-    async def of(self, user_id, window):
-        return [Project(id=name, name=name.title()) for name in ("apollo", "gemini")]
-
-    async def generate(self, request):
-        error = FAILING.get((request.user_id, request.project.id)) or FAILING.get(request.user_id)
-        if error is not None:
-            raise error
-        return ProjectBrief(text=f"{request.project.name} is well.")
-
-
-class Users(Host):
-    async def get(self, user_ids):
-        return {row.user_id: row for row in PEOPLE if row.user_id in user_ids}
-
-
-class Addresses:
-    async def get(self, user_ids):
-        return {user_id: Recipient(f"{user_id}@example.org") for user_id in user_ids}
-
-
-def make(**changes):
-    given = dict(projects=Host(), generator=Host(), preferences=Users(), recipients=Addresses(),
-                 mailer=EmlMailer(HERE / "outbox"), look_back=timedelta(hours=12))
-    return Briefs(SqliteStorage(HERE / "briefs.db"), **{**given, **changes})
-
-
-briefs = make()
-"""
-
-
-def write_app(folder: Path, more: str = "", name: str = "myapp") -> None:
-    (folder / f"{name}.py").write_text(f"{APP}\n{more}\n", encoding="utf-8")
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in {"FORCE_COLOR", "NO_COLOR", "COLUMNS"}}
-    return {**kept, **more}
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-W", "error", "-m", "fanout_briefs.cli", *arguments]
-
-
-def cli(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        cwd=folder,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=120,
-        check=False,
-    )
+from command_line import (
+    AS_OF,
+    cli,
+    command,
+    environment,
+    in_process,
+    labelled,
+    mails,
+    read_until,
+    rows,
+    run,
+    slots,
+    started,
+    told_to_stop,
+    told_until,
+    write_app,
+)
 
 
 @pytest.fixture
-def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Runs a command in this process, where a process of its own would prove nothing more."""
-    known = set(sys.modules)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-
-    def invoke(*arguments: str) -> Result:
-        importlib.invalidate_caches()
-        try:
-            return CliRunner().invoke(app, arguments, prog_name="fanout-briefs")
-        finally:
-            for name in set(sys.modules) - known:
-                if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(sys.modules[name].__file__):
-                    del sys.modules[name]
-
-    return invoke
-
-
-def run(folder: Path, *more: str, app: str = "myapp:briefs") -> subprocess.CompletedProcess[str]:
-    return cli(folder, "run", app, "--as-of", AS_OF, *more)
-
-
-def mails(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "outbox").glob("*"))
-
-
-def labelled(text: str) -> dict[str, str]:
-    """The lines that begin with a label."""
-    return {line[:9].strip(): line[10:] for line in text.splitlines() if line[:9].strip() and line[9:10] == " "}
-
-
-def rows(text: str) -> list[list[str]]:
-    """The table's cells."""
-    table = text[text.index("\nuser ") :].strip().splitlines()
-    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in table[1:]]
+def inside(tmp_path: Path) -> Callable[..., Result]:
+    return partial(in_process, tmp_path)
 
 
 # run -----------------------------------------------------------------------------------------------------
@@ -486,12 +395,12 @@ FAILING["bo"] = RuntimeError("no signal")
 
 def test_an_application_may_be_a_factory_and_an_attribute_of_an_attribute(tmp_path: Path) -> None:
     write_app(tmp_path, "class Settings:\n    briefs = make()\n")
-    assert run(tmp_path, app="myapp:make").returncode == 0
-    assert labelled(run(tmp_path, app="myapp:Settings.briefs").stdout)["Planned"].endswith("2 already done")
+    assert run(tmp_path, application="myapp:make").returncode == 0
+    assert labelled(run(tmp_path, application="myapp:Settings.briefs").stdout)["Planned"].endswith("2 already done")
     package = tmp_path / "pack" / "inner"
     package.mkdir(parents=True)
     write_app(package, name="myapp")
-    assert run(tmp_path, app="pack.inner.myapp:briefs").returncode == 0
+    assert run(tmp_path, application="pack.inner.myapp:briefs").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -581,7 +490,7 @@ def test_a_terminal_sees_a_bar_and_a_log_does_not(tmp_path: Path) -> None:
 
 def test_long_work_tells_plain_lines_in_a_log(tmp_path: Path) -> None:
     # A line every two seconds; the test turns that into one at each job.
-    impatient = "import fanout_briefs.cli.show as show\nshow._SECONDS_BETWEEN_LINES = 0"
+    impatient = "import fanout_briefs.cli.show_run as show\nshow._SECONDS_BETWEEN_LINES = 0"
     write_app(tmp_path, impatient)
     ran = run(tmp_path)
     assert ran.stderr.splitlines()[0] == "So far    1 of 2 briefs, 0 mails"
@@ -617,40 +526,179 @@ class Hanging(Host):
         await anyio.sleep_forever()
 hanging = make(generator=Hanging(), lease=timedelta(hours=1))
 """
+# One section at a time, which says that it has begun and waits for a file; the deadline is far off.
+SLOW = """
+class Slow(Host):
+    async def generate(self, request):
+        if not (HERE / "begun").exists():
+            (HERE / "begun").touch()
+            print("begun", flush=True)
+        while not (HERE / "go").exists():
+            await anyio.sleep(0.01)
+        return ProjectBrief(text="done")
+
+slow = make(generator=Slow(), concurrency=1, look_back=timedelta(days=1), max_lateness=timedelta(days=1))
+"""
+SLOW_USERS = """
+class SlowUsers(Users):
+    async def page(self, cursor, limit):
+        print("begun", flush=True)
+        while not (HERE / "go").exists():
+            await anyio.sleep(0.01)
+        return Page(PEOPLE)
+
+slow = make(preferences=SlowUsers())
+"""
+BLOCKING = """
+import time
+
+class Blocking(Host):
+    async def generate(self, request):
+        print("begun", flush=True)
+        time.sleep(3600)  # as a host's code does that should be in a thread
+
+blocking = make(generator=Blocking())
+"""
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is another thing there")
-def test_ctrl_c_ends_a_run_at_once_and_gives_back_what_was_begun(tmp_path: Path) -> None:
-    write_app(tmp_path, HANGING)
-    child = subprocess.Popen(
-        command("run", "myapp:hanging", "--as-of", AS_OF),
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout is not None
-    while "begun" not in child.stdout.readline():
-        pass
-    child.send_signal(signal.SIGINT)
-    _, problems = child.communicate(timeout=30)
-    assert child.returncode == 130
-    assert labelled(problems)["Error"].startswith("stopped")
-    assert "Traceback" not in problems
-    # The lease was an hour long, so this proves that it was given back; and the attempt does not count.
-    after = run(tmp_path)
-    assert labelled(after.stdout)["Briefs"] == "2 completed"
-    with contextlib.closing(sqlite3.connect(tmp_path / "briefs.db")) as database:
-        assert set(database.execute("SELECT status, attempts FROM jobs")) == {("completed", 1)}
+@pytest.mark.skipif(os.name == "nt", reason="signals are another thing there")
+class TestBeingToldToStop:
+    """Of a single run. Each process says by a line how far it is, so nothing is waited for."""
+
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_a_run_lets_what_runs_finish_begins_nothing_more_and_reports(
+        self, tmp_path: Path, number: signal.Signals, status: int
+    ) -> None:
+        write_app(tmp_path, SLOW)
+        with started(tmp_path, "run", "myapp:slow", "--as-of", AS_OF) as child:
+            read_until(child, "begun")
+            told_to_stop(child, number)
+            (tmp_path / "go").touch()
+            shown, problems = child.communicate(timeout=60)
+        assert (child.returncode, problems) == (status, "")
+        assert labelled(shown)["Briefs"] == "1 completed"
+        assert [row[2] for row in rows(shown)] == ["2 sections"]
+        done, *left = sorted(slots(tmp_path, "status", "attempts"))
+        assert (done, set(left)) == (("completed", 1), {("pending", 0)})
+        assert labelled(cli(tmp_path, "run", "myapp:slow", "--as-of", AS_OF).stdout)["Briefs"] == (
+            f"{len(left)} completed"
+        )
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_when_the_time_to_finish_is_up_what_still_runs_is_given_back(
+        self, tmp_path: Path, number: signal.Signals
+    ) -> None:
+        write_app(tmp_path, HANGING)
+        with started(tmp_path, "run", "myapp:hanging", "--as-of", AS_OF, "--grace", "0s") as child:
+            read_until(child, "begun")
+            told_to_stop(child, number)
+            shown, problems = child.communicate(timeout=60)
+        assert child.returncode == 128 + number
+        assert labelled(shown)["Briefs"] == "nothing to make"
+        assert labelled(problems)["Stopped"].startswith("the time to finish was up: what still ran was given back")
+        assert "Traceback" not in problems
+        # The lease was an hour long, so this proves that it was given back; and the attempt does not count.
+        assert labelled(run(tmp_path).stdout)["Briefs"] == "2 completed"
+        assert set(slots(tmp_path, "status", "attempts")) == {("completed", 1)}
+
+    def test_what_was_done_before_is_told_also_of_a_run_that_was_cut_short(self, tmp_path: Path) -> None:
+        one_hangs = """
+class OneHangs(Host):
+    async def generate(self, request):
+        if request.user_id == "bo":
+            while not (HERE / "outbox").exists():
+                await anyio.sleep(0.01)
+            print("begun", flush=True)
+            await anyio.sleep_forever()
+        return ProjectBrief(text="done")
+hanging = make(generator=OneHangs())
+"""
+        write_app(tmp_path, one_hangs)
+        with started(tmp_path, "run", "myapp:hanging", "--as-of", AS_OF, "--grace", "0s", "--json") as child:
+            read_until(child, "begun")
+            told_to_stop(child, signal.SIGTERM)
+            shown, _ = child.communicate(timeout=60)
+        document = json.loads(shown[shown.index("{") :])
+        assert (document["ok"], child.returncode) == (False, 143)
+        assert document["plan"]["enqueued"] == 2
+        assert document["run"]["briefs"] == {"completed": 1}
+
+    def test_a_plan_is_finished_and_told(self, tmp_path: Path) -> None:
+        write_app(tmp_path, SLOW_USERS)
+        with started(tmp_path, "plan", "myapp:slow", "--as-of", AS_OF) as child:
+            read_until(child, "begun")
+            told_to_stop(child, signal.SIGTERM)
+            (tmp_path / "go").touch()
+            shown, problems = child.communicate(timeout=60)
+        assert (child.returncode, problems) == (143, "")
+        assert labelled(shown)["Planned"] == "3 people, 2 due: 2 queued"
+
+    def test_a_run_that_still_plans_makes_nothing_of_it(self, tmp_path: Path) -> None:
+        write_app(tmp_path, SLOW_USERS)
+        with started(tmp_path, "run", "myapp:slow", "--as-of", AS_OF) as child:
+            read_until(child, "begun")
+            told_to_stop(child, signal.SIGINT)
+            (tmp_path / "go").touch()
+            shown, problems = child.communicate(timeout=60)
+        assert (child.returncode, problems) == (130, "")
+        assert labelled(shown)["Planned"] == "3 people, 2 due: 2 queued"
+        assert labelled(shown)["Briefs"] == "nothing to make"
+        assert set(slots(tmp_path, "status", "attempts")) == {("pending", 0)}
+
+    def test_a_second_signal_ends_it_at_once(self, tmp_path: Path) -> None:
+        write_app(tmp_path, SLOW)
+        with started(tmp_path, "run", "myapp:slow", "--as-of", AS_OF) as child:
+            read_until(child, "begun")
+            told_to_stop(child, signal.SIGTERM)
+            child.send_signal(signal.SIGINT)
+            child.communicate(timeout=60)
+        assert child.returncode == 130
+
+    def test_a_second_signal_ends_it_also_while_the_hosts_code_blocks_everything(self, tmp_path: Path) -> None:
+        write_app(tmp_path, BLOCKING)
+        with started(tmp_path, "run", "myapp:blocking", "--as-of", AS_OF) as child:
+            read_until(child, "begun")
+            told_to_stop(child, signal.SIGINT)
+            child.send_signal(signal.SIGINT)
+            child.communicate(timeout=60)
+        assert child.returncode == 130
+
+    def test_a_terminal_gets_its_cursor_back(self, tmp_path: Path) -> None:
+        pty = pytest.importorskip("pty")
+        write_app(tmp_path, BLOCKING)
+        ours, theirs = pty.openpty()
+        child = subprocess.Popen(
+            command("run", "myapp:blocking", "--as-of", AS_OF),
+            cwd=tmp_path,
+            env=environment(TERM="xterm"),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux says EIO when the last writer is gone.
+            while got := os.read(ours, 65536):
+                shown += got
+                if b"begun" in got or b"Stopping" in got:
+                    child.send_signal(signal.SIGINT)
+        os.close(ours)
+        assert child.wait(60) == 130
+        assert b"\x1b[?25l" in shown
+        assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
 
 
 def test_help_fits_and_names_every_command(tmp_path: Path) -> None:
     told = cli(tmp_path, "--help")
     assert told.returncode == 0
     assert "..." not in told.stdout.replace("[ARGS]...", "")
-    for name in ("run", "plan", "explain", "preview", "init"):
-        assert f"\n  {name} " in told.stdout
+    listed = told.stdout[told.stdout.index("Commands:") :].splitlines()[1:]
+    assert [line.split()[0] for line in listed] == [
+        *("init", "run", "worker", "plan", "status", "explain", "preview"),
+        *("retry", "cancel", "regenerate", "generate-now", "pause", "resume", "reconcile", "prune", "forget"),
+    ]
+    page = (Path(__file__).parent.parent / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert [name for name in (line.split()[0] for line in listed) if f"fanout-briefs {name} " not in page] == []
     assert cli(tmp_path).returncode == 2
 
 
@@ -737,86 +785,107 @@ def test_a_thousand_people_with_failing_and_hanging_projects_all_get_their_brief
         sys.stdout.write(f"\n1,000 people x 15 projects, 1 in 20 raising, 1 in 15 hanging for 0.2 s: {took:.1f} s\n")
 
 
-def serving(folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command("run", "myapp:briefs", "--every", "1m"),
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.mark.skipif(os.name == "nt", reason="signals are another thing there")
+@pytest.mark.parametrize("how", [("run", "--every", "1m"), ("worker",)], ids=["run --every", "worker"])
+class TestServing:
+    """``run --every`` and ``worker`` are told to stop alike."""
 
+    def serve(self, folder: Path, how: tuple[str, ...], *more: str) -> subprocess.Popen[str]:
+        """Start it on slots that a plan has queued, and return when it has begun the first."""
+        write_app(folder, SLOW + HANGING)
+        assert cli(folder, "plan", "myapp:slow").returncode == 0
+        name, *options = how
+        server = started(folder, name, "myapp:slow", *options, *more)
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith("Serving   daily_brief, ")
+        assert server.stdout.readline() == "begun\n"
+        return server
 
-class TestRunEvery:
-    """``run --every`` in a process of its own; each line it prints says how far it is, so nothing is waited for."""
-
-    def test_it_serves_until_it_is_told_to_stop_and_ends_well(self, tmp_path: Path) -> None:
-        write_app(tmp_path, "briefs = make(look_back=timedelta(days=1), max_lateness=timedelta(days=1))")
-        with serving(tmp_path) as server:
-            assert server.stdout is not None
-            assert server.stdout.readline().startswith("Serving   daily_brief, planning every 0:01:00")
-            assert re.search(r" queued: \d; briefs: \d completed; mails: \d completed$", server.stdout.readline())
-            server.send_signal(signal.SIGTERM)
-            _, told = server.communicate(timeout=60)
-        assert (server.returncode, "Stopping" in told) == (0, True)
-        assert mails(tmp_path)
-
-    def test_it_lets_what_runs_finish(self, tmp_path: Path) -> None:
-        write_app(tmp_path, SLOW)
-        with serving(tmp_path) as server:
-            assert server.stdout is not None
-            assert [server.stdout.readline()[:7] for _ in range(2)] == ["Serving", "section"]
-            server.send_signal(signal.SIGINT)
-            assert server.stderr is not None
-            assert server.stderr.readline().startswith("Stopping")
+    def test_it_lets_what_runs_finish(self, tmp_path: Path, how: tuple[str, ...]) -> None:
+        with self.serve(tmp_path, how) as server:
+            told_to_stop(server, signal.SIGINT)
             (tmp_path / "go").touch()
             server.communicate(timeout=60)
         assert server.returncode == 0
-        with closing(sqlite3.connect(tmp_path / "briefs.db")) as database:
-            counts = dict(database.execute("SELECT status, count(*) FROM jobs WHERE type = 'daily_brief' GROUP BY 1"))
-        assert counts["completed"] == 1  # the one that ran; the others were given back
+        assert [status for (status,) in slots(tmp_path, "status")].count(
+            "completed"
+        ) == 1  # The others were given back.
 
-    def test_a_second_signal_ends_it_at_once(self, tmp_path: Path) -> None:
-        write_app(tmp_path, SLOW)
-        with serving(tmp_path) as server:
-            assert server.stdout is not None
-            assert [server.stdout.readline()[:7] for _ in range(2)] == ["Serving", "section"]
-            server.send_signal(signal.SIGINT)
-            assert server.stderr is not None
-            assert server.stderr.readline().startswith("Stopping")
+    def test_when_the_time_to_finish_is_up_it_gives_back_what_runs(self, tmp_path: Path, how: tuple[str, ...]) -> None:
+        with self.serve(tmp_path, how, "--grace", "0s", "--poll", "1s") as server:
+            told_to_stop(server, signal.SIGTERM)
+            server.communicate(timeout=60)
+        assert server.returncode == 0
+        assert set(slots(tmp_path, "status", "attempts")) == {("pending", 0)}
+
+    def test_a_second_signal_ends_it_at_once(self, tmp_path: Path, how: tuple[str, ...]) -> None:
+        with self.serve(tmp_path, how) as server:
+            told_to_stop(server, signal.SIGINT)
             server.send_signal(signal.SIGINT)
             server.communicate(timeout=60)
-        assert server.returncode == 128 + signal.SIGINT
+        assert server.returncode == 130
 
-    @pytest.mark.parametrize("time", ["", "5", "m", "0m", "-5m", "5 m", "5d", "1.5h", "\N{ARABIC-INDIC DIGIT FIVE}m"])
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are another thing there")
+def test_run_every_plans_and_runs_until_it_is_told_to_stop_and_ends_well(tmp_path: Path) -> None:
+    write_app(tmp_path, "briefs = make(look_back=timedelta(days=1), max_lateness=timedelta(days=1))")
+    with started(tmp_path, "run", "myapp:briefs", "--every", "1m") as server:
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith("Serving   daily_brief, planning every 0:01:00")
+        told = told_until(server, r"mails: \d completed\n")
+        assert re.search(r"UTC queued: \d\n", told)
+        assert re.search(r"briefs: \d completed", told)
+        told_to_stop(server, signal.SIGTERM)
+        server.communicate(timeout=60)
+    assert server.returncode == 0
+    assert mails(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are another thing there")
+def test_a_worker_runs_what_others_planned_and_plans_nothing(tmp_path: Path) -> None:
+    write_app(tmp_path, "briefs = make(look_back=timedelta(days=1), max_lateness=timedelta(days=1))")
+    with started(tmp_path, "worker", "myapp:briefs", "--poll", "1s") as server:
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith("Serving   daily_brief, running what is due and planning nothing")
+        assert cli(tmp_path, "plan", "myapp:briefs").returncode == 0
+        assert "briefs: " in told_until(server, r"mails: \d completed\n")
+        told_to_stop(server, signal.SIGTERM)
+        server.communicate(timeout=60)
+    assert server.returncode == 0
+    assert mails(tmp_path)
+
+
+class TestTimes:
+    @pytest.mark.parametrize("time", ["", "5", "m", "-5m", "5 m", "5w", "1.5h", "\N{ARABIC-INDIC DIGIT FIVE}m"])
     def test_a_time_that_is_none_is_refused(self, inside: Callable[..., Result], time: str) -> None:
-        refused = inside("run", "myapp:briefs", f"--every={time}")
-        assert refused.exit_code == 2
-        assert "write a whole number and s, m or h, such as 5m" in refused.stderr
+        for option in ("--every", "--poll", "--grace"):
+            refused = inside("run", "myapp:briefs", f"{option}={time}")
+            assert refused.exit_code == 2
+            assert "write a whole number and s, m, h or d, such as 5m" in refused.stderr
 
-    def test_it_goes_by_the_clock_only(self, inside: Callable[..., Result]) -> None:
+    @pytest.mark.parametrize("time", ["36501d", "999999999999999d", "9" * 5000 + "s"])
+    def test_a_time_beyond_the_calendar_is_refused(self, inside: Callable[..., Result], time: str) -> None:
+        refused = inside("run", "myapp:briefs", f"--grace={time}")
+        assert refused.exit_code == 2
+        assert "is too long: at most 36500d" in refused.stderr
+
+    def test_never_is_no_time_but_no_grace_is_one(self, tmp_path: Path, inside: Callable[..., Result]) -> None:
+        write_app(tmp_path)
+        assert "must be more than zero, such as 5m" in inside("run", "myapp:briefs", "--every", "0m").stderr
+        assert inside("run", "myapp:briefs", "--grace", "0s").exit_code == 0
+
+    def test_every_goes_by_the_clock_only(self, inside: Callable[..., Result]) -> None:
         refused = inside("run", "myapp:briefs", "--every", "5m", "--as-of", AS_OF)
         assert refused.exit_code == 2
         assert "leave out --as-of and --json" in refused.stderr
+
+    def test_poll_is_for_every_only(self, inside: Callable[..., Result]) -> None:
+        refused = inside("run", "myapp:briefs", "--poll", "5s")
+        assert refused.exit_code == 2
+        assert "--poll is for --every" in refused.stderr
 
     def test_a_time_longer_than_the_horizon_is_refused(self, tmp_path: Path, inside: Callable[..., Result]) -> None:
         write_app(tmp_path)
         refused = inside("run", "myapp:briefs", "--every", "2h")
         assert refused.exit_code == 2
         assert "must not be longer than the horizon" in refused.stderr
-
-
-# One section at a time, which says that it has begun and waits for a file; the deadline is far off.
-SLOW = """
-class Slow(Host):
-    async def generate(self, request):
-        if not (HERE / "begun").exists():
-            (HERE / "begun").touch()
-            print("section", flush=True)
-        while not (HERE / "go").exists():
-            await anyio.sleep(0.01)
-        return ProjectBrief(text="done")
-
-briefs = make(generator=Slow(), concurrency=1, look_back=timedelta(days=1), max_lateness=timedelta(days=1))
-"""

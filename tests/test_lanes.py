@@ -15,10 +15,11 @@ from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.eligibility import Eligibility
 from fanout_briefs.engagement import BackoffPolicy
 from fanout_briefs.errors import StorageUnavailable
+from fanout_briefs.held import Handler, Held, Lane
 from fanout_briefs.model import Claims, Finish, FollowUp, Job, JobStatus, Occurrence, Preference, Window
 from fanout_briefs.screen import Screen
-from fanout_briefs.timing import CatchUp
-from fanout_briefs.worker import Handler, Held, Lane, Retrying, Worker
+from fanout_briefs.timing import CatchUp, Retrying
+from fanout_briefs.worker import Worker
 from virtual_time import in_virtual_time
 
 NINE = datetime(2026, 3, 9, 9, tzinfo=UTC)

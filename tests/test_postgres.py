@@ -206,9 +206,15 @@ async def test_text_that_postgresql_cannot_hold_is_kept_readable(postgres: Schem
         assert (await found(storage, job().dedup_key)).error == r"bytes \x00 of caf\udce9"
 
 
-def test_the_library_is_imported_without_psycopg() -> None:
-    code = "import sys; sys.modules['psycopg'] = None; import fanout_briefs, fanout_briefs.adapters.sqlite"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_without_psycopg_the_error_says_what_to_install() -> None:
+    script = (
+        "import sys; sys.modules['psycopg'] = None\n"
+        "import fanout_briefs, fanout_briefs.adapters.sqlite\n"
+        "try:\n    import fanout_briefs.adapters.postgres\n"
+        "except ImportError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "PostgresStorage needs psycopg 3: pip install 'fanout-briefs[postgres]'"
 
 
 @pytest.mark.slow

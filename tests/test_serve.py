@@ -74,7 +74,8 @@ def wall_clock(begin: datetime = EIGHT) -> Callable[[], datetime]:
 
 
 def make(storage: MemoryStorage, host: Host, **more: Any) -> Briefs:
-    return Briefs(storage, projects=host, generator=host, recipients=host, mailer=host, clock=host.clock, **more)
+    wired: dict[str, Any] = {"recipients": host, "mailer": host, "clock": host.clock} | more
+    return Briefs(storage, projects=host, generator=host, **wired)
 
 
 async def people(storage: MemoryStorage, *user_ids: str) -> None:
@@ -95,14 +96,56 @@ async def test_a_brief_is_made_within_its_lead_and_mailed_at_its_time(storage: M
     assert all(NINE <= at <= NINE + timedelta(seconds=2) for _, at in host.mailed)
 
 
-async def test_it_plans_at_once_and_then_every_so_often_and_looks_for_work_in_between(storage: MemoryStorage) -> None:
+async def test_it_plans_at_once_and_then_every_so_often(storage: MemoryStorage) -> None:
     rounds: list[Round] = []
     host = Host(wall_clock())
     with anyio.move_on_after(601):
         await make(storage, host).serve(every=5 * MINUTE, poll=MINUTE, on_round=rounds.append)
-    assert [(each.now - EIGHT) // MINUTE for each in rounds] == list(range(11))
-    assert [number for number, each in enumerate(rounds) if each.plan is not None] == [0, 5, 10]
-    assert all(each.run is not None and not each.errors for each in rounds)
+    planned = [(each.now - EIGHT) // MINUTE for each in rounds if each.plan is not None]
+    assert planned == [0, 5, 10]
+    assert all(each.run is None and not each.errors for each in rounds)
+
+
+async def test_it_tells_what_ended_since_it_told_before(storage: MemoryStorage) -> None:
+    rounds: list[Round] = []
+    host = Host(wall_clock())
+    await people(storage, "ana", "bo")
+    with anyio.move_on_after(2 * 3600):
+        await make(storage, host, mailer=None).serve(every=5 * MINUTE, poll=MINUTE, on_round=rounds.append)
+    ran = [each.run for each in rounds if each.run is not None]
+    assert sum(run.briefs[JobStatus.COMPLETED] for run in ran) == 2
+    assert len(ran) == 2  # Each at its own time within the lead.
+
+
+async def test_a_hook_for_progress_that_fails_is_told_too(storage: MemoryStorage) -> None:
+    def fail(progress: object) -> None:
+        raise ValueError("broken hook")
+
+    rounds: list[Round] = []
+    await people(storage, "ana")
+    with anyio.move_on_after(2 * 3600):
+        await make(storage, Host(wall_clock()), on_progress=fail).serve(on_round=rounds.append)
+    problems = [problem.message for each in rounds if each.run is not None for problem in each.run.problems]
+    assert any("broken hook" in message for message in problems)
+
+
+async def test_planning_goes_on_when_the_clock_was_set_back(storage: MemoryStorage) -> None:
+    true = wall_clock()
+    shift, plans = [timedelta(0)], list[datetime]()
+
+    def note(done: Round) -> None:
+        if done.plan is not None:
+            plans.append(true())
+
+    async with anyio.create_task_group() as tasks:
+        host = Host(lambda: true() + shift[0])
+        tasks.start_soon(lambda: make(storage, host).serve(every=5 * MINUTE, poll=MINUTE, on_round=note))
+        await anyio.sleep(601)
+        shift[0] = -timedelta(hours=1)
+        await anyio.sleep(1200)
+        tasks.cancel_scope.cancel()
+    # The first turn after the change plans at once.
+    assert [(at - EIGHT) // MINUTE for at in plans] == [0, 5, 10, 11, 16, 21, 26]
 
 
 async def test_without_every_it_leaves_planning_to_others(storage: MemoryStorage) -> None:
@@ -121,9 +164,9 @@ async def test_cancelling_lets_what_runs_finish_and_gives_the_rest_back(storage:
     await people(storage, "ana", "bo", "cy")
     begun = anyio.current_time()
     with anyio.move_on_after(5) as cancelled:
-        await make(storage, host, concurrency=1).serve()
+        await make(storage, host, concurrency=1).serve(poll=timedelta(seconds=1))
     assert cancelled.cancelled_caught
-    assert anyio.current_time() - begun == pytest.approx(20)
+    assert anyio.current_time() - begun == pytest.approx(21)
     (first,) = host.begun
     assert await status(storage, first) is JobStatus.COMPLETED
     others = {"ana", "bo", "cy"} - {first}
@@ -173,10 +216,9 @@ async def test_a_turn_that_fails_is_told_and_the_next_one_tries_again(
     rounds: list[Round] = []
     host = Host(wall_clock(NINE))
     await people(storage, "ana")
-    with anyio.move_on_after(61):
+    with anyio.move_on_after(121):
         await make(storage, host, preferences=Away()).serve(every=MINUTE, poll=MINUTE, on_round=rounds.append)
     assert [str(error) for error in rounds[0].errors] == ["the database is away"]
-    assert rounds[0].run is not None
     assert (rounds[1].plan is not None, rounds[1].errors) == (True, ())
     assert [user_id for user_id, _ in host.mailed] == ["ana"]
     assert "the next turn tries again" in caplog.text
@@ -194,10 +236,12 @@ async def test_a_storage_that_is_away_is_told_and_the_server_goes_on(
 
     monkeypatch.setattr(storage, "claim", away_once)
     rounds: list[Round] = []
-    with anyio.move_on_after(61):
-        await make(storage, Host(wall_clock())).serve(poll=MINUTE, on_round=rounds.append)
-    assert [[str(error) for error in each.errors] for each in rounds] == [["gone"], []]
-    assert [each.run is not None for each in rounds] == [False, True]
+    host = Host(wall_clock(NINE))
+    await people(storage, "ana")
+    with anyio.move_on_after(121):
+        await make(storage, host).serve(poll=MINUTE, on_round=rounds.append)
+    assert [str(error) for each in rounds for error in each.errors] == ["gone"]
+    assert [user_id for user_id, _ in host.mailed] == ["ana"]
 
 
 async def test_a_hook_that_fails_does_not_end_the_server(

@@ -14,12 +14,20 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import CancelScope, Event, create_task_group, move_on_after, wait_all_tasks_blocked
+from anyio import CancelScope, CapacityLimiter, Event, create_task_group, move_on_after, wait_all_tasks_blocked
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
-from attrs.exceptions import FrozenInstanceError
 
-from fanout_briefs.errors import ItemCancelled, SourceError
-from fanout_briefs.settled import Fulfilled, Rejected, Settled, gather_settled, iter_settled
+from fanout_briefs.errors import ItemCancelled, NotStarted, SourceError, TooManyFailures
+from fanout_briefs.settled import (
+    Fulfilled,
+    Rejected,
+    Settled,
+    fulfilled,
+    gather_settled,
+    iter_settled,
+    rejected,
+    values_or_raise,
+)
 from virtual_time import in_virtual_time
 
 
@@ -170,11 +178,9 @@ async def test_nothing_comes_of_an_empty_source(source: Any) -> None:
         assert [outcome async for outcome in outcomes] == []
 
 
-def test_outcomes_are_frozen_slotted_and_matched_by_position() -> None:
-    fulfilled = Fulfilled(0, "a", 1)
-    with pytest.raises(FrozenInstanceError):
-        fulfilled.value = 2  # type: ignore[misc]  # what is tested
-    assert not hasattr(fulfilled, "__dict__")
+def test_outcomes_are_slotted_hashable_and_matched_by_position() -> None:
+    assert not hasattr(Fulfilled(0, "a", 1), "__dict__")
+    assert len({Fulfilled(0, "a", 1), Fulfilled(0, "a", 1), Fulfilled(0, "a", 2)}) == 2
     assert Fulfilled.__match_args__ == ("index", "item", "value")
     assert Rejected.__match_args__ == ("index", "item", "error")
 
@@ -197,6 +203,20 @@ def test_the_limit_is_required(call: Any) -> None:
 def test_a_timeout_that_is_not_positive_is_refused_by_the_call(call: Any, seconds: float) -> None:
     with pytest.raises(ValueError, match="item_timeout="):
         call(double, [], limit=1, item_timeout=seconds)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_a_deadline_that_is_not_positive_is_refused_by_the_call(seconds: float) -> None:
+    call: Any = gather_settled
+    with pytest.raises(ValueError, match="deadline="):
+        call(double, [], limit=1, deadline=seconds)
+
+
+@pytest.mark.parametrize("failures", [0, -1, 1.5, "3"])
+def test_a_number_of_failures_that_is_no_positive_int_is_refused_by_the_call(failures: Any) -> None:
+    call: Any = gather_settled
+    with pytest.raises(ValueError, match=r"max_failures=.*must be an int of at least 1"):
+        call(double, [], limit=1, max_failures=failures)
 
 
 @pytest.mark.parametrize("call", [gather_settled, iter_settled])
@@ -388,15 +408,25 @@ async def test_the_end_of_the_loop_ends_a_gather() -> None:
 
 
 async def test_a_group_that_was_cancelled_silently_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def give_up(pool: Any) -> None:
-        pool._group.cancel_scope.cancel()
+    async def give_up(worker: Any) -> None:
+        worker._pool.stop()
 
-    monkeypatch.setattr("fanout_briefs.settled._Pool._be_worker", give_up)
+    monkeypatch.setattr("fanout_briefs.settled._Worker.run", give_up)
     with pytest.raises(RuntimeError, match="some items have no outcome"):
         await gather_settled(double, [1], limit=1)
     with pytest.raises(RuntimeError, match="some items have no outcome"):
         async with iter_settled(double, [1], limit=1) as outcomes:
             await anext(outcomes)
+
+
+async def test_an_outcome_that_got_lost_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lose(worker: Any) -> None:
+        while next(worker._pool.source.jobs, None):
+            pass
+
+    monkeypatch.setattr("fanout_briefs.settled._Worker._settle_items", lose)
+    with pytest.raises(RuntimeError, match="3 items were started and 0 have settled"):
+        await gather_settled(double, range(3), limit=1)
 
 
 # Errors that leave, groups, stray cancels
@@ -439,7 +469,7 @@ def test_keyboard_interrupt_and_system_exit_end_the_run(backend: str, error: typ
 async def test_two_items_that_leave_at_once_leave_as_a_group() -> None:
     async def leave(item: int) -> None:
         try:
-            await anyio.sleep_forever() if item else await checkpoint()
+            await anyio.sleep_forever() if item else await quiet()
         finally:
             raise Quit
 
@@ -731,6 +761,436 @@ class TestTimeouts:
                     cancel_own_task()
 
         assert values(await gather_settled(work, range(3), limit=1, item_timeout=10)) == [TimeoutError] * 3
+
+
+class TestDeadline:
+    """In virtual time."""
+
+    @pytest.fixture(params=["asyncio", "trio"])
+    def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
+        return in_virtual_time(request.param)
+
+    async def test_what_settled_is_returned_with_what_was_cut_short_and_what_never_started(self) -> None:
+        start = anyio.current_time()
+
+        outcomes = await gather_settled(anyio.sleep, [5, 50, 5, 50, 1, 2], limit=2, deadline=12)
+
+        assert values(outcomes) == [None, TimeoutError, None, TimeoutError, NotStarted, NotStarted]
+        assert [(outcome.index, outcome.item) for outcome in outcomes] == list(enumerate([5, 50, 5, 50, 1, 2]))
+        assert anyio.current_time() - start == 12
+        assert "the deadline passed" in str(rejected(outcomes)[0].error)
+
+    async def test_items_in_progress_are_really_cancelled(self) -> None:
+        gauge = Gauge()
+
+        async def stay(item: int) -> None:
+            with gauge:
+                await anyio.sleep_forever()
+
+        await gather_settled(stay, count(), limit=3, deadline=10)
+
+        assert (gauge.now, gauge.begun) == (0, 3)
+
+    async def test_a_source_without_a_length_is_not_pulled_again(self) -> None:
+        pulled: list[int] = []
+
+        def source() -> Iterator[int]:
+            for number in count():
+                pulled.append(number)
+                yield number
+
+        outcomes = await gather_settled(anyio.sleep, source(), limit=3, deadline=10)
+
+        assert pulled == list(range(len(outcomes)))
+        assert values(outcomes)[-3:] == [TimeoutError] * 3
+        assert set(values(outcomes)[:-3]) == {None}
+
+    async def test_an_async_source_is_stopped_and_closed_and_what_it_gave_ahead_never_started(self) -> None:
+        closed: list[bool] = []
+
+        async def source() -> AsyncIterator[int]:
+            try:
+                for number in count():
+                    yield number
+            finally:
+                await checkpoint()
+                closed.append(True)
+
+        outcomes = await gather_settled(hang, source(), limit=2, deadline=10)
+
+        assert values(outcomes) == [TimeoutError, TimeoutError, NotStarted]
+        assert closed == [True]
+
+    async def test_an_async_source_that_gives_nothing_is_no_reason_to_wait(self) -> None:
+        async def source() -> AsyncIterator[int]:
+            yield 0
+            await anyio.sleep_forever()
+
+        assert values(await gather_settled(double, source(), limit=2, deadline=10)) == [0]
+
+    async def test_a_source_that_fails_as_it_is_stopped_has_failed(self) -> None:
+        async def source() -> AsyncIterator[int]:
+            yield 0
+            try:
+                await anyio.sleep_forever()
+            finally:
+                raise Broken
+
+        with pytest.raises(SourceError) as caught:
+            await gather_settled(double, source(), limit=2, deadline=10)
+        assert values(list(caught.value.outcomes)) == [0]
+        assert isinstance(caught.value.__cause__, Broken)
+
+    async def test_a_deadline_that_has_passed_before_anything_could_start_is_kept(self) -> None:
+        await anyio.sleep(80_000)  # From where the clock knows no instant that is this little later.
+        assert await gather_settled(double, numbers(5), limit=2, deadline=1e-12) == []
+
+    async def test_an_item_that_the_source_gives_too_late_never_started(self) -> None:
+        async def source() -> AsyncIterator[int]:
+            yield 0
+            with CancelScope(shield=True):
+                await anyio.sleep(20)
+            yield 1
+
+        start = anyio.current_time()
+        assert values(await gather_settled(double, source(), limit=2, deadline=10)) == [0, NotStarted]
+        assert anyio.current_time() - start == 20
+
+    async def test_a_source_of_known_length_that_raises_past_the_deadline_has_failed(self) -> None:
+        class Sized:
+            def __len__(self) -> int:
+                return 5
+
+            def __iter__(self) -> Iterator[int]:
+                return breaks_at(3)
+
+        with pytest.raises(SourceError) as caught:
+            await gather_settled(hang, Sized(), limit=1, deadline=10)
+        assert values(list(caught.value.outcomes)) == [TimeoutError, NotStarted, NotStarted]
+
+    async def test_a_finished_item_beats_the_deadline_and_no_other_is_started(self) -> None:
+        async def finish_anyway(item: int) -> int:
+            with CancelScope(shield=True):
+                await anyio.sleep(20)
+            return item
+
+        assert values(await gather_settled(finish_anyway, range(3), limit=1, deadline=10)) == [
+            0,
+            NotStarted,
+            NotStarted,
+        ]
+
+    async def test_a_gather_that_is_done_in_time_never_notices(self) -> None:
+        start = anyio.current_time()
+        assert values(await gather_settled(anyio.sleep, [1, 2, 3], limit=2, deadline=10)) == [None] * 3
+        assert anyio.current_time() - start == 4
+
+    async def test_an_item_timeout_before_the_deadline_says_so(self) -> None:
+        outcomes = await gather_settled(anyio.sleep, [50, 50, 50], limit=1, item_timeout=8, deadline=10)
+
+        assert values(outcomes) == [TimeoutError, TimeoutError, NotStarted]
+        errors = [str(outcome.error) for outcome in rejected(outcomes)]
+        assert "item_timeout=8" in errors[0]
+        assert "the deadline passed" in errors[1]
+
+    async def test_an_outer_cancel_wins_over_the_deadline(self) -> None:
+        with move_on_after(10) as scope:
+            await gather_settled(anyio.sleep, [20] * 5, limit=2, deadline=10)
+            pytest.fail("a cancelled gather returned")
+        assert scope.cancelled_caught
+
+    async def test_what_the_deadline_rejects_is_told_but_is_no_failure_too_many(self) -> None:
+        told: list[Settled[float, None]] = []
+
+        outcomes = await gather_settled(
+            anyio.sleep, [50, 50, 1], limit=2, deadline=10, max_failures=1, on_settled=told.append
+        )
+
+        assert values(outcomes) == [TimeoutError, TimeoutError, NotStarted]
+        assert sorted(told, key=lambda outcome: outcome.index) == outcomes
+
+    async def test_it_ends_the_wait_for_a_token_that_another_holds(self) -> None:
+        limiter = CapacityLimiter(1)
+        async with limiter:
+            outcomes = await gather_settled(double, range(2), limit=2, deadline=10, limiter=limiter)
+        assert values(outcomes) == [NotStarted, NotStarted]
+        assert limiter.borrowed_tokens == 0
+
+    async def test_waiting_for_a_token_is_no_part_of_the_item_timeout(self) -> None:
+        limiter = CapacityLimiter(1)
+        assert (
+            values(await gather_settled(anyio.sleep, [6] * 4, limit=4, item_timeout=8, limiter=limiter)) == [None] * 4
+        )
+        outcomes = await gather_settled(anyio.sleep, [6, 9, 6], limit=4, item_timeout=8, limiter=limiter)
+        assert values(outcomes) == [None, TimeoutError, None]
+        assert limiter.borrowed_tokens == 0
+
+
+async def test_the_rest_of_a_long_source_does_not_starve_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = 0
+    outcomes: list[Settled[int, None]] = []
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await checkpoint()
+
+    monkeypatch.setattr("fanout_briefs.settled.monotonic", count().__next__)  # Each look is a second later.
+    async with create_task_group() as group:
+        group.start_soon(turn)
+        outcomes.extend(await gather_settled(hang, range(200), limit=1, deadline=0.001))
+        group.cancel_scope.cancel()
+
+    assert values(outcomes) == [TimeoutError] + [NotStarted] * 199
+    assert turns >= 199
+
+
+# Failures too many
+
+
+@pytest.mark.parametrize("source", [range, numbers], ids=["sync", "async"])
+async def test_at_max_failures_no_more_is_started_and_what_is_in_progress_settles(source: Any) -> None:
+    gates = Gates()
+    caught: list[TooManyFailures] = []
+
+    async def work(item: int) -> int:
+        await gates.wait(item)
+        if item in {0, 2}:
+            raise LookupError(item)
+        return item
+
+    async def gather() -> None:
+        with pytest.raises(TooManyFailures) as error:
+            await gather_settled(work, source(20), limit=3, max_failures=2)
+        caught.append(error.value)
+
+    async with create_task_group() as group:
+        group.start_soon(gather)
+        await quiet()
+        await gates.open(0)
+        assert gates.running.begun == 4
+        await gates.open(2)
+        assert (gates.running.begun, gates.running.now) == (4, 2)
+        assert caught == []
+        await gates.open(1, 3)
+
+    read_ahead = [NotStarted] if source is numbers else []
+    assert values(list(caught[0].outcomes)) == [LookupError, 1, LookupError, 3, *read_ahead]
+    assert caught[0].max_failures == 2
+    assert caught[0].__cause__ is rejected(caught[0].outcomes)[0].error
+
+
+async def test_fewer_failures_than_max_failures_are_outcomes() -> None:
+    async def invert(number: int) -> float:
+        return 1 / number
+
+    assert values(await gather_settled(invert, [0, 1, 0], limit=2, max_failures=3)) == [
+        ZeroDivisionError,
+        1.0,
+        ZeroDivisionError,
+    ]
+
+
+async def test_max_failures_among_the_very_last_items_raises_all_the_same() -> None:
+    async def fail(item: int) -> None:
+        await checkpoint()
+        raise LookupError
+
+    with pytest.raises(TooManyFailures) as caught:
+        await gather_settled(fail, range(3), limit=3, max_failures=3)
+    assert values(list(caught.value.outcomes)) == [LookupError] * 3
+
+
+async def test_a_source_that_raised_is_the_error_though_failures_were_too_many() -> None:
+    async def fail(item: int) -> None:
+        await quiet()
+        raise LookupError
+
+    with pytest.raises(SourceError) as caught:
+        await gather_settled(fail, breaks_at(2), limit=5, max_failures=1)
+    assert values(list(caught.value.outcomes)) == [LookupError] * 2
+
+
+# A limiter shared with other calls
+
+
+async def test_calls_that_share_a_limiter_keep_to_it_together() -> None:
+    limiter = CapacityLimiter(3)
+    gates = Gates()
+    async with create_task_group() as group:
+        group.start_soon(lambda: gather_settled(gates.wait, range(10), limit=5, limiter=limiter))
+        group.start_soon(lambda: gather_settled(gates.wait, numbers(10), limit=5, limiter=limiter))
+        await quiet()
+        assert gates.running.now == 3
+        assert limiter.borrowed_tokens == 3
+        await gates.open(*range(10))
+
+    assert (gates.running.peak, gates.running.begun) == (3, 20)
+    assert limiter.borrowed_tokens == 0
+
+
+async def test_a_stream_keeps_to_a_shared_limiter_too() -> None:
+    limiter = CapacityLimiter(2)
+    gates = Gates()
+    await gates.open(*range(10))
+    async with iter_settled(gates.wait, range(10), limit=5, limiter=limiter) as outcomes:
+        assert len([outcome async for outcome in outcomes]) == 10
+    assert gates.running.peak == 2
+
+
+async def test_nothing_is_pulled_before_there_is_a_token() -> None:
+    limiter = CapacityLimiter(2)
+    pulled: list[int] = []
+
+    def source() -> Iterator[int]:
+        for number in range(10):
+            pulled.append(number)
+            yield number
+
+    gates = Gates()
+    async with create_task_group() as group:
+        group.start_soon(lambda: gather_settled(gates.wait, source(), limit=5, limiter=limiter))
+        await quiet()
+        assert pulled == [0, 1]
+        await gates.open(*range(10))
+
+
+async def test_a_call_whose_source_has_ended_waits_for_nobody_elses_token() -> None:
+    limiter = CapacityLimiter(2)
+    limiter.acquire_nowait()  # By another call, which holds it for as long as it likes.
+    outcomes = await gather_settled(double_later, (number for number in range(3)), limit=2, limiter=limiter)
+    assert values(outcomes) == [0, 2, 4]
+    assert limiter.statistics().tasks_waiting == 0
+
+
+@pytest.mark.parametrize("how", ["fails", "hangs", "leaves"])
+async def test_tokens_come_back_however_an_item_ends(how: str) -> None:
+    limiter = CapacityLimiter(2)
+
+    async def work(item: int) -> None:
+        await checkpoint()
+        if how == "fails":
+            raise LookupError
+        if how == "leaves" and item:
+            raise Quit
+        await anyio.sleep_forever()
+
+    with CancelScope() as scope, suppress(Quit, BaseExceptionGroup):
+        async with create_task_group() as group:
+            group.start_soon(lambda: gather_settled(work, range(4), limit=2, limiter=limiter))
+            await quiet()
+            scope.cancel()
+    assert limiter.borrowed_tokens == 0
+    assert limiter.statistics().tasks_waiting == 0
+
+
+@on_asyncio
+async def test_a_stray_cancel_while_waiting_for_a_token_harms_nobody() -> None:
+    limiter = CapacityLimiter(1)
+    loop = asyncio.get_running_loop()
+
+    async def plant(item: int) -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        loop.call_soon(task.cancel)
+        return item
+
+    async def gather() -> None:
+        assert values(await gather_settled(plant, range(6), limit=2, limiter=limiter)) == list(range(6))
+
+    async with create_task_group() as group:
+        group.start_soon(gather)
+        group.start_soon(gather)
+    assert limiter.borrowed_tokens == 0
+
+
+# Tasks
+
+
+async def test_each_item_has_a_task_of_its_own_where_asked() -> None:
+    tasks: list[str | None] = []
+
+    async def note(item: int) -> int:
+        tasks.append(anyio.get_current_task().name)
+        if item % 2:
+            await checkpoint()
+        return item
+
+    for source in (range(20), numbers(20)):
+        tasks.clear()
+        outcomes = await gather_settled(note, source, limit=3, task_per_item=True)
+        assert values(outcomes) == list(range(20))
+        assert len(set(tasks)) == 20
+    async with iter_settled(note, range(20), limit=3, item_timeout=60, task_per_item=True) as stream:
+        tasks.clear()
+        assert len([outcome async for outcome in stream]) == 20
+    assert len(set(tasks)) == 20
+
+
+async def test_a_lock_that_an_item_left_held_is_not_the_next_items_where_each_has_a_task() -> None:
+    lock = anyio.Lock()
+
+    async def take(item: int) -> None:
+        lock.acquire_nowait()
+
+    shared = await gather_settled(take, range(2), limit=1)
+    assert "already" in str(rejected(shared)[0].error)
+    lock = anyio.Lock()
+    alone = await gather_settled(take, range(2), limit=1, task_per_item=True)
+    assert values(alone) == [None, anyio.WouldBlock]
+
+
+async def test_many_tasks_in_a_row_nest_nowhere() -> None:
+    assert len(await gather_settled(double, range(2000), limit=3, task_per_item=True)) == 2000
+
+
+async def test_tasks_are_named_after_the_call_and_the_callable() -> None:
+    names: set[str | None] = set()
+
+    async def fetch(item: int) -> None:
+        names.update(task.name for task in anyio.get_running_tasks())
+        await checkpoint()
+
+    await gather_settled(fetch, numbers(1), limit=1)
+    async with iter_settled(fetch, range(1), limit=1) as outcomes:
+        await anext(outcomes)
+    await gather_settled(Local, [None], limit=1)  # type: ignore[arg-type]  # a callable without a name of its own
+
+    fetch_name = "test_tasks_are_named_after_the_call_and_the_callable.<locals>.fetch"
+    assert {
+        f"gather_settled({fetch_name}) source",
+        f"gather_settled({fetch_name}) worker 1",
+        f"iter_settled({fetch_name}) clock",
+        f"iter_settled({fetch_name}) worker 1",
+    } <= names
+
+
+# Helpers
+
+
+def test_outcomes_part_into_the_fulfilled_and_the_rejected() -> None:
+    outcomes: list[Settled[str, int]] = [Fulfilled(0, "a", 1), Rejected(1, "b", LookupError()), Fulfilled(2, "c", 3)]
+
+    assert fulfilled(outcomes) == [outcomes[0], outcomes[2]]
+    assert rejected(iter(outcomes)) == [outcomes[1]]
+
+
+def test_the_values_of_outcomes_that_are_all_fulfilled_come_in_order() -> None:
+    assert values_or_raise(iter([Fulfilled(0, "a", 1), Fulfilled(1, "b", 2)])) == [1, 2]
+    assert values_or_raise([]) == []
+
+
+@pytest.mark.parametrize(("failures", "named"), [(2, "index 0, 1"), (11, "index 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …")])
+def test_all_failures_are_raised_as_one_group_that_names_their_items(failures: int, named: str) -> None:
+    errors = [LookupError(number) for number in range(failures)]
+    outcomes: list[Settled[int, int]] = [Rejected(number, number, error) for number, error in enumerate(errors)]
+
+    with pytest.raises(ExceptionGroup) as caught:
+        values_or_raise([*outcomes, Fulfilled(99, 99, 0)])
+
+    assert list(caught.value.exceptions) == errors
+    assert str(caught.value).startswith(f"{failures} of {failures + 1} items were rejected, those with {named} ")
 
 
 # Context variables
@@ -1157,7 +1617,9 @@ async def test_two_readers_share_a_stream() -> None:
 
 
 @on_asyncio
-async def test_a_reader_that_is_cancelled_as_it_is_woken_passes_the_outcome_on() -> None:
+async def test_a_reader_that_is_cancelled_as_it_is_woken_passes_the_outcome_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A worker that has had its slice of time lets the loop turn first, and item 1 would start too late to cancel.
+    monkeypatch.setattr("fanout_briefs.settled._SLICE", 60.0)
     readers: list[asyncio.Task[Settled[int, int]]] = []
 
     async def work(item: int) -> int:

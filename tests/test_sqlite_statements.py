@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -165,6 +166,31 @@ async def test_a_page_costs_one_statement_whatever_its_size(tmp_path: Path) -> N
         assert len(trace.take()) == 1
 
 
+async def test_what_operators_ask_costs_as_many_statements_whatever_the_number_of_slots(tmp_path: Path) -> None:
+    trace = Trace()
+    async with SqliteStorage(tmp_path / "briefs.db", trace=trace) as storage:
+        asked: list[Callable[[], Awaitable[object]]] = [
+            lambda: storage.pause(["daily"], NOW),
+            lambda: storage.resume(["daily"], since=NOW),
+            lambda: storage.overview(["daily"], now=NOW, since=NOW),
+            lambda: storage.select(["daily"], [JobStatus.SKIPPED], since=NOW, limit=9_000),
+            lambda: storage.prune(["daily"], NOW + 99 * DAY, 9_000),
+        ]
+        costs: list[list[int]] = []
+        for number in (1, 3_000):
+            ids = [f"user{each}" for each in range(number)]
+            await storage.enqueue(
+                [job(each, day, status=JobStatus.SKIPPED, code=SkipReason.MISSED) for each in ids for day in (0, 1)]
+            )
+            costs.append([])
+            for ask in asked:
+                trace.take()
+                await ask()
+                costs[-1].append(len(trace.take()))
+        assert costs[0] == costs[1]
+        assert max(costs[0]) <= 8
+
+
 async def test_long_batches_are_written_in_chunks_in_order_of_their_keys(tmp_path: Path) -> None:
     trace = Trace()
     path = tmp_path / "briefs.db"
@@ -196,6 +222,10 @@ async def test_every_write_is_a_transaction_that_locks_first_and_every_read_is_n
             lambda: claim(storage),
             lambda: storage.retry(other, NOW, "error"),
             lambda: storage.forget("ann"),
+            lambda: storage.pause(["daily"], NOW),
+            lambda: storage.resume(["daily"], since=NOW),
+            lambda: storage.resume(["daily"], since=NOW),
+            lambda: storage.prune(["daily"], NOW, 1),
             lambda: storage.preferences.put([Preference(user_id="ann")]),
             lambda: storage.preferences.remove(["ann"]),
         ]
@@ -208,6 +238,7 @@ async def test_every_write_is_a_transaction_that_locks_first_and_every_read_is_n
             lambda: storage.last_briefs("daily", {"ann": NOW}),
             lambda: storage.advance("daily"),
             lambda: storage.brief("daily", "ann"),
+            lambda: storage.paused(["daily"]),
             lambda: storage.preferences.get(["ann"]),
             lambda: storage.preferences.page(None, 1),
         ]
@@ -215,6 +246,16 @@ async def test_every_write_is_a_transaction_that_locks_first_and_every_read_is_n
             await read()
             (statement,) = trace.take()
             assert statement.startswith("SELECT")
+        # What takes several statements is of one moment all the same, and keeps no writer waiting.
+        snapshots: list[Callable[[], Awaitable[object]]] = [
+            lambda: storage.overview(["daily", "mail"], now=NOW, since=NOW),
+            lambda: storage.select(["daily", "mail"], [*JobStatus], since=NOW),
+        ]
+        for read in snapshots:
+            await read()
+            begin, *statements = trace.take()
+            assert begin == "BEGIN"
+            assert all(statement.startswith("SELECT") for statement in statements)
 
 
 async def test_the_trace_never_shows_values(tmp_path: Path) -> None:
@@ -268,6 +309,44 @@ async def test_claims_and_look_ups_use_indexes_in_order(tmp_path: Path) -> None:
         for statement in (sqlite_statements.FIND, sqlite_statements.STATES):
             plan = "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", ("[]",)))
             assert "dedup_key=?" in plan, plan
+
+
+def plan_of(connection: sqlite3.Connection, statement: str) -> str:
+    values = dict.fromkeys(re.findall(r":(\w+)", statement), "[]")
+    asked = values or ("[]",) * statement.count("?")
+    return "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", asked))
+
+
+async def test_what_operators_ask_uses_indexes_too(tmp_path: Path) -> None:
+    path = tmp_path / "briefs.db"
+    async with SqliteStorage(path):
+        pass
+    by_delivery = "jobs_by_delivery (type=? AND deliver_at"
+    live = {JobStatus.PENDING: "jobs_due (type=?)", JobStatus.PROCESSING: "jobs_held (type=?)"}
+    expected = {
+        sqlite_statements.STANDING: [*live.values()],
+        sqlite_statements.ENDINGS: [f"COVERING INDEX {by_delivery}>?)"],
+        sqlite_statements.TROUBLE: [f"{by_delivery}>?)"],
+        sqlite_statements.PRUNABLE: [f"{by_delivery}<?)", "jobs_of_user", "COVERING INDEX briefs_of_user"],
+        sqlite_statements.RESUME: [f"{by_delivery}>?)"],
+        # Every pending slot of the type is looked at: far fewer than there are slots, and once a pause.
+        sqlite_statements.TOO_OLD_TO_RESUME: ["jobs_due (type=?)"],
+        sqlite_statements.MARK_OF: ["PRIMARY KEY"],
+        sqlite_statements.PAUSES: ["PRIMARY KEY"],
+        sqlite_statements.UNPAUSE: ["PRIMARY KEY"],
+        sqlite_statements.PRUNE_FENCE: ["jobs USING INTEGER PRIMARY KEY"],
+        sqlite_statements.PRUNE[0]: ["outbox USING INTEGER PRIMARY KEY"],
+        sqlite_statements.PRUNE[1]: ["briefs USING INDEX", "jobs USING INTEGER PRIMARY KEY"],
+        sqlite_statements.PRUNE[2]: ["jobs USING INTEGER PRIMARY KEY"],
+        **{sqlite_statements.SELECT[status]: [live.get(status, f"{by_delivery}>?)")] for status in JobStatus},
+    }
+    with closing(sqlite3.connect(path)) as connection:
+        for statement, parts in expected.items():
+            plan = plan_of(connection, statement)
+            assert all(part in plan for part in parts), (statement, plan)
+            assert not re.search(r"SCAN (jobs|newer|briefs|outbox)", plan), (statement, plan)
+        # A prune goes through the oldest in order and stops at its limit; it never sorts them all first.
+        assert "TEMP B-TREE" not in plan_of(connection, sqlite_statements.PRUNABLE)
 
 
 async def test_what_was_erased_is_not_in_the_file(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from fanout_briefs.adapters.sqlite import SqliteStorage
 from fanout_briefs.eligibility import Eligibility
 from fanout_briefs.engagement import BackoffPolicy
 from fanout_briefs.errors import NotSent, PermanentFailure, RetryLater, StorageUnavailable
+from fanout_briefs.held import Handler, Held, Lane
 from fanout_briefs.model import (
     Brief,
     Claim,
@@ -39,9 +40,10 @@ from fanout_briefs.model import (
     Window,
 )
 from fanout_briefs.planner import SchedulePlanner
+from fanout_briefs.runs import Ended, RunReport
 from fanout_briefs.screen import Screen
-from fanout_briefs.timing import CatchUp
-from fanout_briefs.worker import Ended, Handler, Held, Lane, Retrying, RunReport, Worker
+from fanout_briefs.timing import CatchUp, Retrying
+from fanout_briefs.worker import Worker
 from virtual_time import in_virtual_time
 
 NINE = datetime(2026, 3, 9, 9, tzinfo=UTC)

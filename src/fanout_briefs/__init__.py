@@ -13,11 +13,13 @@ from fanout_briefs.errors import (
     InvalidSchedule,
     ItemCancelled,
     NotSent,
+    NotStarted,
     PermanentFailure,
     RetryLater,
     SchemaTooNew,
     SourceError,
     StorageUnavailable,
+    TooManyFailures,
     UnknownUser,
 )
 from fanout_briefs.explain import Explanation
@@ -49,10 +51,19 @@ from fanout_briefs.model import (
 )
 from fanout_briefs.operate import Reconciled, Status
 from fanout_briefs.planner import PlanReport, SchedulePlanner, Verdict
+from fanout_briefs.runs import Ended, RunReport
 from fanout_briefs.schedule import Frequency, Schedule
-from fanout_briefs.settled import Fulfilled, Rejected, Settled, gather_settled, iter_settled
-from fanout_briefs.timing import CatchUp, Timing
-from fanout_briefs.worker import Ended, Retrying, RunReport
+from fanout_briefs.settled import (
+    Fulfilled,
+    Rejected,
+    Settled,
+    fulfilled,
+    gather_settled,
+    iter_settled,
+    rejected,
+    values_or_raise,
+)
+from fanout_briefs.timing import CatchUp, Retrying, Timing
 
 __all__ = [
     "Activity",
@@ -79,6 +90,7 @@ __all__ = [
     "JobStatus",
     "Mail",
     "NotSent",
+    "NotStarted",
     "Occurrence",
     "Overview",
     "Page",
@@ -108,10 +120,14 @@ __all__ = [
     "Status",
     "StorageUnavailable",
     "Timing",
+    "TooManyFailures",
     "Trouble",
     "UnknownUser",
     "Verdict",
     "Window",
+    "fulfilled",
     "gather_settled",
     "iter_settled",
+    "rejected",
+    "values_or_raise",
 ]

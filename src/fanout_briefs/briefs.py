@@ -17,6 +17,7 @@ from fanout_briefs.delivery import SENDING, Delivery, mail_job, mail_type
 from fanout_briefs.eligibility import Eligibility
 from fanout_briefs.engagement import BackoffPolicy, EngagementPolicy
 from fanout_briefs.explain import Explainer, Explanation
+from fanout_briefs.held import Held, Lane
 from fanout_briefs.model import (
     KEPT_PROBLEMS,
     Brief,
@@ -35,14 +36,16 @@ from fanout_briefs.operate import Operator, Reconciled, Status
 from fanout_briefs.planner import PlanReport, SchedulePlanner, Verdict
 from fanout_briefs.ports import Engagement, Generator, Mailer, Preferences, Projects, Recipients, Storage
 from fanout_briefs.render import render_brief
+from fanout_briefs.runs import Ended, RunReport, Tally
 from fanout_briefs.screen import Cleared, Screen
 from fanout_briefs.serve import Round, Server
-from fanout_briefs.timing import CatchUp, Timing
-from fanout_briefs.worker import Ended, Held, Lane, Retrying, RunReport, Worker
+from fanout_briefs.timing import CatchUp, Retrying, Timing
+from fanout_briefs.worker import Worker
 
 __all__ = ["BriefProgress", "Briefs"]
 
 _log = logging.getLogger("fanout_briefs")
+_BRIEF_RETRYING = Retrying(attempts=6)
 _MAIL_RETRYING = Retrying(attempts=12)
 _DAY = timedelta(days=1)
 
@@ -93,7 +96,7 @@ class Briefs:
         send_timeout: How long reading a recipient, and then sending, may take each. A mail whose sending took longer
             ends unknown, or is sent again if the mailer is idempotent; keep it above the mailer's own timeouts.
         lease: How long a claim outlives a worker that died.
-        retrying: How failed attempts at a brief are repeated; None is three within some minutes.
+        retrying: How failed attempts at a brief are repeated; None is six within some half an hour.
         mail_retrying: How failed attempts at a mail are repeated; None is twelve within some six hours, since mail
             servers are away for longer.
         on_progress: Called, synchronously, at each step of each brief. If it raises, that is logged and
@@ -193,7 +196,7 @@ class Briefs:
             section_timeout=section_timeout,
             deadline=deadline,
         )
-        lanes = [Lane(name, self._generate, concurrency, retrying or Retrying())]
+        lanes = [Lane(name, self._generate, concurrency, retrying or _BRIEF_RETRYING)]
         self._delivery: Delivery | None = None
         if mailer is not None and recipients is not None:
             self._delivery = Delivery(recipients, mailer, send_timeout)
@@ -274,18 +277,15 @@ class Briefs:
             ValueError: ``now`` is naive.
             Exception: What the storage raises.
         """
-        return await self._run(_aware(now), on_ended, draining=draining)
-
-    async def _run(
-        self,
-        now: datetime,
-        on_ended: Callable[[Ended], object] | None = None,
-        *,
-        draining: anyio.Event | None = None,
-    ) -> RunReport:
-        report = await self._worker.run(now, on_ended, draining=draining)
+        report = await self._worker.run(_aware(now), on_ended, draining=draining)
         hook_problems, self._hook_problems = self._hook_problems, []
         return evolve(report, problems=[*report.problems, *hook_problems])
+
+    def _tally(self) -> Tally:
+        """A count for the next report of a server, which is told of hooks that fail, too."""
+        tally = Tally(self.name)
+        self._hook_problems = tally.problems
+        return tally
 
     async def serve(
         self,
@@ -297,15 +297,16 @@ class Briefs:
     ) -> None:
         """Plan and run until cancelled; for the lifespan of a host, as a task of its own.
 
-        Several processes may serve one storage; the ledger shares the work out. A turn that fails is logged and
-        told, and the next one tries again. Cancelling begins nothing more, lets what runs finish within
-        ``grace``, and gives the rest back.
+        Planning and running go on beside each other, so that a brief which takes long holds up nobody. Several
+        processes may serve one storage; the ledger shares the work out. What fails is logged, told, and tried
+        again. Cancelling begins nothing more, lets what runs finish within ``grace``, and gives the rest back.
 
         Args:
             every: How often to plan; less than the horizon. None leaves planning to others.
-            poll: How often to look for due work.
+            poll: How often to look for due work, and at most to tell.
             grace: How long running work may take to finish once this is cancelled.
-            on_round: Told, synchronously, about each turn. If it raises, that is logged.
+            on_round: Told, synchronously, of each plan, of each failure, and of what ended since it was told before.
+                If it raises, that is logged.
 
         Raises:
             ValueError: An argument is out of range.
@@ -314,7 +315,8 @@ class Briefs:
             raise ValueError(f"every={every}: must not be longer than the horizon of {self.horizon}")
         await Server(
             plan=self.plan,
-            run=self._run,
+            work=self._worker.serve,
+            tally=self._tally,
             every=every,
             poll=poll,
             grace=grace,
@@ -356,7 +358,7 @@ class Briefs:
         latest = await self._storage.brief(self.name, user_id)
         if latest is not None and latest.window.end < job.window.end:
             job = evolve(job, window=evolve(job.window, start=latest.window.end))
-        return await self._builder.build(job, timezone=timezone, decision=None, on_progress=self._reporter(job, []))
+        return await self._builder.build(job, timezone=timezone, decision=None, on_progress=self._reporter(job, list))
 
     async def latest(self, user_id: str) -> Brief | None:
         """The user's latest saved brief; None where there is none."""
@@ -483,7 +485,7 @@ class Briefs:
         return await self._operator.reconcile(_or_now(now))
 
     async def prune(self, older_than: timedelta, now: datetime | None = None) -> int:
-        """Erase slots that ended, with briefs and mails, but each user's latest; return how many slots that were.
+        """Erase slots that ended, with briefs and mails, but each user's latest ones; return how many slots that were.
 
         Args:
             older_than: By when they were to be delivered.
@@ -503,7 +505,7 @@ class Briefs:
             held.progress = progress
             tell(progress)
 
-        tell = self._reporter(held.job, self._hook_problems)
+        tell = self._reporter(held.job, lambda: self._hook_problems)
         cleared = cast("Cleared", held.cleared)  # only what the screen lets through comes here
         timezone = (cleared.preference and cleared.preference.timezone) or "UTC"
         brief = await self._builder.build(held.job, timezone=timezone, decision=cleared.decision, on_progress=report)
@@ -519,7 +521,7 @@ class Briefs:
     def _is_unsettled(self, job: Job) -> bool:
         return self._delivery is not None and self._delivery.is_unsettled(job)
 
-    def _reporter(self, job: Job, problems: list[Problem]) -> Callable[[Progress], None]:
+    def _reporter(self, job: Job, problems: Callable[[], list[Problem]]) -> Callable[[Progress], None]:
         """Tell the host's hook; a hook that fails is reported and never costs a brief."""
         hook = self._on_progress
 
@@ -530,8 +532,8 @@ class Briefs:
                 hook(BriefProgress(job, progress))
             except Exception as error:
                 _log.exception("the progress hook failed for %s", job.dedup_key)
-                if len(problems) < KEPT_PROBLEMS:
-                    problems.append(Problem(f"the progress hook failed: {error!r}", job.user_id))
+                if len(problems()) < KEPT_PROBLEMS:
+                    problems().append(Problem(f"the progress hook failed: {error!r}", job.user_id))
 
         return tell
 

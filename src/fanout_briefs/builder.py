@@ -99,6 +99,8 @@ class BriefBuilder:
             )
             return await self._generator.generate(request)
 
+        if job.window.start >= job.window.end:
+            return None  # A later brief was made before this one, and has told all of it.
         on_progress(Progress("projects"))
         projects: Sequence[Project] = ()
         outcomes: dict[int, _Settled] = {}

@@ -18,11 +18,13 @@ __all__ = [
     "InvalidSchedule",
     "ItemCancelled",
     "NotSent",
+    "NotStarted",
     "PermanentFailure",
     "RetryLater",
     "SchemaTooNew",
     "SourceError",
     "StorageUnavailable",
+    "TooManyFailures",
     "UnknownUser",
 ]
 
@@ -100,6 +102,31 @@ class SourceError(Exception):
         self.outcomes = tuple(outcomes)
         kept = f"; .outcomes holds what the {len(self.outcomes)} items before that came to" if outcomes else ""
         super().__init__(f"the source of items raised, see the cause{kept}")
+
+
+class NotStarted(Exception):
+    """An item was never started: the gather was over before its turn came."""
+
+    def __init__(self) -> None:
+        super().__init__("the item was never started: its gather was over before its turn came; gather it again")
+
+
+class TooManyFailures(Exception):
+    """``max_failures`` items were rejected; no more were started, and those in progress settled.
+
+    ``__cause__`` is the error of the first of them.
+
+    Attributes:
+        outcomes: What the items pulled until then came to, in input order; the items behind them were not pulled.
+        max_failures: At which number of rejected items to stop.
+    """
+
+    def __init__(self, outcomes: Sequence[Any], max_failures: int) -> None:
+        self.outcomes = tuple(outcomes)
+        self.max_failures = max_failures
+        super().__init__(
+            f"max_failures={max_failures} reached; .outcomes holds what the {len(self.outcomes)} items pulled came to"
+        )
 
 
 class StorageUnavailable(Exception):

@@ -7,6 +7,7 @@ zone of the person's own schedule.
 from __future__ import annotations
 
 import enum
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
@@ -54,6 +55,8 @@ __all__ = [
 KEPT_PROBLEMS = 100
 """How many problems a report keeps; its counts are of all."""
 
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f]")
+_SURROGATE = re.compile("[\\ud800-\\udfff]")
 _JOB_NAMESPACE = uuid.UUID("4f0c2c5e-6f0a-5f57-9d6a-6c1f2b0f7f01")
 
 
@@ -253,12 +256,13 @@ class Job:
         occurrence: The slot's date, and when it is to be delivered.
         run_at: Not to be started before, in UTC.
         window: What the content covers. A storage sets ``start`` at the first claim to where the user's last
-            saved brief ended, and never again.
+            saved brief ended, and not again unless the slot is planned anew before a brief was saved from it.
         code: Why it is skipped or cancelled.
         reason: The engagement policy's own word, where it decided.
         error: The last failure, for a person to read.
         epoch: Raised by one each time a finished slot is taken up again.
-        attempts: How often it was claimed in this epoch, claims that were released not counted.
+        attempts: How often it was claimed in this epoch, without claims that were released and attempts that
+            only were to come later.
         progress: The last one that was recorded, where there is one.
         demand: What a person asked of this slot; None where only the schedule did.
         dedup_key: ``{type}:{local_date}:{user_id}``, unique over all states.
@@ -609,8 +613,8 @@ def check_user_id(user_id: object) -> str | None:
         return "must not be empty"
     if len(user_id) > 255:
         return f"must be at most 255 characters, it has {len(user_id)}"
-    if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in user_id):
+    if _CONTROL.search(user_id):
         return "must hold no control characters"
-    if any(0xD800 <= ord(char) < 0xE000 for char in user_id):
+    if _SURROGATE.search(user_id):
         return "must hold no lone surrogates"
     return None

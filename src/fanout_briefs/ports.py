@@ -207,7 +207,7 @@ class Ledger(Protocol):
         a ``DUPLICATE`` and stays as it is, unless the job is pending and takes the slot up: one for which
         ``Job.can_be_taken_up`` holds or, with a ``demand``, any that is not in processing. That row becomes the new
         job with its epoch raised by one, its attempts at zero and no progress; it keeps its window's start if a
-        worker had fixed it. Of equal keys in one batch the first counts. A conflict never raises.
+        brief is saved from it. Of equal keys in one batch the first counts. A conflict never raises.
 
         While a type is paused, a pending job of it without a ``demand`` is recorded as skipped with the code
         ``paused``, in a new slot or in the one it would take up, whose epoch then stays: that is ``PAUSED``.
@@ -251,10 +251,11 @@ class Ledger(Protocol):
             name: Whose mark.
             to: Moves the mark forward to this instant. It never moves back: an earlier one changes nothing.
             start: Where the mark begins if there is none yet. Without ``start``, ``to`` moves only an existing mark.
-            planned_at: The moment of the plan that ends with this call, kept for ``overview``.
+            planned_at: The moment of the plan that ends with this call, kept beside the mark for ``overview``;
+                where there is no mark, it is not kept.
 
         Returns:
-            The mark as it is now, aware; None where there is none. Without ``to`` and ``start`` nothing is written.
+            The mark as it is now, aware; None where there is none. Given nothing but a name, it writes nothing.
         """
         ...
 
@@ -282,13 +283,13 @@ class Work(Protocol):
         """Take up to ``limit`` jobs, the longest due first. No job is ever given to two callers at once.
 
         Due are pending jobs with ``run_at <= due_by``, and jobs in processing whose lease ended at or before
-        ``now``, of types that are not paused. A job waits while an earlier slot (by ``deliver_at``) of the same user and type is pending or
-        in processing, so that content windows never overlap. ``due_by`` and ``now`` are two clocks on purpose:
-        a run may be made for a past moment, while leases always run by the wall clock.
+        ``now``, of types that are not paused. A job waits while an earlier slot (by ``deliver_at``) of the same
+        user and type is pending or in processing, so that content windows never overlap. ``due_by`` and ``now``
+        are two clocks on purpose: a run may be made for a past moment, while leases always run by the wall clock.
 
         A claimed job is in processing, its attempts raised by one, its token too, its lease ends at
-        ``now + lease``. The first claim of a slot ever fixes its window's start: at the window's end of the
-        user's latest earlier saved brief of that type, or else as enqueued. Progress stays as the last holder
+        ``now + lease``. The first claim of a slot fixes its window's start: at the window's end of the user's
+        latest saved brief of that type, but not beyond its own end; or else as enqueued. Progress stays as the last holder
         left it, so that the next one sees how far it came.
 
         Args:
@@ -411,8 +412,8 @@ class Oversight(Protocol):
     async def prune(self, types: Collection[str], before: datetime, limit: int) -> int:
         """Erase up to ``limit`` slots that have ended and were to be delivered before ``before``, with their briefs.
 
-        Each user's latest slot of a type stays, and so does their latest brief: engagement and content windows
-        go by them.
+        Of each user's slots of a type the latest one stays, and so do the latest completed one and the one of the
+        latest brief: engagement and content windows go by them.
 
         Returns:
             How many slots were erased; less than ``limit`` means that none is left.

@@ -12,22 +12,22 @@ from attrs import field, frozen
 from attrs.validators import ge, gt, optional
 
 from fanout_briefs.planner import PlanReport
-from fanout_briefs.worker import RunReport
+from fanout_briefs.runs import Ended, RunReport, Tally
 
-__all__ = ["Round", "Run", "Server"]
+__all__ = ["Round", "Server", "Work"]
 
 _log = logging.getLogger("fanout_briefs")
 
 
 @frozen(kw_only=True)
 class Round:
-    """One turn of a server.
+    """What a server has to tell of the time since it told before.
 
     Attributes:
-        now: The moment it was made for.
-        plan: None where it was not time to plan, or planning failed.
-        run: None where running failed.
-        errors: What failed; the next turn tries again.
+        now: The moment.
+        plan: The plan that was made; None: none was, or it failed.
+        run: What ended; None: nothing did.
+        errors: What failed; it is tried again.
     """
 
     now: datetime
@@ -36,30 +36,32 @@ class Round:
     errors: tuple[Exception, ...] = ()
 
 
-class Run(Protocol):
-    """Runs what is due, as ``Worker.run`` does."""
+class Work(Protocol):
+    """Runs what is due as it becomes due, as ``Worker.serve`` does."""
 
-    async def __call__(self, now: datetime, /, *, draining: anyio.Event) -> RunReport:
-        """Run what is due at ``now``; begin nothing more once ``draining`` is set."""
+    async def __call__(self, on_ended: Callable[[Ended], object], /, *, draining: anyio.Event, poll: timedelta) -> None:
+        """Go on until ``draining`` is set and what runs has ended."""
         ...
 
 
 @frozen(kw_only=True)
 class Server:
-    """Plans every so often, and looks for due work in between.
+    """Plans every so often, and beside that runs what is due: neither waits for the other.
 
     Attributes:
         plan: Plans for a moment.
-        run: Runs what is due at a moment.
+        work: Runs what is due.
+        tally: A new count of what ends, for one report.
         every: How often to plan; None never plans, which leaves that to others.
-        poll: How often to look for due work.
+        poll: How often to look for due work, to tell, and to try again what failed.
         grace: How long running work may take to finish once the server is cancelled.
         clock: The wall clock.
-        on_round: Told about each turn. If it raises, that is logged.
+        on_round: Told when there is something to tell. If it raises, that is logged.
     """
 
     plan: Callable[[datetime], Awaitable[PlanReport]]
-    run: Run
+    work: Work
+    tally: Callable[[], Tally]
     every: timedelta | None = field(validator=optional(gt(timedelta(0))))
     poll: timedelta = field(validator=gt(timedelta(0)))
     grace: timedelta = field(validator=ge(timedelta(0)))
@@ -68,50 +70,87 @@ class Server:
 
     async def serve(self) -> None:
         """Go on until cancelled; then begin nothing more, let what runs finish within ``grace``, release the rest."""
-        draining = anyio.Event()
+        await _Serving(self).until_cancelled()
+
+
+class _Serving:
+    """One call of ``serve``."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._draining = anyio.Event()
+        self._tally = server.tally()
+        self._has_ended = False
+
+    async def until_cancelled(self) -> None:
         work = anyio.CancelScope(shield=True)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._rounds, work, draining)
+            tasks.start_soon(self._go_on, work)
             try:
                 await anyio.sleep_forever()
             finally:
-                draining.set()
-                work.deadline = anyio.current_time() + self.grace.total_seconds()
+                self._draining.set()
+                work.deadline = anyio.current_time() + self._server.grace.total_seconds()
 
-    async def _rounds(self, work: anyio.CancelScope, draining: anyio.Event) -> None:
-        planned_at: datetime | None = None
+    async def _go_on(self, work: anyio.CancelScope) -> None:
         with work:
-            while not draining.is_set():
-                now = self.clock()
-                is_time = self.every is not None and not _is_recent(planned_at, now, self.every)
-                planned_at = now if is_time else planned_at
-                self._tell(await self._round(now, draining, is_time=is_time))
-                with anyio.move_on_after(self.poll.total_seconds()):
-                    await draining.wait()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._keep_planning)
+                tasks.start_soon(self._keep_working)
+                await self._keep_telling()
+        self._tell()
 
-    def _tell(self, done: Round) -> None:
-        if self.on_round is not None:
-            try:
-                self.on_round(done)
-            except Exception:
-                _log.exception("the hook for turns failed; the server goes on")
+    async def _keep_planning(self) -> None:
+        every = self._server.every
+        planned_at: datetime | None = None
+        while every is not None and not self._draining.is_set():
+            now = self._server.clock()
+            if not _is_recent(planned_at, now, every):
+                planned_at = now
+                await self._plan(now)
+            await self._pause()
 
-    async def _round(self, now: datetime, draining: anyio.Event, *, is_time: bool) -> Round:
-        """A turn never ends the server: a database that is away for a while is no reason to be restarted."""
-        errors: list[Exception] = []
-        planned: PlanReport | None = None
-        ran: RunReport | None = None
+    async def _plan(self, now: datetime) -> None:
+        # A failure never ends the server: a database that is away for a while is no reason to be restarted.
         try:
-            planned = await self.plan(now) if is_time else None
+            self._tell(plan=await self._server.plan(now))
         except Exception as error:
             _log.exception("planning for %s failed; the next turn tries again", now)
-            errors.append(error)
+            self._tell(error=error)
+
+    async def _keep_working(self) -> None:
+        while not self._draining.is_set():
+            try:
+                await self._server.work(self._note, draining=self._draining, poll=self._server.poll)
+            except Exception as error:
+                _log.exception("running what is due failed; the next turn tries again")
+                self._tell(error=error)
+                await self._pause()
+
+    async def _keep_telling(self) -> None:
+        while not self._draining.is_set():
+            await self._pause()
+            self._tell()
+
+    async def _pause(self) -> None:
+        with anyio.move_on_after(self._server.poll.total_seconds()):
+            await self._draining.wait()
+
+    def _note(self, ended: Ended) -> None:
+        self._tally.note(ended)
+        self._has_ended = True
+
+    def _tell(self, plan: PlanReport | None = None, error: Exception | None = None) -> None:
+        """Tell what there is to tell; of what ended, all that was not told yet."""
+        if self._server.on_round is None or (plan is None and error is None and not self._has_ended):
+            return
+        now = self._server.clock()
+        run = self._tally.report(now) if self._has_ended else None
+        self._tally, self._has_ended = self._server.tally(), False
         try:
-            ran = await self.run(now, draining=draining)
-        except Exception as error:
-            _log.exception("running what is due at %s failed; the next turn tries again", now)
-            errors.append(error)
-        return Round(now=now, plan=planned, run=ran, errors=tuple(errors))
+            self._server.on_round(Round(now=now, plan=plan, run=run, errors=() if error is None else (error,)))
+        except Exception:
+            _log.exception("the hook for turns failed; the server goes on")
 
 
 def _is_recent(then: datetime | None, now: datetime, every: timedelta) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
+import sys
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -17,23 +17,47 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
-    Iterator,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from functools import partial
-from operator import is_, length_hint
+from itertools import chain, count
+from operator import attrgetter
 from time import monotonic
-from typing import Any, Generic, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import anyio
-from anyio import CancelScope, Event, create_task_group, current_effective_deadline, get_cancelled_exc_class
+from anyio import (
+    CancelScope,
+    CapacityLimiter,
+    Event,
+    WouldBlock,
+    create_task_group,
+    get_cancelled_exc_class,
+)
 from anyio.lowlevel import checkpoint
-from attrs import frozen
 
-from fanout_briefs.errors import ItemCancelled, SourceError
+from fanout_briefs.errors import NotStarted, SourceError, TooManyFailures
+from fanout_briefs.source import Bell, Source, is_cancelled_from_outside, own_failure
 
-__all__ = ["Fulfilled", "Rejected", "Settled", "gather_settled", "iter_settled"]
+if TYPE_CHECKING:
+    from attrs import frozen
+else:
+    # Outcomes are frozen for type checkers only: a frozen initialiser costs as much as all else done for an item.
+    from attrs import define
+
+    frozen = partial(define, unsafe_hash=True)
+
+__all__ = [
+    "Fulfilled",
+    "Rejected",
+    "Settled",
+    "fulfilled",
+    "gather_settled",
+    "iter_settled",
+    "rejected",
+    "values_or_raise",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,6 +66,8 @@ R_co = TypeVar("R_co", covariant=True)
 
 # How long items that never suspend may keep the event loop to themselves, in seconds: all workers together.
 _SLICE = 0.005
+
+_UNSET = object()
 
 
 @frozen
@@ -66,8 +92,9 @@ class Rejected(Generic[T_co]):
     Attributes:
         index: The item's position in the source, from 0.
         item: The item itself.
-        error: What ``func(item)`` raised; ``TimeoutError`` if it outlived ``item_timeout``; ``ItemCancelled``
-            if it ended cancelled though nobody outside had cancelled it.
+        error: What ``func(item)`` raised; ``TimeoutError`` if it outlived ``item_timeout`` or the deadline;
+            ``ItemCancelled`` if it ended cancelled though nobody outside had cancelled it; ``NotStarted`` if
+            the gather was over before its turn came.
     """
 
     index: int
@@ -79,12 +106,42 @@ Settled: TypeAlias = Fulfilled[T_co, R_co] | Rejected[T_co]
 """What became of an item; tell the two apart with ``match`` or ``isinstance``."""
 
 
+def fulfilled(outcomes: Iterable[Settled[T, R]]) -> list[Fulfilled[T, R]]:
+    """Those of the outcomes that have a value, in the order given."""
+    return [outcome for outcome in outcomes if isinstance(outcome, Fulfilled)]
+
+
+def rejected(outcomes: Iterable[Settled[T, R]]) -> list[Rejected[T]]:
+    """Those of the outcomes that have an error, in the order given."""
+    return [outcome for outcome in outcomes if isinstance(outcome, Rejected)]
+
+
+def values_or_raise(outcomes: Iterable[Settled[T, R]]) -> list[R]:
+    """The value of every outcome, in the order given, for those to whom one failure is a failure of all.
+
+    Raises:
+        ExceptionGroup: Some item was rejected. It holds every error, in the order given, and names their items' indices.
+    """
+    outcomes = list(outcomes)
+    failures = rejected(outcomes)
+    if failures:
+        indices = ", ".join(str(failure.index) for failure in failures[:10])
+        more = ", …" if len(failures) > 10 else ""
+        message = f"{len(failures)} of {len(outcomes)} items were rejected, those with index {indices}{more}"
+        raise ExceptionGroup(message, [failure.error for failure in failures])
+    return [outcome.value for outcome in fulfilled(outcomes)]
+
+
 def gather_settled(
     func: Callable[[T], Awaitable[R]],
     items: Iterable[T] | AsyncIterable[T],
     *,
     limit: int,
     item_timeout: float | None = None,
+    deadline: float | None = None,
+    max_failures: int | None = None,
+    limiter: CapacityLimiter | None = None,
+    task_per_item: bool = False,
     on_settled: Callable[[Settled[T, R]], object] | None = None,
 ) -> Coroutine[Any, Any, list[Settled[T, R]]]:
     """Await ``func(item)`` for every item, ``limit`` at a time; await the result for one outcome each, in input order.
@@ -99,16 +156,36 @@ def gather_settled(
             async generator is closed in that same task.
         limit: How many items may be in progress at once; at least 1.
         item_timeout: After how many seconds on the event loop's clock an item is cancelled; None for never.
+        deadline: How many seconds all items have together, from when the result is first awaited; None for no end.
+            Then items in progress are cancelled and ``Rejected(TimeoutError)``, and no more are started. What is
+            left of a source that has a length is ``Rejected(NotStarted)``; one without is not pulled again.
+        max_failures: At which number of rejected items to pull no more; at least 1, None for never. Items in
+            progress still settle. What the deadline rejects does not count.
+        limiter: Shared with other calls: each item in progress holds one of its tokens. No item is pulled from a
+            sync source before there is a token for it, and waiting for one is no part of ``item_timeout``.
+        task_per_item: Whether each item runs in a task of its own, so that nothing bound to a task outlives it.
+            That costs tens of microseconds an item.
         on_settled: Called with each outcome as it settles. Must not block: it runs in the event loop.
 
     Raises:
-        ValueError: ``limit`` or ``item_timeout`` is out of range; raised by the call itself, before any await.
+        ValueError: A number is out of range; raised by the call itself, before any await.
         SourceError: ``items`` raised; items in progress were settled first and all outcomes are in ``.outcomes``.
+        TooManyFailures: ``max_failures`` items were rejected; outcomes of all that was pulled are in ``.outcomes``.
         Exception: Whatever ``on_settled`` raised, as itself; items still in progress were cancelled.
     """
-    _check(limit, item_timeout)
-    pool = _Pool(func, items, limit=limit, item_timeout=item_timeout, window=math.inf, on_settled=on_settled)
-    return _gather(pool)
+    _check_counts(limit=limit, max_failures=1 if max_failures is None else max_failures)
+    _check_seconds(item_timeout=item_timeout, deadline=deadline)
+    pool = _Pool(
+        func,
+        Source(items, window=sys.maxsize),
+        name=f"gather_settled({_name_of(func)})",
+        limit=limit,
+        item_timeout=item_timeout,
+        deadline=deadline,
+        limiter=limiter,
+        task_per_item=task_per_item,
+    )
+    return _gather(pool, max_failures, on_settled)
 
 
 def iter_settled(
@@ -118,12 +195,15 @@ def iter_settled(
     limit: int,
     ordered: bool = False,
     item_timeout: float | None = None,
+    limiter: CapacityLimiter | None = None,
+    task_per_item: bool = False,
 ) -> AbstractAsyncContextManager[AsyncIterator[Settled[T, R]]]:
     """Stream the outcomes of ``func(item)`` while later items are still in progress; use it with ``async with``.
 
     At most ``2 * limit`` items are past the source and not yet taken by the reader, so memory does not grow with
     the source and a slow reader slows the source down. Leaving the block early cancels items in progress and
-    waits for them. Items are isolated, timed and cancelled as ``gather_settled`` does.
+    waits for them: that is how to stop after so many failures or so much time. Items are isolated, timed and
+    cancelled as ``gather_settled`` does.
 
     Args:
         func: Called with one item; what it returns is awaited.
@@ -131,157 +211,182 @@ def iter_settled(
         limit: How many items may be in progress at once; at least 1.
         ordered: True for outcomes in input order, False for the order in which they settle.
         item_timeout: After how many seconds on the event loop's clock an item is cancelled; None for never.
+        limiter: Shared with other calls: each item in progress holds one of its tokens.
+        task_per_item: Whether each item runs in a task of its own, so that nothing bound to a task outlives it.
 
     Raises:
-        ValueError: ``limit`` or ``item_timeout`` is out of range; raised by the call itself.
+        ValueError: A number is out of range; raised by the call itself.
         SourceError: ``items`` raised; raised by the iteration after the last outcome was taken.
         RuntimeError: The outcomes are read after the block was left.
     """
-    _check(limit, item_timeout)
-    pool = _Pool(func, items, limit=limit, item_timeout=item_timeout, window=2 * limit, by_index=ordered)
-    return _stream(pool)
+    _check_counts(limit=limit)
+    _check_seconds(item_timeout=item_timeout)
+    pool = _Pool(
+        func,
+        Source(items, window=2 * limit),
+        name=f"iter_settled({_name_of(func)})",
+        limit=limit,
+        item_timeout=item_timeout,
+        limiter=limiter,
+        task_per_item=task_per_item,
+    )
+    return _stream(pool, ordered=ordered)
 
 
-def _check(limit: object, item_timeout: float | None) -> None:
-    if not isinstance(limit, int) or limit < 1:
-        raise ValueError(f"limit={limit!r}: must be an int of at least 1, how many items may be in progress at once")
-    if item_timeout is not None and not item_timeout > 0:
-        raise ValueError(f"item_timeout={item_timeout!r}: must be more than 0 seconds, or None for no timeout")
+def _check_counts(**counts: object) -> None:
+    for name, number in counts.items():
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name}={number!r}: must be an int of at least 1, a number of items")
 
 
-async def _gather(pool: _Pool[T, R]) -> list[Settled[T, R]]:
-    async with pool.running():
+def _check_seconds(**times: float | None) -> None:
+    for name, seconds in times.items():
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"{name}={seconds!r}: must be more than 0 seconds, or None for no such limit")
+
+
+def _name_of(func: object) -> str:
+    return str(getattr(func, "__qualname__", type(func).__qualname__))
+
+
+async def _gather(
+    pool: _Pool[T, R], max_failures: int | None, on_settled: Callable[[Settled[T, R]], object] | None
+) -> list[Settled[T, R]]:
+    outcomes: list[Settled[T, R]] = []
+    failures = 0
+
+    def note(outcome: Settled[T, R]) -> None:
+        nonlocal failures
+        outcomes.append(outcome)
+        if isinstance(outcome, Rejected) and not pool.is_over:
+            failures += 1
+            if failures == max_failures:
+                pool.source.end()
+        if on_settled is not None:
+            pool.call(on_settled, outcome)
+
+    is_watched = max_failures is not None or on_settled is not None
+    async with pool.running(deliver=note if is_watched else outcomes.append):
         await pool.drive()
-        outcomes = [pool.outcomes[index] for index in range(pool.pulled)]
-        failure = pool.failure
+        await pool.reject_unstarted()
+        failure = pool.source.failure
+    outcomes.sort(key=attrgetter("index"))
+    if len(outcomes) != pool.source.pulled:
+        raise RuntimeError(
+            f"{pool.source.pulled} items were started and {len(outcomes)} have settled: please report this"
+        )
     if failure is not None:
         raise SourceError(outcomes) from failure
+    if max_failures is not None and failures >= max_failures:
+        raise TooManyFailures(outcomes, max_failures) from rejected(outcomes)[0].error
     return outcomes
 
 
 @asynccontextmanager
-async def _stream(pool: _Pool[T, R]) -> AsyncGenerator[AsyncIterator[Settled[T, R]]]:
-    async with pool.running():
-        pool.spawn(pool.drive)
-        yield _Outcomes(pool)
+async def _stream(pool: _Pool[T, R], *, ordered: bool) -> AsyncGenerator[AsyncIterator[Settled[T, R]]]:
+    outcomes = _Outcomes(pool, ordered=ordered)
+    async with pool.running(deliver=outcomes.add, at_end=outcomes.end):
+        pool.spawn(pool.drive, "clock")
+        try:
+            yield outcomes
+        finally:
+            outcomes.close()
         pool.stop()
 
 
 class _Outcomes(AsyncIterator[Settled[T, R]]):
     """The reader's end of a stream. A read that is cancelled loses nothing; the next one goes on."""
 
-    def __init__(self, pool: _Pool[T, R]) -> None:
+    def __init__(self, pool: _Pool[T, R], *, ordered: bool) -> None:
         self._pool = pool
+        self._ordered = ordered
+        self._outcomes: dict[int, Settled[T, R]] = {}  # by index, or by the order of settling
+        self._added = self._taken = 0
+        self._arrived = Bell()
+        self._is_closed = self._is_ended = False
+
+    def add(self, outcome: Settled[T, R]) -> None:
+        self._outcomes[outcome.index if self._ordered else self._added] = outcome
+        self._added += 1
+        self._arrived.ring()
+
+    def end(self) -> None:
+        """Tell readers that no outcome will be added."""
+        self._is_ended = True
+        self._arrived.ring_all()
+
+    def close(self) -> None:
+        """Drop what was not read, and tell those who still wait for it."""
+        self._outcomes.clear()
+        self._is_closed = True
+        self._arrived.ring_all()
 
     async def __anext__(self) -> Settled[T, R]:
-        pool = self._pool
-        while pool.released not in pool.outcomes:
-            if pool.finished and pool.failure is not None:
-                raise SourceError from pool.failure
-            if pool.finished:
+        while self._is_closed or self._taken not in self._outcomes:
+            if self._is_ended and self._taken == self._added:
+                if self._pool.source.failure is not None:
+                    raise SourceError from self._pool.source.failure
                 raise StopAsyncIteration
-            if pool.closed:
+            if self._is_closed:
                 raise RuntimeError("the stream is closed: read its outcomes inside the `async with iter_settled(...)`")
-            await pool.arrived.wait()
-        return pool.release()
-
-
-class _Bell:
-    """Wakes those who wait for a change, the longest waiting first; who wakes looks again."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Event] = deque()
-
-    async def wait(self) -> None:
-        event = Event()
-        self._waiting.append(event)
-        try:
-            await event.wait()
-        except BaseException:
-            if event.is_set():
-                self.ring()  # This ring is wasted on a waiter that is going: pass it on.
-            else:
-                self._waiting.remove(event)
-            raise
-
-    def ring(self) -> bool:
-        """Wake one; False if nobody waits."""
-        if not self._waiting:
-            return False
-        self._waiting.popleft().set()
-        return True
-
-    def ring_all(self) -> None:
-        while self.ring():
-            pass
+            await self._arrived.wait()
+        outcome = self._outcomes.pop(self._taken)
+        self._taken += 1
+        self._pool.make_room()
+        return outcome
 
 
 class _Pool(Generic[T, R]):
-    """Bounded workers on one shared source, and what became of its items."""
+    """Bounded workers on one shared source: how many, and until when."""
 
     def __init__(
         self,
         func: Callable[[T], Awaitable[R]],
-        items: Iterable[T] | AsyncIterable[T],
+        source: Source[T],
         *,
+        name: str,
         limit: int,
         item_timeout: float | None,
-        window: float,
-        by_index: bool = True,
-        on_settled: Callable[[Settled[T, R]], object] | None = None,
+        deadline: float | None = None,
+        limiter: CapacityLimiter | None,
+        task_per_item: bool,
     ) -> None:
-        self._func = func
-        self._source: AsyncIterable[T] | None = None
-        self._iterator: Iterator[T] | None = None
-        if isinstance(items, AsyncIterable):
-            self._source, self._most = items, limit
-        else:
-            self._iterator = iter(items)
-            self._most = max(1, min(limit, length_hint(self._iterator, limit)))
-        self._timeout = math.inf if item_timeout is None else item_timeout
-        self._window = window
-        self._by_index = by_index
-        self._on_settled = on_settled
-
-        self.pulled = 0  # items taken from the source,
-        self.settled = 0  # those of them that have an outcome,
-        self.released = 0  # and those whose outcome the reader has taken.
-        self.outcomes: dict[int, Settled[T, R]] = {}  # by index, or by the order of settling
-        self.failure: Exception | None = None  # what the source raised
-        self.closed = False
-        self._drained = False
-        self._broken: Exception | None = None  # what on_settled raised
-
-        self.arrived = _Bell()  # for readers: an outcome, or the end
-        self._work = _Bell()  # for workers: something to take, or the end
-        self._room = _Bell()  # for the feeder: its item was taken, or the window opened
-        self._done = Event()
-        self._ready: deque[tuple[int, T]] = deque()  # what the feeder has read ahead: at most one item
+        self.func = func
+        self.source = source
+        self.limiter = limiter
+        self.task_per_item = task_per_item
+        self.timeout = math.inf if item_timeout is None else item_timeout
+        self._deadline = math.inf if deadline is None else deadline
+        self.is_timed = min(self.timeout, self._deadline) < math.inf
+        self._name = name
+        self._most = max(1, min(limit, source.most))
         self._crew = 0
-        self._timed: dict[CancelScope, tuple[float, int, T]] = {}  # a worker's deadline and item; the earliest first
-        self._last: CancelScope | None = None  # the worker that started an item last
-        self._slice_end = 0.0
+        self._numbers = count(1)
+        self._done = Event()
+        source.arrived, source.drained = self._employ, self._wind_down
 
-    @property
-    def finished(self) -> bool:
-        """Whether every item there is has its outcome."""
-        return self._drained and self.settled == self.pulled
-
-    @property
-    def _has_more(self) -> bool:
-        """Whether there is, or may yet be, an item to take."""
-        return not self._drained or bool(self._ready)
+        self.is_over = False  # whether the deadline has passed
+        self._broken: Exception | None = None  # what on_settled raised
+        self._owes_rest = False  # whether items that will not be pulled are to have an outcome all the same
+        self.work = Bell()  # for workers: something to take, or the end
+        self.timed: dict[_Worker[T, R], tuple[float, int, T]] = {}  # in progress until when; the earliest first
+        self.borrowing: set[CancelScope] = set()  # of workers that wait for a token of the limiter
+        self.last: _Worker[T, R] | None = None  # who started an item last
+        self.ready = 0  # workers that wait for nothing but their turn
 
     @asynccontextmanager
-    async def running(self) -> AsyncGenerator[None]:
+    async def running(
+        self, *, deliver: Callable[[Settled[T, R]], object], at_end: Callable[[], object] = lambda: None
+    ) -> AsyncGenerator[None]:
         """Hold the task group around a body; what fails leaves as itself, never as a group of one."""
         self._enter()
+        self.deliver, self._at_end = deliver, at_end
         left: BaseException | None = None
         whole = False
         try:
             async with create_task_group() as self._group:
-                if self._source is not None:
-                    self.spawn(partial(self._feed, self._source))
+                if self.source.items is not None:
+                    self.spawn(partial(self.source.read, self.source.items), "source")
                 try:
                     yield
                     whole = True
@@ -305,32 +410,40 @@ class _Pool(Generic[T, R]):
 
     def _enter(self) -> None:
         self._origin = copy_context()
-        self._cancelled: type[BaseException] = get_cancelled_exc_class()
-        self._on_asyncio = self._cancelled is asyncio.CancelledError
         # Looked up once: anyio.current_time() costs more than the rest of an item's timeout.
-        self._clock = asyncio.get_running_loop().time if self._on_asyncio else anyio.current_time
-        self._slice_end = monotonic() + _SLICE
+        self.on_asyncio = get_cancelled_exc_class() is asyncio.CancelledError
+        self.clock = asyncio.get_running_loop().time if self.on_asyncio else anyio.current_time
+        self._end = self.clock() + self._deadline
+        self.slice_end = monotonic() + _SLICE
 
     def _forget(self) -> None:
         """Drop every error: the frames of a failed item lead here, and a cycle would keep their locals alive."""
-        self.outcomes = {}
-        self.failure = self._broken = None
+        self._broken = self.source.failure = None
+        self.source.jobs = iter(())
+        del self.deliver, self._at_end, self.source.arrived, self.source.drained
 
-    def spawn(self, func: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def spawn(self, func: Callable[[], Coroutine[Any, Any, None]], role: str) -> None:
         """Start a task that knows nothing of the context variables of whoever starts it."""
-        self._origin.copy().run(lambda: self._group.start_soon(func))
+        self._origin.copy().run(partial(self._group.start_soon, func, name=f"{self._name} {role}"))
 
     def stop(self) -> None:
         """Cancel whatever still runs."""
-        self.closed = True
         self._group.cancel_scope.cancel()
-        self.arrived.ring_all()
+
+    def call(self, hook: Callable[[Settled[T, R]], object], outcome: Settled[T, R]) -> None:
+        """Show an outcome to the caller's own code; if that raises, everything ends with it."""
+        if self._broken is None:
+            try:
+                hook(outcome)
+            except Exception as error:  # Raised when the pool has wound down.
+                self._broken = error
+                self.stop()
 
     async def drive(self) -> None:
-        """Hire the workers, then time out their items, until every item has its outcome."""
-        # Doubling each turn of the loop, so that items which never suspend are all done by the first worker.
-        while self._iterator is not None and self._crew < self._most and not self._drained:
-            for _ in range(max(1, min(self._crew, self._most - self._crew))):
+        """Hire the workers, then keep the time, until the last of them has left."""
+        # Twice as many more each time that all are suspended: items which never suspend are all done by the first worker.
+        while self.source.items is None and self._crew < self._most and not self.source.is_drained:
+            for _ in range(0 if self.ready else min(2 * self._crew + 1, self._most - self._crew)):
                 self._hire()
             await checkpoint()
         while not self._done.is_set():
@@ -339,225 +452,229 @@ class _Pool(Generic[T, R]):
 
     def _hire(self) -> None:
         self._crew += 1
-        self.spawn(self._be_worker)
+        self.ready += 1
+        self.spawn(_Worker(self).run, f"worker {next(self._numbers)}")
 
-    def _cancel_overdue(self) -> float:
-        """Cancel the items that are past their deadline; return when to look again, on the event loop's clock."""
-        now = self._clock()
-        for scope, (deadline, _, _) in self._timed.items():
-            if deadline > now:
-                return deadline
-            scope.cancel()
-        return now + self._timeout
+    def make_room(self) -> None:
+        """The reader has taken an outcome, which lets another item in."""
+        self.source.make_room()
+        if self.source.items is None and not self.work.is_ringing:
+            self.work.ring()
 
-    async def _feed(self, source: AsyncIterable[T]) -> None:
-        """Read an async source, always in this one task: a generator may hold a cancel scope across its yields."""
-        iterator = aiter(source)
-        error: BaseException | None = None
-        with CancelScope() as scope:  # Entered before any scope of the generator's, so as to shield the closing.
-            try:
-                await self._read(iterator)
-            except BaseException as raised:
-                error = raised
-            scope.shield = True
-            if isinstance(iterator, AsyncGenerator):
-                await iterator.aclose()
-        try:
-            # Judged only now: a scope that the generator held may be what cancelled the reading.
-            failure = None if error is None else self._own_failure(error)
-            if error is not None and failure is None:
-                raise error
-            self._drain(failure)
-        finally:
-            del error  # Its traceback leads to this frame.
-
-    async def _read(self, iterator: AsyncIterator[T]) -> None:
-        async for item in iterator:
-            self._ready.append((self.pulled, item))
-            self.pulled += 1
-            if not self._work.ring() and self._crew < self._most:
-                self._hire()
-            while self._ready or self.pulled - self.released >= self._window:
-                await self._room.wait()
-
-    def _drain(self, failure: Exception | None = None) -> None:
-        """Note that the source has given its last item."""
-        self._drained = True
-        self.failure = failure
-        self._work.ring_all()
-        if self.finished:
-            self._finish()
-
-    def _finish(self) -> None:
-        self._done.set()
-        self.arrived.ring_all()
-
-    def _take(self) -> tuple[int, T] | None:
-        """Pull the next item, if there is one now."""
-        if self._iterator is None:
-            return self._take_read_ahead()
-        if self._drained or self.pulled - self.released >= self._window:
-            return None
-        try:
-            item = next(self._iterator)
-        except StopIteration:
-            self._drain()
-            return None
-        except BaseException as error:
-            failure = self._own_failure(error)
-            if failure is None:
-                raise
-            self._drain(failure)
-            return None
-        index = self.pulled
-        self.pulled += 1
-        return index, item
-
-    def _take_read_ahead(self) -> tuple[int, T] | None:
-        if not self._ready:
-            return None
-        self._room.ring()
-        return self._ready.popleft()
-
-    async def _wait_for_work(self) -> tuple[int, T] | None:
-        while (job := self._take()) is None and not self._drained:
-            await self._undisturbed(self._work.wait)
-        return job
-
-    def release(self) -> Settled[T, R]:
-        """Hand the reader its next outcome, which makes room for another item."""
-        outcome = self.outcomes.pop(self.released)
-        self.released += 1
-        (self._work if self._source is None else self._room).ring()
-        return outcome
-
-    async def _be_worker(self) -> None:
-        """Work until no item is left, or an item has left its mark on this task's context variables."""
-        born = tuple(copy_context().values())
-        while self._has_more and _has_values(born):
-            scope = CancelScope()
-            try:
-                with scope:
-                    await self._work_under(scope, born)
-                timed_out = scope.cancelled_caught
-            except self._cancelled:  # The item cancelled its own task too, so the scope took no side.
-                timed_out = scope.cancel_called and not _is_cancelled_from_outside()
-                if not timed_out:
-                    raise
-            if timed_out:
-                self._reject_timed_out(scope)
-            if scope.cancel_called:
-                await self._forget_cancel()
-        self._crew -= 1
-        if self._has_more:
+    def _employ(self) -> None:
+        """There is an item: wake a worker for it, or hire one."""
+        if not self.work.ring() and self._crew < self._most:
             self._hire()
 
-    async def _work_under(self, scope: CancelScope, born: tuple[object, ...]) -> None:
-        """Settle items until none is left or this worker needs another scope or another context."""
-        timed = self._timeout < math.inf
-        task = asyncio.current_task() if self._on_asyncio else None
-        while (job := self._take() or await self._wait_for_work()) is not None:
+    def spread_the_word(self) -> None:
+        """Who was woken for an item wakes two others while there are more: all of them, in a few turns of the loop."""
+        for _ in range(2 if self.source.has_item else 0):
+            self.work.ring()
+
+    def dismiss(self) -> None:
+        """Let a worker go, and replace it if there is more to do."""
+        self._crew -= 1
+        if self.source.has_more:
+            self._hire()
+        self._finish_if_idle()
+
+    def _wind_down(self) -> None:
+        """There is nothing more to pull: let those go who wait for it."""
+        self.work.ring_all()
+        for scope in self.borrowing:
+            scope.cancel()
+        self._finish_if_idle()
+
+    def _finish_if_idle(self) -> None:
+        if not self._crew and not self.source.has_more and self.source.is_closed:
+            self._done.set()
+            self._at_end()
+
+    def _cancel_overdue(self) -> float:
+        """Cancel the items that are past their time; return when to look again, on the event loop's clock."""
+        now = self.clock()
+        if now >= self._end:
+            self._call_time()
+        for worker, (due, _, _) in self.timed.items():
+            if due > now:
+                return min(due, self._end)
+            worker.scope.cancel()
+        return min(now + self.timeout, self._end)
+
+    def _call_time(self) -> None:
+        """The deadline has passed: cancel what is in progress and start nothing more."""
+        self._end = math.inf
+        self.is_over = True
+        self._owes_rest = self.source.has_length and not self.source.is_drained
+        self.source.end()
+        for worker in self.timed:
+            worker.scope.cancel()
+
+    async def reject_unstarted(self) -> None:
+        """Settle what was read ahead in vain or, after the deadline, is left of a source that has a length."""
+        for index, item in chain(self.source.unstarted, self.source.rest() if self._owes_rest else ()):
+            self.deliver(Rejected(index, item, NotStarted()))
+            if monotonic() > self.slice_end:
+                await checkpoint()
+                self.slice_end = monotonic() + _SLICE
+
+
+class _Worker(Generic[T, R]):
+    """One task that settles items one after another, until none is left or an item has left its mark on the task."""
+
+    def __init__(self, pool: _Pool[T, R]) -> None:
+        self._pool = pool
+        self._has_token = False
+
+    async def run(self) -> None:
+        pool = self._pool
+        pool.ready -= 1
+        self._task = asyncio.current_task() if pool.on_asyncio else None
+        self._born_with = tuple(copy_context().items())
+        try:
+            await (self._settle_timed_items() if pool.is_timed else self._settle_items())
+        finally:
+            self._give_back()
+        pool.dismiss()
+
+    async def _settle_timed_items(self) -> None:
+        while self._pool.source.has_more:
+            await self._settle_under_scope()
+            if self._pool.task_per_item or not _has_values(self._born_with):
+                return
+
+    async def _settle_under_scope(self) -> None:
+        self.scope = CancelScope()
+        try:
+            with self.scope:
+                await self._settle_items()
+            timed_out = self.scope.cancelled_caught
+        except get_cancelled_exc_class():  # The item cancelled its own task too, so the scope took no side.
+            timed_out = self.scope.cancel_called and not is_cancelled_from_outside()
+            if not timed_out:
+                raise
+        if timed_out:
+            self._reject_timed_out()
+        if self.scope.cancel_called:
+            await self._forget_cancel()
+
+    async def _settle_items(self) -> None:
+        """Settle items until none is left or this worker needs another scope or another task."""
+        pool, task, born_with, timed = self._pool, self._task, self._born_with, self._pool.is_timed
+        # Waiting is the exception: what can be had at once is taken without another coroutine.
+        jobs = iter(()) if pool.limiter else pool.source.jobs
+        while (job := next(jobs, None) or await self._wait_for_job()) is not None:
             index, item = job
             if timed:
-                self._timed[scope] = self._clock() + self._timeout, index, item
-            self._last = scope
+                pool.timed[self] = pool.clock() + pool.timeout, index, item
+            pool.last = self
             try:
-                value = await self._func(item)
+                value = await pool.func(item)
             except BaseException as error:
                 if not self._reject(index, item, error):
                     raise
             else:
-                self._settle(Fulfilled(index, item, value))
-            if timed and self._was_cancelled_too_late(scope):
+                pool.deliver(Fulfilled(index, item, value))
+            if timed and self._was_cancelled_too_late():
                 return
             if task is not None and task.cancelling():
                 await self._forget_cancel()
-            if not _has_values(born):
+            if pool.task_per_item or not _has_values(born_with):
                 return
             # If another worker has started an item meanwhile, this one's item was suspended and the loop has turned.
-            if self._last is scope and monotonic() > self._slice_end:
+            if pool.last is self and monotonic() > pool.slice_end:
                 await self._yield_slice()
 
-    def _was_cancelled_too_late(self, scope: CancelScope) -> bool:
-        del self._timed[scope]
-        return scope.cancel_called
+    async def _wait_for_job(self) -> tuple[int, T] | None:
+        """Wait for an item, and for a token to hold meanwhile where a limiter is shared; None if no item is left."""
+        pool = self._pool
+        self._give_back()
+        while pool.source.has_more:
+            if pool.limiter is None or await self._borrow(pool.limiter):
+                job = next(pool.source.jobs, None)
+                if job is not None:
+                    pool.spread_the_word()
+                    return job
+                self._give_back()
+                if pool.source.has_more:
+                    await self._undisturbed(pool.work.wait)
+        return None
+
+    async def _borrow(self, limiter: CapacityLimiter) -> bool:
+        """Take a token; False if another item's cancel came between, or the last item is gone before there is one."""
+        try:
+            limiter.acquire_on_behalf_of_nowait(self)
+            self._has_token = True
+        except WouldBlock:
+            with CancelScope() as scope:
+                self._pool.borrowing.add(scope)
+                await self._undisturbed(partial(self._borrow_later, limiter))
+            self._pool.borrowing.discard(scope)
+        return self._has_token
+
+    async def _borrow_later(self, limiter: CapacityLimiter) -> None:
+        await limiter.acquire_on_behalf_of(self)
+        self._has_token = True
+
+    def _give_back(self) -> None:
+        if self._pool.limiter is not None and self._has_token:
+            self._pool.limiter.release_on_behalf_of(self)
+            self._has_token = False
+
+    def _was_cancelled_too_late(self) -> bool:
+        del self._pool.timed[self]
+        return self.scope.cancel_called
 
     def _reject(self, index: int, item: T, error: BaseException) -> bool:
         """Settle an item that raised; False if what it raised is not for the item to fail with."""
         traceback = error.__traceback__
         error.__traceback__ = traceback and traceback.tb_next  # Without the frame of the engine.
-        failure = self._own_failure(error)
+        failure = own_failure(error)
         if failure is None:
             return False
-        self._settle(Rejected(index, item, failure))
+        self._pool.deliver(Rejected(index, item, failure))
         return True
 
-    def _reject_timed_out(self, scope: CancelScope) -> None:
-        _, index, item = self._timed.pop(scope)
-        error = TimeoutError(f"item {index} was cancelled: it took longer than item_timeout={self._timeout:g} s")
-        self._settle(Rejected(index, item, error))
-
-    def _own_failure(self, error: BaseException) -> Exception | None:
-        """What an item or the source failed with by itself; None for what has to leave."""
-        if isinstance(error, Exception):
-            return error
-        if isinstance(error, BaseExceptionGroup):
-            rest = cast("BaseExceptionGroup[BaseException]", error).split(self._cancelled)[1]
-            if rest is not None:  # A cancellation in force comes again; what is ordinary beside it is a failure.
-                return rest if isinstance(rest, Exception) else None
-        elif not isinstance(error, self._cancelled):
-            return None
-        if _is_cancelled_from_outside():
-            return None
-        failure = ItemCancelled()
-        failure.__cause__ = error
-        return failure
+    def _reject_timed_out(self) -> None:
+        due, index, item = self._pool.timed.pop(self)
+        is_late = due <= self._pool.clock()
+        why = f"it took longer than item_timeout={self._pool.timeout:g} s" if is_late else "the deadline passed"
+        self._pool.deliver(Rejected(index, item, TimeoutError(f"item {index} was cancelled: {why}")))
 
     async def _undisturbed(self, wait: Callable[[], Awaitable[object]]) -> None:
         """Wait, whatever cancel of its own task an item has left behind for later."""
         try:
             await wait()
-        except self._cancelled:
-            if _is_cancelled_from_outside():
+        except get_cancelled_exc_class():
+            if is_cancelled_from_outside():
                 raise
             await self._forget_cancel()
 
     async def _forget_cancel(self) -> None:
         """Undo an item's cancel of this task. A cancel from outside is undone too, but anyio delivers it again."""
-        task = asyncio.current_task() if self._on_asyncio else None
-        if task is not None:
-            while task.cancelling():
-                task.uncancel()
+        if self._task is not None:
+            while self._task.cancelling():
+                self._task.uncancel()
             with suppress(asyncio.CancelledError):  # Python 3.11 and 3.12 still deliver what was uncancelled.
                 await asyncio.sleep(0)
         await self._undisturbed(checkpoint)
 
     async def _yield_slice(self) -> None:
         """Let the loop turn. The first worker back opens the next slice: one a turn, however many workers."""
-        spent = self._slice_end
+        pool = self._pool
+        spent = pool.slice_end
+        pool.ready += 1
         await self._undisturbed(checkpoint)
-        if self._slice_end == spent:
-            self._slice_end = monotonic() + _SLICE
-
-    def _settle(self, outcome: Settled[T, R]) -> None:
-        self.outcomes[outcome.index if self._by_index else self.settled] = outcome
-        self.settled += 1
-        self.arrived.ring()
-        if self._on_settled is not None and self._broken is None:
-            try:
-                self._on_settled(outcome)
-            except Exception as error:  # Raised when the pool has wound down.
-                self._broken = error
-                self.stop()
-        if self._drained and self.settled == self.pulled:
-            self._finish()
+        pool.ready -= 1
+        if pool.slice_end == spent:
+            pool.slice_end = monotonic() + _SLICE
 
 
-def _has_values(born: tuple[object, ...]) -> bool:
+def _has_values(born_with: tuple[tuple[ContextVar[Any], object], ...]) -> bool:
     """Whether the context variables are still the very objects they were: ``==`` would run the items' own code."""
-    now = copy_context()
-    return len(now) == len(born) and (not born or all(map(is_, now.values(), born)))
-
-
-def _is_cancelled_from_outside() -> bool:
-    return current_effective_deadline() == -math.inf
+    if len(copy_context()) != len(born_with):
+        return False
+    for variable, value in born_with:  # noqa: SIM110  # For the few there are, all() takes twice as long.
+        if variable.get(_UNSET) is not value:
+            return False
+    return True

@@ -1,17 +1,21 @@
-"""When briefs are made, relative to when they are delivered. Pure."""
+"""When briefs are made relative to when they are delivered, and when failed attempts are repeated. Pure."""
 
 from __future__ import annotations
 
 import enum
 import hashlib
+import random
 from datetime import datetime, timedelta
 
 from attrs import field, frozen
-from attrs.validators import ge
+from attrs.validators import ge, le
 
 from fanout_briefs.model import Job, Occurrence, Window
 
-__all__ = ["CatchUp", "Timing"]
+__all__ = ["FURTHEST", "CatchUp", "Retrying", "Timing"]
+
+FURTHEST = timedelta(days=366)
+"""No job is put off for longer; a moment beyond the calendar could not even be stored."""
 
 _not_negative = ge(timedelta(0))
 
@@ -69,3 +73,27 @@ class Timing:
             run_at=self.generate_at(name, user_id, occurrence.deliver_at),
             window=Window(previous.deliver_at - self.lead, occurrence.deliver_at - self.lead),
         )
+
+
+@frozen(kw_only=True)
+class Retrying:
+    """How failed attempts are repeated: back-off doubles from ``first`` to ``longest``, give or take a quarter.
+
+    Attempts that end by ``RetryLater`` do not count; being too late ends those.
+
+    Attributes:
+        attempts: How often a job is tried in all, attempts of workers that died included; at least 1. A job that
+            has none left because workers died gets one more with nothing beside it, since it may not be to blame.
+        longest: At most 366 days.
+    """
+
+    attempts: int = field(default=3, validator=ge(1))
+    first: timedelta = field(default=timedelta(minutes=1), validator=ge(timedelta(0)))
+    longest: timedelta = field(default=timedelta(hours=1), validator=[ge(timedelta(0)), le(FURTHEST)])
+
+    def delay(self, attempt: int) -> timedelta:
+        """How long to wait after this attempt, counted from 1."""
+        # In seconds as floats, which grow to infinity where a timedelta would overflow.
+        doubled = self.first.total_seconds() * 2.0 ** min(attempt - 1, 1000)
+        seconds = min(doubled, self.longest.total_seconds())
+        return timedelta(seconds=seconds * random.uniform(0.75, 1.25))  # noqa: S311 - jitter guards no secret

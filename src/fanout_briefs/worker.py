@@ -7,190 +7,40 @@ over. Effects are exactly once: every write shows the claim's fencing token, and
 from __future__ import annotations
 
 import logging
-import random
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import cast
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
-from attrs import define, evolve, field, frozen
-from attrs.validators import ge, gt, le
+from attrs import evolve, field, frozen
+from attrs.validators import gt
 
 from fanout_briefs.eligibility import Refusal
 from fanout_briefs.errors import NotSent, PermanentFailure, RetryLater, SourceError
+from fanout_briefs.held import Held, Lane, Lost
 from fanout_briefs.model import (
-    KEPT_PROBLEMS,
     Brief,
-    Claim,
     Finish,
     FollowUp,
     Job,
     JobStatus,
-    Problem,
-    Progress,
     SkipReason,
 )
 from fanout_briefs.ports import Work
+from fanout_briefs.runs import Ended, RunReport, Tally
 from fanout_briefs.screen import Cleared, Screen
 from fanout_briefs.settled import Rejected, gather_settled, iter_settled
+from fanout_briefs.timing import FURTHEST
 
-__all__ = ["Ended", "Held", "Lane", "Lost", "Retrying", "RunReport", "Worker"]
+__all__ = ["Worker"]
 
 _log = logging.getLogger("fanout_briefs")
-_TROUBLED = (JobStatus.PENDING, JobStatus.FAILED, JobStatus.UNKNOWN)
 _LONGEST_WAIT = 1.0
 """Seconds between looks at jobs that other workers hold; they may end long before their leases do."""
 _SHORTEST_WAIT = 1.0
 """Seconds that a job which asks to be tried later is put off at least; it may ask without end, but a run has one."""
-_FURTHEST = timedelta(days=366)
-"""No job is put off for longer; a moment beyond the calendar could not even be stored."""
 _LEASE_ENDED = "the lease ended before the work did"
-
-
-@frozen(kw_only=True)
-class Retrying:
-    """How failed attempts are repeated: back-off doubles from ``first`` to ``longest``, give or take a quarter.
-
-    Attempts that end by ``RetryLater`` do not count; being too late ends those.
-
-    Attributes:
-        attempts: How often a job is tried in all, attempts of workers that died included; at least 1. A job that
-            has none left because workers died gets one more with nothing beside it, since it may not be to blame.
-        longest: At most 366 days.
-    """
-
-    attempts: int = field(default=3, validator=ge(1))
-    first: timedelta = field(default=timedelta(minutes=1), validator=ge(timedelta(0)))
-    longest: timedelta = field(default=timedelta(hours=1), validator=[ge(timedelta(0)), le(_FURTHEST)])
-
-    def delay(self, attempt: int) -> timedelta:
-        """How long to wait after this attempt, counted from 1."""
-        # In seconds as floats, which grow to infinity where a timedelta would overflow.
-        doubled = self.first.total_seconds() * 2.0 ** min(attempt - 1, 1000)
-        seconds = min(doubled, self.longest.total_seconds())
-        return timedelta(seconds=seconds * random.uniform(0.75, 1.25))  # noqa: S311 - jitter guards no secret
-
-
-@frozen(kw_only=True)
-class Ended:
-    """What became of one claimed job.
-
-    Attributes:
-        status: How the slot ended; pending when it will be tried again, None when the claim was lost.
-        brief: The brief that was saved.
-        detail: Why, or the last error.
-    """
-
-    job: Job
-    status: JobStatus | None
-    brief: Brief | None = None
-    detail: str | None = None
-
-
-@frozen(kw_only=True)
-class RunReport:
-    """What one run did.
-
-    Attributes:
-        due_by: The moment up to which jobs were due.
-        briefs: Brief jobs by how they ended.
-        mails: Mail jobs by how they ended.
-        partial: Saved briefs in which some section failed.
-        retrying: Jobs that failed and will be tried again, at a later moment than this run's.
-        lost: Claims that ended before the work did; somebody else has the job.
-        problems: The first hundred things to look at.
-    """
-
-    due_by: datetime
-    briefs: Mapping[JobStatus, int]
-    mails: Mapping[JobStatus, int]
-    partial: int
-    retrying: int
-    lost: int
-    problems: Sequence[Problem]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing failed, is stuck or needs a person's eye."""
-        stuck = (JobStatus.FAILED, JobStatus.UNKNOWN)
-        return not (self.retrying or self.problems or any(self.briefs.get(s) or self.mails.get(s) for s in stuck))
-
-
-class Lost(Exception):
-    """The claim is no longer ours, so what was being done must stop."""
-
-
-@define(eq=False)
-class Held:
-    """A claim in this worker's hands.
-
-    Attributes:
-        lane: Whose job it is.
-        cleared: What the screen let it run with; None of a job that is only to be ended.
-        progress: The latest; the next heartbeat records it.
-        is_running: Whether its handler has yet to return.
-        is_suspect: Whether it waits for everything else to end, since workers that held it died.
-        is_alone: Whether nothing else runs beside it.
-    """
-
-    claim: Claim
-    _beat: Callable[[Sequence[Held]], Awaitable[Collection[str]]]
-    lane: Lane
-    cleared: Cleared | None = None
-    progress: Progress | None = None
-    is_running: bool = True
-    is_suspect: bool = False
-    is_alone: bool = False
-    scope: anyio.CancelScope = field(factory=anyio.CancelScope)
-
-    @property
-    def job(self) -> Job:
-        """The claimed job."""
-        return self.claim.job
-
-    def with_progress(self) -> Claim:
-        """The claim as a heartbeat shows it."""
-        progress = self.progress
-        if self.is_alone:
-            progress = evolve(progress or Progress("starting"), alone=True)
-        return evolve(self.claim, progress=progress)
-
-    async def record(self, progress: Progress) -> None:
-        """Commit a step before the effect it announces.
-
-        Raises:
-            Lost: The claim is no longer ours, so the effect must not happen.
-        """
-        before, self.progress = self.progress, progress
-        try:
-            lost = await self._beat([self])
-        except BaseException:
-            self.progress = before  # Whether or not it was recorded, the effect will not begin.
-            raise
-        if lost:
-            raise Lost
-
-
-Handler = Callable[[Held], Awaitable[tuple[Finish, Sequence[FollowUp]]]]
-
-
-@frozen
-class Lane:
-    """The jobs of one type.
-
-    Attributes:
-        type: The job type.
-        handler: What makes a finish of a held job.
-        concurrency: How many run side by side.
-        retrying: How failed attempts are repeated.
-    """
-
-    type: str
-    handler: Handler
-    concurrency: int = field(validator=ge(1))
-    retrying: Retrying
 
 
 @frozen(kw_only=True)
@@ -234,7 +84,32 @@ class Worker:
         Raises:
             Exception: What the storage or ``on_ended`` raises; jobs in hand are released first where that works.
         """
-        return await _Run(self, due_by, on_ended, draining or anyio.Event(), key).to_the_end()
+        tally, begun = Tally(self.name), self.clock()
+
+        def note(ended: Ended) -> None:
+            tally.note(ended)
+            if on_ended is not None:
+                on_ended(ended)
+
+        def now() -> datetime:
+            return due_by + max(self.clock() - begun, timedelta(0))
+
+        run = _Run(self, lambda: due_by, now, note, draining or anyio.Event(), key=key)
+        await run.to_the_end()
+        return tally.report(due_by)
+
+    async def serve(self, on_ended: Callable[[Ended], object], *, draining: anyio.Event, poll: timedelta) -> None:
+        """Run what is due by the wall clock, as it becomes due, until ``draining`` is set and what runs has ended.
+
+        Args:
+            on_ended: Called, synchronously, for every job that ends, is put off or is lost.
+            draining: As for ``run``.
+            poll: How often to look for jobs that nothing here has announced.
+
+        Raises:
+            Exception: As ``run`` does.
+        """
+        await _Run(self, self.clock, self.clock, on_ended, draining, poll=poll).to_the_end()
 
     async def take_back(self, job: Job, now: datetime) -> JobStatus | None:
         """Put back a job whose lease ended, or end it where running it again would be wrong.
@@ -268,22 +143,36 @@ def _last_word(job: Job, *, is_unsettled: bool) -> Finish | None:
 
 
 class _Run:
-    """One call of ``run``: the claims in its hands, and what became of those that were."""
+    """One call of ``run`` or ``serve``, and the claims in its hands.
+
+    Args:
+        worker: Whose.
+        due_by: Up to when jobs are due.
+        now: The present, on the timeline of ``due_by``; what is tried again is put off from here.
+        on_ended: Told of every job that leaves its hands.
+        draining: Once it is set, no further job is begun.
+        key: The one slot to run; None: all.
+        poll: How often to look again when there is nothing to do; None ends the run then.
+    """
 
     def __init__(
         self,
         worker: Worker,
-        due_by: datetime,
-        on_ended: Callable[[Ended], object] | None,
+        due_by: Callable[[], datetime],
+        now: Callable[[], datetime],
+        on_ended: Callable[[Ended], object],
         draining: anyio.Event,
-        key: str | None,
+        *,
+        key: str | None = None,
+        poll: timedelta | None = None,
     ) -> None:
         self._worker = worker
         self._due_by = due_by
+        self._now = now
         self._on_ended = on_ended
         self._draining = draining
         self._key = key
-        self._begun = worker.clock()
+        self._poll = poll
         self._held: dict[str, Held] = {}
         self._types = {lane.type for lane in worker.lanes}
         self._news: set[str] = set()  # Lanes that have to look again,
@@ -292,32 +181,24 @@ class _Run:
         self._stirred = anyio.Event()
         self._solo = anyio.Lock()
         self._is_broken = False
-        self._briefs: Counter[JobStatus] = Counter()
-        self._mails: Counter[JobStatus] = Counter()
-        self._partial = self._put_off = self._lost = 0
-        self._problems: list[Problem] = []
 
-    async def to_the_end(self) -> RunReport:
+    async def to_the_end(self) -> None:
         failure: Exception | None = None
-        async with anyio.create_task_group() as heartbeats:
-            heartbeats.start_soon(self._keep_beating)
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(self._keep_beating)
+            beside.start_soon(self._wake_when_draining)
             try:
                 ended = await gather_settled(self._drain, self._worker.lanes, limit=len(self._worker.lanes))
                 failure = next((lane.error for lane in ended if isinstance(lane, Rejected)), None)
             finally:
                 await self._release()
-                heartbeats.cancel_scope.cancel()
+                beside.cancel_scope.cancel()
         if failure is not None:
             raise failure
-        return RunReport(
-            due_by=self._due_by,
-            briefs=self._briefs,
-            mails=self._mails,
-            partial=self._partial,
-            retrying=self._put_off,
-            lost=self._lost,
-            problems=self._problems,
-        )
+
+    async def _wake_when_draining(self) -> None:
+        await self._draining.wait()
+        self._wake()
 
     async def _drain(self, lane: Lane) -> None:
         try:
@@ -409,7 +290,7 @@ class _Run:
     async def _claim(self, lane: Lane) -> Sequence[Held]:
         self._news.discard(lane.type)
         got = await self._worker.work.claim(
-            self._due_by,
+            self._due_by(),
             now=self._worker.clock(),
             lease=self._worker.lease,
             limit=lane.concurrency,
@@ -424,6 +305,11 @@ class _Run:
 
     async def _is_there_more(self, lane: Lane) -> bool:
         """Wait until this lane should look again; False once nobody is left who could bring it work."""
+        if self._poll is not None:
+            with anyio.move_on_after(self._poll.total_seconds()):
+                while lane.type not in self._news and not self._is_stopping:
+                    await self._stirred.wait()
+            return True
         self._idle.add(lane.type)
         self._wake()
         while lane.type not in self._news and not self._is_stopping:
@@ -483,7 +369,7 @@ class _Run:
             return runnable
         judged: Mapping[str, Cleared | Refusal | Exception]
         try:
-            judged = await self._worker.screen.judge([each.job for each in runnable], self._due_by)
+            judged = await self._worker.screen.judge([each.job for each in runnable], self._due_by())
         except Exception as error:
             judged = {each.job.dedup_key: error for each in runnable}
         for each in tuple(runnable):
@@ -541,9 +427,7 @@ class _Run:
             seconds = max(error.seconds, _SHORTEST_WAIT)
         else:
             seconds = retrying.delay(attempt).total_seconds()
-        # From now on, on the timeline of the moment that is run for.
-        now = self._due_by + max(self._worker.clock() - self._begun, timedelta(0))
-        at = now + timedelta(seconds=min(seconds, _FURTHEST.total_seconds()))
+        at = self._now() + timedelta(seconds=min(seconds, FURTHEST.total_seconds()))
         with anyio.CancelScope(shield=True):  # as below
             kept = await self._worker.work.retry(held.claim, at, text, counted=not asked_to_wait)
             self._ended(held, JobStatus.PENDING if kept else None, text)
@@ -552,7 +436,8 @@ class _Run:
         # Shielded, since a mail that left must not end unknown only because this run is stopped meanwhile.
         with anyio.CancelScope(shield=True):
             kept = await self._worker.work.finish(held.claim, finish, follow_ups)
-            self._stir({each.job.type for each in follow_ups if each.job.run_at <= self._due_by})
+            due_by = self._due_by()
+            self._stir({each.job.type for each in follow_ups if each.job.run_at <= due_by})
             self._ended(held, finish.status if kept else None, finish.error or finish.reason, finish.brief)
 
     def _ended(
@@ -563,17 +448,7 @@ class _Run:
         self._stir({held.job.type})
         if status is None:
             brief, detail = None, _LEASE_ENDED
-            self._lost += 1
-        elif status is JobStatus.PENDING:
-            self._put_off += 1
-        else:
-            counts = self._briefs if held.job.type == self._worker.name else self._mails
-            counts[status] += 1
-            self._partial += bool(brief and brief.failed)
-        if status in _TROUBLED and len(self._problems) < KEPT_PROBLEMS:
-            self._problems.append(Problem(f"{held.job.dedup_key}: {detail}", held.job.user_id))
-        if self._on_ended is not None:
-            self._on_ended(Ended(job=held.job, status=status, brief=brief, detail=detail))
+        self._on_ended(Ended(job=held.job, status=status, brief=brief, detail=detail))
 
 
 def _text_of(error: Exception) -> str:

@@ -85,13 +85,26 @@ async def test_planning_takes_up_only_slots_that_are_skipped_superseded_or_pause
         assert after == (evolve(slot, epoch=2) if expected else before)
 
 
-async def test_a_slot_taken_up_keeps_the_start_of_a_window_that_a_worker_has_fixed(storage: Storage) -> None:
+async def test_a_slot_taken_up_has_the_window_of_the_new_job_if_no_brief_was_saved(storage: Storage) -> None:
     slot = job()
     await bring(storage, slot, JobStatus.CANCELLED, SkipReason.SUPERSEDED)
     newer = evolve(slot, window=Window(start=NOW - 9 * DAY, end=NOW + HOUR), run_at=NOW + HOUR, reason="again")
     assert list(await storage.enqueue([newer])) == [TAKEN_UP]
+    assert await found(storage, slot.dedup_key) == evolve(newer, epoch=2)
+
+
+async def test_a_slot_taken_up_on_demand_keeps_the_start_of_the_window_that_its_brief_was_saved_from(
+    storage: Storage,
+) -> None:
+    slot = job()
+    await storage.enqueue([slot])
+    held = await claim_one(storage, slot)
+    assert await storage.finish(held, Finish(status=JobStatus.COMPLETED, brief=brief_of(held.job)))
+    newer = evolve(slot, window=Window(start=NOW - 9 * DAY, end=NOW + HOUR), demand=Demand.RUN)
+    assert list(await storage.enqueue([newer])) == [TAKEN_UP]
     window = Window(start=slot.window.start, end=NOW + HOUR)
     assert await found(storage, slot.dedup_key) == evolve(newer, window=window, epoch=2)
+    assert (await claim_one(storage, slot)).job.window == window
 
 
 async def test_a_slot_taken_up_has_the_window_of_the_new_job_if_no_worker_had_it(storage: Storage) -> None:

@@ -9,15 +9,15 @@ import pytest
 
 from fanout_briefs.errors import StorageUnavailable
 from fanout_briefs.model import Change, Claim, Finish, JobStatus, Preference
-from fanout_briefs.ports import Ledger, Preferences, Storage, Work
+from fanout_briefs.ports import Ledger, Oversight, Preferences, Storage, Work
 from slots import HOUR, NOW, AnyStorage, claim, found, job
 
 pytest_plugins = ["storages"]
 
 
-def is_all_that_the_ports_ask_for(storage: AnyStorage) -> tuple[Ledger, Work, Storage, Preferences]:
+def is_all_that_the_ports_ask_for(storage: AnyStorage) -> tuple[Ledger, Work, Oversight, Storage, Preferences]:
     """Read by type checkers."""
-    return storage, storage, storage, storage.preferences
+    return storage, storage, storage, storage, storage.preferences
 
 
 _HELD = Claim(job=job(), token=1, until=NOW)
@@ -36,6 +36,12 @@ CALLS: dict[str, Callable[[AnyStorage], Awaitable[object]]] = {
     "retry": lambda storage: storage.retry(_HELD, NOW, "error"),
     "release": lambda storage: storage.release([_HELD]),
     "brief": lambda storage: storage.brief("daily", "ann"),
+    "pause": lambda storage: storage.pause(["daily"], NOW),
+    "resume": lambda storage: storage.resume(["daily"], since=NOW),
+    "paused": lambda storage: storage.paused(["daily"]),
+    "overview": lambda storage: storage.overview(["daily"], now=NOW, since=NOW),
+    "select": lambda storage: storage.select(["daily"], [*JobStatus], since=NOW),
+    "prune": lambda storage: storage.prune(["daily"], NOW, 1),
     "page": lambda storage: storage.preferences.page(None, 1),
     "get": lambda storage: storage.preferences.get(["ann"]),
     "put": lambda storage: storage.preferences.put([Preference(user_id="ann")]),
@@ -116,7 +122,7 @@ def test_a_storage_opens_again_in_another_event_loop_with_its_content(closed_sto
 async def test_reading_changes_nothing(storage: AnyStorage) -> None:
     await storage.enqueue([job()])
     before = await found(storage, job().dedup_key)
-    for name in ("find", "last_briefs", "advance", "brief", "page", "get"):
+    for name in ("find", "last_briefs", "advance", "brief", "paused", "overview", "select", "page", "get"):
         await CALLS[name](storage)
     assert (await claim(storage, due_by=NOW - HOUR)).held_until is None
     assert await found(storage, job().dedup_key) == before

@@ -63,7 +63,7 @@ def point(phase: str | None = None) -> None:
             threading.Event().wait()
     if here:
         with _no_transaction:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 def transaction(connection: sqlite3.Connection, unit: Any) -> Any:
@@ -138,7 +138,7 @@ class Host:
 class Poison(Host):
     async def generate(self, request: SectionRequest) -> ProjectBrief:
         if request.user_id == USERS[3]:
-            os.kill(os.getpid(), signal.SIGKILL)
+            signal.pthread_kill(threading.get_ident(), signal.SIGKILL)
         return await super().generate(request)
 
 

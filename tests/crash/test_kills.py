@@ -184,7 +184,7 @@ def test_a_slot_that_kills_its_worker_each_time_is_given_up_and_said_to_be(tmp_p
         with child(tmp_path, app="poisoned") as running:
             status, _, problems = running.ends()
             statuses.append(status)
-    assert statuses == [-signal.SIGKILL] * 4 + [1]  # the last one with nothing beside it
+    assert statuses == [-signal.SIGKILL] * 7 + [1]  # six attempts, and a last one with nothing beside it
     assert f"daily_brief:2026-11-23:{USERS[3]}: no attempts left: its workers died" in problems
     left = Left.by(tmp_path)
     left.is_sound()

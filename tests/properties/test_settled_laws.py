@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import anyio
 import pytest
-from anyio import CancelScope, Event, create_task_group
+from anyio import CancelScope, CapacityLimiter, Event, create_task_group
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fanout_briefs.errors import TooManyFailures
 from fanout_briefs.settled import Fulfilled, Rejected, Settled, gather_settled, iter_settled
+from virtual_time import in_virtual_time
 
 # Hypothesis calls a test many times, so each example runs an event loop of its own.
 on_each_backend = pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -167,6 +169,105 @@ def test_leaving_a_stream_at_any_point_leaves_nothing_running(
 
     run(backend, main)
     assert work.peak <= limit
+
+
+@on_each_backend
+@given(
+    durations=st.lists(st.integers(0, 9), max_size=12),
+    limit=st.integers(1, 5),
+    deadline=st.integers(0, 20),
+    item_timeout=st.integers(3, 12),
+)
+def test_at_the_deadline_every_item_is_what_a_schedule_on_paper_says(
+    backend: str, durations: list[int], limit: int, deadline: int, item_timeout: int
+) -> None:
+    found: list[str] = []
+
+    async def main() -> None:
+        start = anyio.current_time()
+        outcomes = await gather_settled(
+            anyio.sleep, durations, limit=limit, deadline=deadline + 0.1, item_timeout=item_timeout + 0.25
+        )
+        found.extend("returned" if isinstance(each, Fulfilled) else type(each.error).__name__ for each in outcomes)
+        assert anyio.current_time() - start <= deadline + 0.1
+
+    free = [0.0] * limit  # when each worker is
+    expected: list[str] = []
+    for duration in durations:
+        begin = min(free)
+        end = begin + min(duration, item_timeout + 0.25)
+        free[free.index(begin)] = end
+        if begin > deadline + 0.1:
+            expected.append("NotStarted")
+        else:
+            expected.append("returned" if duration <= item_timeout and end <= deadline + 0.1 else "TimeoutError")
+    name, options = in_virtual_time(backend)
+    anyio.run(main, backend=name, backend_options=options)
+    assert found == expected
+
+
+@on_each_backend
+@given(plan=plans(), limit=st.integers(1, 14), asynchronous=st.booleans(), most=st.integers(1, 6))
+def test_failures_too_many_end_the_pulling_and_lose_nothing(
+    backend: str, plan: tuple[int, list[int], Work, list[bool]], limit: int, asynchronous: bool, most: int
+) -> None:
+    count, order, work, pauses = plan
+    settled: list[Settled[int, int]] = []
+
+    async def main() -> None:
+        items: Any = given_one_by_one(range(count), True) if asynchronous else range(count)
+        outcomes: Sequence[Settled[int, int]] = []
+        is_enough = False
+        async with create_task_group() as group:
+            group.start_soon(open_gates, work, order, pauses)
+            try:
+                outcomes = await gather_settled(work, items, limit=limit, max_failures=most, on_settled=settled.append)
+            except TooManyFailures as error:
+                outcomes, is_enough = error.outcomes, True
+        found = plain(outcomes)
+        assert is_enough == ([each[2] for each in found].count("LookupError") >= most)
+        assert is_enough or len(found) == count
+        started = len(work.started)
+        assert found[:started] == work.expected(count)[:started]
+        assert [each[2] for each in found[started:]] == ["NotStarted"] * (len(found) - started)
+        assert len(found) - started <= int(asynchronous)
+        if is_enough:  # Nothing was started once that many had failed.
+            failures = [index for index, each in enumerate(plain(settled)) if each[2] == "LookupError"]
+            assert started <= failures[most - 1] + limit
+
+    run(backend, main)
+    assert work.now == 0
+    assert work.started == list(range(len(work.started)))
+
+
+@on_each_backend
+@given(plan=plans(), limits=st.tuples(st.integers(1, 8), st.integers(1, 8)), tokens=st.integers(1, 6))
+def test_calls_that_share_a_limiter_never_exceed_it_and_all_come_to_their_end(
+    backend: str, plan: tuple[int, list[int], Work, list[bool]], limits: tuple[int, int], tokens: int
+) -> None:
+    count, order, work, pauses = plan
+
+    async def main() -> None:
+        limiter = CapacityLimiter(tokens)
+
+        async def gather(limit: int, asynchronous: bool) -> None:
+            items: Any = given_one_by_one(range(count), True) if asynchronous else iter(range(count))
+            assert plain(await gather_settled(work, items, limit=limit, limiter=limiter)) == work.expected(count)
+
+        async def stream(limit: int) -> None:
+            async with iter_settled(work, range(count), limit=limit, limiter=limiter, ordered=True) as outcomes:
+                assert plain([each async for each in outcomes]) == work.expected(count)
+
+        async with create_task_group() as group:
+            group.start_soon(open_gates, work, order, pauses)
+            group.start_soon(gather, limits[0], False)
+            group.start_soon(gather, limits[1], True)
+            group.start_soon(stream, limits[0])
+        assert limiter.borrowed_tokens == limiter.statistics().tasks_waiting == 0
+
+    run(backend, main)
+    assert work.peak <= tokens
+    assert len(work.started) == 3 * count
 
 
 BEHAVIOURS = ["return", "fail", "pause", "hang", "shield", "late", "swallow"]

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import assert_never, assert_type
 
-from fanout_briefs.settled import Fulfilled, Rejected, Settled, gather_settled, iter_settled
+from anyio import CapacityLimiter
+
+from fanout_briefs.settled import (
+    Fulfilled,
+    Rejected,
+    Settled,
+    fulfilled,
+    gather_settled,
+    iter_settled,
+    rejected,
+    values_or_raise,
+)
 
 
 async def length(text: str) -> int:
@@ -70,3 +81,16 @@ async def misuse_is_an_error() -> None:
 
 def outcomes_are_frozen(outcome: Fulfilled[str, int]) -> None:
     outcome.value = 2  # type: ignore[misc]  # frozen
+
+
+def helpers_part_the_union(outcomes: list[Settled[str, int]]) -> None:
+    assert_type(fulfilled(outcomes), list[Fulfilled[str, int]])
+    assert_type(rejected(outcomes), list[Rejected[str]])
+    assert_type(values_or_raise(outcomes), list[int])
+
+
+async def helpers_take_what_a_gather_returns() -> None:
+    outcomes = await gather_settled(length, ["a"], limit=1, deadline=1.5, max_failures=3, limiter=CapacityLimiter(2))
+    assert_type([each.value for each in fulfilled(outcomes)], list[int])
+    assert_type([each.item for each in rejected(outcomes)], list[str])
+    assert_type(values_or_raise(outcomes), list[int])

@@ -64,7 +64,6 @@ BRIEFED: Final = (*LIVE, JobStatus.COMPLETED)
 RENEWABLE: Final = (JobStatus.PENDING, JobStatus.SKIPPED, JobStatus.FAILED, JobStatus.CANCELLED)
 """A follow-up in one of these is renewed by a later ``finish``."""
 
-
 _DONE: Final = (JobStatus.COMPLETED, JobStatus.EMPTY)
 
 
@@ -72,15 +71,13 @@ _DONE: Final = (JobStatus.COMPLETED, JobStatus.EMPTY)
 class Transition:
     """What a ``Change`` does: which statuses it applies to, and what such a slot becomes.
 
-    ``renews`` begins a new epoch, which has no attempts, no progress, and neither reason nor error of the old one,
-    but a demand.
+    A ``demand`` begins a new epoch, which has no attempts, no progress, and neither reason nor error of the old one.
     """
 
     applies_to: tuple[JobStatus, ...]
     to: JobStatus
     code: SkipReason | None = None
-    renews: bool = True
-    demand: Demand | None = Demand.RUN
+    demand: Demand | None = None
 
 
 TRANSITIONS: Final = {
@@ -89,13 +86,13 @@ TRANSITIONS: Final = {
         applies_to=(JobStatus.PENDING, JobStatus.SKIPPED, JobStatus.CANCELLED),
         to=JobStatus.CANCELLED,
         code=SkipReason.WITHDRAWN,
-        renews=False,
-        demand=None,
     ),
     Change.RETRY: Transition(
-        applies_to=(JobStatus.FAILED, JobStatus.UNKNOWN, JobStatus.SKIPPED, JobStatus.CANCELLED), to=JobStatus.PENDING
+        applies_to=(JobStatus.FAILED, JobStatus.UNKNOWN, JobStatus.SKIPPED, JobStatus.CANCELLED),
+        to=JobStatus.PENDING,
+        demand=Demand.RUN,
     ),
-    Change.REGENERATE: Transition(applies_to=_DONE, to=JobStatus.PENDING),
+    Change.REGENERATE: Transition(applies_to=_DONE, to=JobStatus.PENDING, demand=Demand.RUN),
     Change.RESEND: Transition(applies_to=_DONE, to=JobStatus.PENDING, demand=Demand.RESEND),
 }
 

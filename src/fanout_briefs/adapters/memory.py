@@ -117,7 +117,7 @@ class MemoryStorage:
         if slot is None:
             self._create(job)
         elif outcome is not Enqueued.DUPLICATE:
-            _replace(slot, evolve(job, epoch=slot.job.epoch + (outcome is Enqueued.TAKEN_UP)))
+            self._replace(slot, evolve(job, epoch=slot.job.epoch + (outcome is Enqueued.TAKEN_UP)))
         return outcome
 
     def _create(self, job: Job) -> None:
@@ -146,7 +146,7 @@ class MemoryStorage:
         moved = {key for key in keys if key in self._slots and self._slots[key].job.status in rule.applies_to}
         for slot in map(self._slots.__getitem__, moved):
             slot.job = evolve(slot.job, status=rule.to, code=rule.code)
-            if rule.renews:
+            if rule.demand is not None:
                 slot.job = evolve(_renewed(slot.job), demand=rule.demand)
         return moved
 
@@ -159,11 +159,12 @@ class MemoryStorage:
         planned_at: datetime | None = None,
     ) -> datetime | None:
         await self._ready()
-        if planned_at is not None:
-            self._planned_at[name] = utc(planned_at)
-        mark = self._marks.get(name, None if start is None else utc(start))
+        begin, end, noted = (None if at is None else utc(at) for at in (start, to, planned_at))
+        mark = self._marks.get(name, begin)
         if mark is not None:
-            self._marks[name] = mark = mark if to is None else max(mark, utc(to))
+            self._marks[name] = mark = mark if end is None else max(mark, end)
+            if noted is not None:
+                self._planned_at[name] = noted
         return mark
 
     async def forget(self, user_id: str) -> int:
@@ -225,9 +226,15 @@ class MemoryStorage:
         )
 
     def _window(self, job: Job) -> Window:
-        saved = self._briefs.get((job.type, job.user_id), {}).values()
-        earlier = [brief for brief in saved if brief.occurrence.deliver_at < job.occurrence.deliver_at]
-        return evolve(job.window, start=max(earlier, key=_place).window.end) if earlier else job.window
+        saved = self._last_brief(job.type, job.user_id)
+        return job.window if saved is None else evolve(job.window, start=min(saved.window.end, job.window.end))
+
+    def _replace(self, slot: _Slot, job: Job) -> None:
+        saved = self._briefs.get((job.type, job.user_id), {})
+        slot.window_fixed = slot.window_fixed and job.occurrence.local_date in saved
+        start = slot.job.window.start if slot.window_fixed else job.window.start
+        slot.job = evolve(job, attempts=0, progress=None, window=Window(start=start, end=job.window.end))
+        slot.until = None
 
     async def heartbeat(self, claims: Collection[Claim], until: datetime) -> Collection[str]:
         await self._ready()
@@ -267,7 +274,7 @@ class MemoryStorage:
         if slot is None:
             self._create(job)
         elif slot.job.status in RENEWABLE or job.demand is Demand.RESEND:
-            _replace(slot, job)
+            self._replace(slot, job)
         else:
             return
         self._payloads[job.dedup_key] = payload
@@ -299,10 +306,12 @@ class MemoryStorage:
 
     async def brief(self, type: str, user_id: str, on: date | None = None) -> Brief | None:  # noqa: A002  # the port's name
         await self._ready()
-        saved = self._briefs.get((type, user_id), {})
-        if on is not None:
-            return saved.get(on)
-        return max(saved.values(), key=_place, default=None)
+        if on is None:
+            return self._last_brief(type, user_id)
+        return self._briefs.get((type, user_id), {}).get(on)
+
+    def _last_brief(self, kind: str, user_id: str) -> Brief | None:
+        return max(self._briefs.get((kind, user_id), {}).values(), key=_place, default=None)
 
     async def pause(self, types: Collection[str], at: datetime) -> bool:
         await self._ready()
@@ -386,21 +395,22 @@ class MemoryStorage:
         old = [job for job in (slot.job for slot in self._slots.values()) if self._is_prunable(job, types, before)]
         erased = sorted(old, key=_turn)[:limit]
         for job in erased:
-            owner, on = (job.user_id, job.type), job.occurrence.local_date
             slot = self._slots.pop(job.dedup_key)
-            self._owners[owner].remove(slot)
+            self._owners[job.user_id, job.type].remove(slot)
             self._floor = max(self._floor, slot.token)  # as in forget
             self._payloads.pop(job.dedup_key, None)
-            saved = self._briefs.get((job.type, job.user_id), {})
-            if on in saved and saved[on] is not max(saved.values(), key=_place):
-                del saved[on]
+            self._briefs.get((job.type, job.user_id), {}).pop(job.occurrence.local_date, None)
         return len(erased)
 
     def _is_prunable(self, job: Job, types: Collection[str], before: datetime) -> bool:
         if job.type not in types or job.status in LIVE or job.occurrence.deliver_at >= before:
             return False
-        latest = max((slot.job for slot in self._owners[job.user_id, job.type]), key=_turn)
-        return latest.dedup_key != job.dedup_key
+        peers = (slot.job for slot in self._owners[job.user_id, job.type])
+        newer = [peer.status for peer in peers if _turn(peer) > _turn(job)]
+        brief = self._last_brief(job.type, job.user_id)
+        return (JobStatus.COMPLETED in newer or (bool(newer) and job.status is not JobStatus.COMPLETED)) and (
+            brief is None or brief.occurrence.local_date != job.occurrence.local_date
+        )
 
     def _held(self, claim: Claim) -> _Slot | None:
         slot = self._slots.get(claim.job.dedup_key)
@@ -458,12 +468,6 @@ class MemoryPreferences:
         return int(self._rows.pop(user_id, None) is not None)
 
 
-def _replace(slot: _Slot, job: Job) -> None:
-    start = slot.job.window.start if slot.window_fixed else job.window.start
-    slot.job = evolve(job, attempts=0, progress=None, window=Window(start=start, end=job.window.end))
-    slot.until = None
-
-
 def _renewed(job: Job) -> Job:
     return evolve(job, epoch=job.epoch + 1, attempts=0, progress=None, reason=None, error=None, demand=None)
 
@@ -483,8 +487,9 @@ def _troubles(jobs: Iterable[Job]) -> Sequence[Trouble]:
         kind = job.status, job.error
         counts[kind] += 1
         latest[kind] = max(latest.get(kind, job.occurrence.deliver_at), job.occurrence.deliver_at)
-    most = sorted(counts, key=lambda kind: (-counts[kind], kind[0], kind[1] or ""))[:TROUBLES]
-    return [Trouble(*kind, counts[kind], latest[kind]) for kind in most]
+    # None stands before every text, as it does in SQL.
+    most = sorted(counts, key=lambda kind: (-counts[kind], kind[0], kind[1] is not None, kind[1] or ""))[:TROUBLES]
+    return tuple(Trouble(*kind, counts[kind], latest[kind]) for kind in most)
 
 
 def _place(brief: Brief) -> tuple[datetime, date]:

@@ -12,7 +12,10 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
-import psycopg
+try:
+    import psycopg
+except ModuleNotFoundError as missing:
+    raise ImportError("PostgresStorage needs psycopg 3: pip install 'fanout-briefs[postgres]'") from missing
 
 from fanout_briefs.adapters import postgres_rows as convert
 from fanout_briefs.adapters import postgres_statements as sql

@@ -119,11 +119,15 @@ def _takeable(slot: str) -> str:
 
 
 def _replaced(epoch: str) -> str:
-    """Say in SQL what a slot of the same key becomes; it keeps the start of a window that a worker has fixed."""
+    """Say in SQL what a slot of the same key becomes; it keeps its window's start if a brief is saved from it."""
+    keeps = """old.window_fixed AND EXISTS (
+        SELECT FROM @briefs AS brief
+        WHERE brief.user_id = old.user_id AND brief.type = old.type AND brief.local_date = old.local_date
+    )"""
     given = ("deliver_at", "run_at", "window_end", "status", "code", "reason", "error", "demand")
     return f"""
     {", ".join(f"{name} = excluded.{name}" for name in given)},
-    window_start = CASE WHEN old.window_fixed THEN old.window_start ELSE excluded.window_start END,
+    window_start = CASE WHEN {keeps} THEN old.window_start ELSE excluded.window_start END, window_fixed = {keeps},
     epoch = {epoch}, attempts = 0, progress = NULL, lease_until = NULL
     """
 
@@ -349,8 +353,8 @@ def _claim(only: str) -> str:
             status = '{JobStatus.PROCESSING}', attempts = attempts + 1, token = token + 1, lease_until = %(until)b,
             window_fixed = true,
             window_start = CASE WHEN window_fixed THEN window_start ELSE coalesce((
-                SELECT brief.window_end FROM @briefs AS brief
-                WHERE brief.user_id = job.user_id AND brief.type = job.type AND brief.deliver_at < job.deliver_at
+                SELECT least(brief.window_end, job.window_end) FROM @briefs AS brief
+                WHERE brief.user_id = job.user_id AND brief.type = job.type
                 ORDER BY brief.deliver_at DESC, brief.local_date DESC LIMIT 1
             ), window_start) END
         FROM due WHERE job.dedup_key = due.dedup_key

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypeVar
 
 from attrs import evolve
 
@@ -49,6 +49,8 @@ from fanout_briefs.model import (
 )
 
 __all__ = ["SqlitePreferences", "SqliteStorage"]
+
+_T = TypeVar("_T")
 
 _CHUNK: Final = 4_000
 """Rows a transaction, so that other writers get their turn within some hundredths of a second."""
@@ -139,7 +141,7 @@ class SqliteStorage:
     async def change(self, keys: Collection[str], change: Change) -> Collection[str]:
         writer = self._open_session().writer
         rule = TRANSITIONS[change]
-        statement = sql.CHANGE_AND_RENEW if rule.renews else sql.CHANGE
+        statement = sql.CHANGE if rule.demand is None else sql.CHANGE_AND_RENEW
         values = {
             "applies_to": sql.array(rule.applies_to),
             "to": rule.to.value,
@@ -239,7 +241,7 @@ class SqliteStorage:
     async def overview(self, types: Collection[str], *, now: datetime, since: datetime) -> Mapping[str, Overview]:
         reader = self._open_session().reader
         values = {"now": sql.micros(now), "since": sql.micros(since)}
-        return await reader.read(partial(_overviews, types=types, values=values))
+        return await reader.read(_snapshot(partial(_overviews, types=types, values=values)))
 
     async def select(
         self,
@@ -254,11 +256,9 @@ class SqliteStorage:
         check_limit(limit)
         begin, after = (sql.micros(since), "") if cursor is None else json.loads(cursor)
         # One row more than asked for tells whether this page is the last.
-        values = {"since": begin, "after": after, "statuses": sql.array(statuses), "limit": limit + 1}
-        jobs = await reader.read(partial(_select, types=sorted(set(types)), values=values))
-        page = jobs[:limit]
-        more = len(jobs) > limit
-        return Page(page, json.dumps(_turn(page[-1])) if more else None)
+        values = {"since": begin, "after": after, "limit": limit + 1}
+        jobs = await reader.read(_snapshot(partial(_select, types=set(types), statuses=set(statuses), values=values)))
+        return Page(jobs[:limit], json.dumps(_turn(jobs[limit - 1])) if len(jobs) > limit else None)
 
     async def prune(self, types: Collection[str], before: datetime, limit: int) -> int:
         writer = self._open_session().writer
@@ -357,13 +357,20 @@ def _resume(connection: Connection, types: Collection[str], since: int) -> int |
     return connection.execute(sql.RESUME, values).rowcount
 
 
+def _snapshot(unit: Unit[_T]) -> Unit[_T]:
+    def ask(connection: Connection) -> _T:
+        # A transaction that only reads, so that all answers are of one moment.
+        connection.execute("BEGIN")
+        try:
+            return unit(connection)
+        finally:
+            connection.rollback()
+
+    return ask
+
+
 def _overviews(connection: Connection, types: Collection[str], values: Mapping[str, Any]) -> dict[str, Overview]:
-    # A transaction that only reads, so that every number is of one moment.
-    connection.execute("BEGIN")
-    try:
-        return {kind: _overview(connection, {**values, "type": kind}) for kind in types}
-    finally:
-        connection.rollback()
+    return {kind: _overview(connection, {**values, "type": kind}) for kind in types}
 
 
 def _overview(connection: Connection, asked: Mapping[str, Any]) -> Overview:
@@ -377,9 +384,11 @@ def _overview(connection: Connection, asked: Mapping[str, Any]) -> Overview:
     )
 
 
-def _select(connection: Connection, types: Sequence[str], values: Mapping[str, Any]) -> list[Job]:
-    found = [sql.to_job(row) for kind in types for row in connection.execute(sql.SELECT, {**values, "type": kind})]
-    return sorted(found, key=_turn)[: values["limit"]]
+def _select(
+    connection: Connection, types: Collection[str], statuses: Collection[JobStatus], values: Mapping[str, Any]
+) -> list[Job]:
+    found = (connection.execute(sql.SELECT[status], {**values, "type": kind}) for kind in types for status in statuses)
+    return sorted((sql.to_job(row) for rows in found for row in rows), key=_turn)[: values["limit"]]
 
 
 def _turn(job: Job) -> tuple[int, str]:

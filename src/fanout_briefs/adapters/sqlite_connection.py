@@ -203,7 +203,7 @@ class Lane:
         self._mutex = threading.Lock()
 
     async def read(self, unit: Unit[_T]) -> _T:
-        """Run a unit that only reads, in one statement, which is its own snapshot."""
+        """Run a unit that only reads. One statement is its own snapshot; several need a transaction of their own."""
         return await _in_thread(self._database, partial(self._work, unit), self._limiter)
 
     async def write(self, unit: Unit[_T]) -> _T:

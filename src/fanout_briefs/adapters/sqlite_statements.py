@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from fanout_briefs.adapters._rules import (
     BRIEFED,
-    ENDED,
     LIVE,
     PAUSED,
     RENEWABLE,
@@ -26,6 +25,7 @@ from fanout_briefs.adapters._rules import (
     readable,
     utc,
 )
+from fanout_briefs.adapters.sqlite_schema import HAS_ENDED
 from fanout_briefs.encoding import encode_brief
 from fanout_briefs.model import (
     Brief,
@@ -113,12 +113,17 @@ def _among(statuses: Iterable[JobStatus]) -> str:
 
 FENCE: Final = "SELECT token FROM fence"
 
+_IS_SAVED: Final = """EXISTS (
+    SELECT 1 FROM briefs
+    WHERE briefs.user_id = jobs.user_id AND briefs.type = jobs.type AND briefs.local_date = jobs.local_date
+)"""
 PUT_JOB: Final = f"""
 INSERT INTO jobs ({_JOB}, token) VALUES ({"?, " * 16}?)
 ON CONFLICT (dedup_key) DO UPDATE SET
     deliver_at = excluded.deliver_at,
     run_at = excluded.run_at,
-    window_start = CASE WHEN window_fixed THEN window_start ELSE excluded.window_start END,
+    window_start = CASE WHEN window_fixed AND {_IS_SAVED} THEN window_start ELSE excluded.window_start END,
+    window_fixed = window_fixed AND {_IS_SAVED},
     window_end = excluded.window_end,
     status = excluded.status,
     code = excluded.code,
@@ -174,7 +179,7 @@ UNPAUSE: Final = "DELETE FROM pauses WHERE type IN (SELECT value FROM json_each(
 RESUME: Final = f"""
 UPDATE jobs SET status = '{JobStatus.PENDING}', code = NULL, demand = NULL, {_RENEWED}
 WHERE type IN (SELECT value FROM json_each(:types)) AND deliver_at >= :since
-    AND status IN {_among(PAUSED)} AND code = '{SkipReason.PAUSED}'
+    AND {HAS_ENDED} AND status IN {_among(PAUSED)} AND code = '{SkipReason.PAUSED}'
 """
 TOO_OLD_TO_RESUME: Final = f"""
 UPDATE jobs SET status = '{JobStatus.CANCELLED}', code = '{SkipReason.PAUSED}'
@@ -199,27 +204,36 @@ FROM (
 """
 ENDINGS: Final = f"""
 SELECT status, code, count(*) FROM jobs
-WHERE type = :type AND deliver_at >= :since AND status IN {_among(ENDED)} GROUP BY status, code
+WHERE type = :type AND deliver_at >= :since AND {HAS_ENDED} GROUP BY status, code
 """
 TROUBLE: Final = f"""
 SELECT status, error, count(*) AS times, max(deliver_at) FROM jobs
-WHERE type = :type AND deliver_at >= :since AND status IN {_among(TROUBLED)}
+WHERE type = :type AND deliver_at >= :since AND {HAS_ENDED} AND status IN {_among(TROUBLED)}
 GROUP BY status, error ORDER BY times DESC, status, error LIMIT {TROUBLES}
 """
-SELECT: Final = f"""
-SELECT {_JOB} FROM jobs
-WHERE type = :type AND (deliver_at, dedup_key) > (:since, :after)
-    AND status IN (SELECT value FROM json_each(:statuses))
-ORDER BY deliver_at, dedup_key LIMIT :limit
-"""
+# One for each status, since each of the three indexes holds slots of some statuses only.
+SELECT: Final = {
+    status: f"""
+    SELECT {_JOB} FROM jobs
+    WHERE type = :type AND status = '{status}' AND (deliver_at, dedup_key) > (:since, :after)
+    {"" if status in LIVE else f"AND {HAS_ENDED}"}
+    ORDER BY deliver_at, dedup_key LIMIT :limit
+    """
+    for status in JobStatus
+}
 PRUNABLE: Final = f"""
 SELECT seq FROM jobs
-WHERE type = :type AND deliver_at < :before AND status IN {_among(ENDED)} AND EXISTS (
+WHERE type = :type AND deliver_at < :before AND {HAS_ENDED} AND EXISTS (
     SELECT 1 FROM jobs AS newer
     WHERE newer.user_id = jobs.user_id AND newer.type = jobs.type
         AND (newer.deliver_at, newer.dedup_key) > (jobs.deliver_at, jobs.dedup_key)
+        AND (newer.status = '{JobStatus.COMPLETED}' OR jobs.status <> '{JobStatus.COMPLETED}')
+) AND local_date IS NOT (
+    SELECT local_date FROM briefs
+    WHERE briefs.user_id = jobs.user_id AND briefs.type = jobs.type
+    ORDER BY briefs.deliver_at DESC, briefs.local_date DESC LIMIT 1
 )
-ORDER BY deliver_at, dedup_key LIMIT :limit
+ORDER BY deliver_at LIMIT :limit
 """
 PRUNE_FENCE: Final = """
 UPDATE fence SET token = max(token, (
@@ -230,12 +244,8 @@ _PRUNED: Final = "IN (SELECT value FROM json_each(?))"
 PRUNE: Final = (
     f"DELETE FROM outbox WHERE seq {_PRUNED}",
     f"""
-    DELETE FROM briefs WHERE (user_id, type, local_date) IN (SELECT user_id, type, local_date FROM jobs WHERE seq {_PRUNED})
-        AND EXISTS (
-            SELECT 1 FROM briefs AS newer
-            WHERE newer.user_id = briefs.user_id AND newer.type = briefs.type
-                AND (newer.deliver_at, newer.local_date) > (briefs.deliver_at, briefs.local_date)
-        )
+    DELETE FROM briefs
+    WHERE (user_id, type, local_date) IN (SELECT user_id, type, local_date FROM jobs WHERE seq {_PRUNED})
     """,
     f"DELETE FROM jobs WHERE seq {_PRUNED}",
 )
@@ -275,8 +285,8 @@ UPDATE jobs SET
     lease_until = :until,
     window_fixed = 1,
     window_start = CASE WHEN window_fixed THEN window_start ELSE coalesce((
-        SELECT briefs.window_end FROM briefs
-        WHERE briefs.user_id = jobs.user_id AND briefs.type = jobs.type AND briefs.deliver_at < jobs.deliver_at
+        SELECT min(briefs.window_end, jobs.window_end) FROM briefs
+        WHERE briefs.user_id = jobs.user_id AND briefs.type = jobs.type
         ORDER BY briefs.deliver_at DESC, briefs.local_date DESC LIMIT 1
     ), window_start) END
 WHERE seq IN (SELECT value FROM json_each(:seqs))
@@ -422,7 +432,7 @@ def to_overview(
         later=later,
         ended=ended,
         codes=codes,
-        troubles=[Trouble(JobStatus(status), error, count, instant(at)) for status, error, count, at in troubles],
+        troubles=tuple(Trouble(JobStatus(kind), error, count, instant(at)) for kind, error, count, at in troubles),
     )
 
 

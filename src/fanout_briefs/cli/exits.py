@@ -1,0 +1,75 @@
+"""How commands end: what they answer the shell, and what they say of failures.
+
+Exit status: 0 all is well, 1 something failed or is stuck, 2 the command could not run. 130 is Ctrl-C and 143
+is SIGTERM, as shells have it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import anyio
+import typer
+
+from fanout_briefs.briefs import Briefs
+from fanout_briefs.cli import show
+from fanout_briefs.cli.application import NoApplication, load
+from fanout_briefs.errors import (
+    BriefFailed,
+    InvalidSchedule,
+    PermanentFailure,
+    RetryLater,
+    StorageUnavailable,
+    UnknownUser,
+)
+
+__all__ = ["do", "fail", "load_or_exit", "log", "out"]
+
+out = show.Printer()
+log = show.Printer(stderr=True)
+_Got = TypeVar("_Got")
+
+
+def load_or_exit(name: str) -> Briefs:
+    """The application by that name; where there is none, say why and exit."""
+    try:
+        return load(name)
+    except NoApplication as error:
+        if error.__cause__ is not None:
+            _show_code_of_the_host(error.__cause__)
+        fail(str(error))
+
+
+def do(work: Callable[[], Awaitable[_Got]]) -> _Got:
+    """Run to its end what a command does; where it fails, say why and exit."""
+    try:
+        return anyio.run(work)
+    except (StorageUnavailable, InvalidSchedule, UnknownUser) as error:
+        fail(str(error))
+    except (BriefFailed, PermanentFailure, RetryLater) as error:
+        fail(str(error), 1)
+    except Exception as error:
+        _show_code_of_the_host(error)
+        fail(f"stopped by {type(error).__name__}: {error}", 1)
+    except KeyboardInterrupt:
+        fail("stopped; run it again and it goes on where it was", 130)
+
+
+def fail(message: str, status: int = 2) -> NoReturn:
+    """Say what is wrong, and exit with this status."""
+    show.line(log, "Error", message, "red")
+    raise typer.Exit(status)
+
+
+def _show_code_of_the_host(error: BaseException) -> None:
+    """Print a traceback without the frames of this command line and of Python's import."""
+    own = (str(Path(__file__).parent), "<frozen importlib", str(Path(importlib.__file__).parent))
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(own):
+        frames = frames.tb_next
+    if frames is not None:
+        log.print("".join(traceback.format_exception(error.with_traceback(frames))), end="", markup=False)

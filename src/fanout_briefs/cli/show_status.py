@@ -1,0 +1,182 @@
+"""Shows how all slots stand on one screen, and says what to do next where something is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from attrs import frozen
+from rich.console import Console
+from rich.markup import escape
+
+from fanout_briefs.cli import show
+from fanout_briefs.model import JobStatus, Overview, SkipReason, Trouble
+from fanout_briefs.operate import Status
+
+__all__ = ["Advice", "status"]
+
+_CODES = 5
+_TROUBLES = 5
+_ERROR = 200
+"""Rows and characters at most, so that the counts stay on the screen; ``--json`` tells all."""
+_ENDED = (
+    JobStatus.COMPLETED,
+    JobStatus.EMPTY,
+    JobStatus.FAILED,
+    JobStatus.UNKNOWN,
+    JobStatus.SKIPPED,
+    JobStatus.CANCELLED,
+)
+_SLOW = timedelta(minutes=5)
+"""Work that waits for longer has nobody to do it, or too few."""
+
+
+@frozen(kw_only=True)
+class Advice:
+    """What a status is told with besides itself.
+
+    Attributes:
+        application: How the command line calls it.
+        horizon: How far ahead a plan looks, and so how old one may get.
+        since: What ``--since`` was, where it was given.
+    """
+
+    application: str
+    horizon: timedelta
+    since: str | None = None
+
+
+def status(console: Console, found: Status, advice: Advice) -> None:
+    """How all slots stand, what went wrong, and what to do about it."""
+    steps = [*_next(found, advice)]
+    style, verdict = _verdict(found, any_steps=bool(steps))
+    head = f"{escape(show.one_line(found.name))} as of {show.moment(found.now)}"
+    console.print(f"{head}: [{style}]{verdict}[/{style}]")
+    show.line(console, "Planned", _planned(found.briefs, found.now))
+    console.print()
+    _counts(console, found)
+    _troubles(console, found)
+    if steps:
+        console.print()
+    for label, step in steps:
+        show.line(console, label, step)
+
+
+def _verdict(found: Status, *, any_steps: bool) -> tuple[str, str]:
+    if not found.ok:
+        return "bold red", "something needs a person's eye"
+    if _paused_since(found) is not None:
+        return "bold yellow", "paused"
+    return ("bold yellow", "nothing failed, but see the end") if any_steps else ("bold green", "all is well")
+
+
+def _planned(briefs: Overview, now: datetime) -> str:
+    if briefs.planned_at is None:
+        return "never"
+    ago = f"{show.length(now - briefs.planned_at)} ago, " if briefs.planned_at <= now else ""
+    told = f"{ago}at {show.moment(briefs.planned_at)}"
+    if briefs.mark is not None and briefs.mark < briefs.planned_at:
+        return f"{told}; complete up to {show.moment(briefs.mark)}"
+    return told
+
+
+def _paused_since(found: Status) -> datetime | None:
+    mails = None if found.mails is None else found.mails.paused_since
+    return found.briefs.paused_since or mails
+
+
+def _both(found: Status) -> Sequence[Overview]:
+    return [each for each in (found.briefs, found.mails) if each is not None]
+
+
+# counts --------------------------------------------------------------------------------------------------
+
+
+def _counts(console: Console, found: Status) -> None:
+    both = _both(found)
+    names = ["briefs", "mails"][: len(both)]
+    console.print(f"[bold]{'':<22}{''.join(f'{name:>9}' for name in names)}[/bold]")
+    oldest = min((each.oldest for each in both if each.oldest is not None), default=None)
+    waits = "" if oldest is None else f"   the oldest waits for {show.length(found.now - oldest)}"
+    _row(console, "due within the hour", [each.soon for each in both])
+    _row(console, "due later", [each.later for each in both])
+    is_overdue = any(each.overdue for each in both)
+    _row(console, "overdue", [each.overdue for each in both], waits if is_overdue else "")
+    _row(console, "running", [each.running for each in both])
+    _row(console, "left by dead workers", [each.abandoned for each in both], "" if is_overdue else waits)
+    console.print(f"\nto be delivered since {show.moment(found.since)}, and ended")
+    for ending in _ENDED:
+        _row(console, ending, [each.ended.get(ending, 0) for each in both])
+    for code, counts in _codes(both).items():
+        _row(console, f"  {code}", counts)
+
+
+def _row(console: Console, label: str, counts: Sequence[int], note: str = "") -> None:
+    console.print(f"{label:<22}{''.join(f'{count:>9,}' for count in counts)}{note}")
+
+
+def _codes(both: Sequence[Overview]) -> Mapping[str, Sequence[int]]:
+    """Why slots were skipped or cancelled: the most frequent reasons, and the others in one row."""
+    counted = {code: [each.codes.get(code, 0) for each in both] for code in SkipReason}
+    found = sorted((code for code in counted if sum(counted[code])), key=lambda code: -sum(counted[code]))
+    rows: dict[str, Sequence[int]] = {code.replace("_", " "): counted[code] for code in found[:_CODES]}
+    if found[_CODES:]:
+        rows["other reasons"] = [sum(each.codes.get(code, 0) for code in found[_CODES:]) for each in both]
+    return rows
+
+
+# what went wrong, and what to do -------------------------------------------------------------------------
+
+
+def _troubles(console: Console, found: Status) -> None:
+    kinds = zip(("brief", "mail"), (found.briefs, found.mails), strict=True)
+    told = [(kind, trouble) for kind, each in kinds if each is not None for trouble in each.troubles]
+    told.sort(key=lambda pair: -pair[1].count)
+    if told:
+        console.print()
+    for kind, trouble in told[:_TROUBLES]:
+        show.line(console, trouble.status.capitalize(), _trouble(kind, trouble), "red")
+    if told[_TROUBLES:]:
+        others = len(told) - _TROUBLES
+        show.line(console, "", f"and {others} other error{'s' if others != 1 else ''}, which --json tells")
+
+
+def _trouble(kind: str, trouble: Trouble) -> str:
+    error = show.one_line(trouble.error or "no error was recorded")
+    error = error if len(error) <= _ERROR else f"{error[: _ERROR - 1]}…"
+    what = f"{trouble.count:,} {kind}{'s' if trouble.count != 1 else ''}"
+    return f"{what}, the latest due {show.moment(trouble.latest)}: {error}"
+
+
+def _next(found: Status, advice: Advice) -> Iterator[tuple[str, str]]:
+    """What to do, as labelled lines."""
+    both, app = _both(found), advice.application
+    since = "" if advice.since is None else f" --since {advice.since}"
+    if any(each.ended.get(JobStatus.FAILED) for each in both):
+        yield "Next", f"mend what failed, then: fanout-briefs retry {app} --failed{since}"
+    if any(each.ended.get(JobStatus.UNKNOWN) for each in both):
+        yield "Next", "unknown mails may have been delivered, so nothing sends them again by itself;"
+        yield "", f"if they are to go out all the same: fanout-briefs retry {app} --unknown{since}"
+    if any(each.abandoned for each in both):
+        yield "Next", f"a run takes up what dead workers left; to put it back now: fanout-briefs reconcile {app}"
+    paused_since = _paused_since(found)
+    if paused_since is not None:
+        yield "Paused", f"since {show.moment(paused_since)}: nothing is begun until: fanout-briefs resume {app}"
+    elif any(each.overdue for each in both) and _nobody_works(both, found.now):
+        yield "Next", f"work waits and nothing runs it: fanout-briefs worker {app}"
+    yield from _planning(found, advice)
+
+
+def _nobody_works(both: Sequence[Overview], now: datetime) -> bool:
+    oldest = min((each.oldest for each in both if each.oldest is not None), default=now)
+    return now - oldest > _SLOW and not any(each.running for each in both)
+
+
+def _planning(found: Status, advice: Advice) -> Iterator[tuple[str, str]]:
+    briefs, app = found.briefs, advice.application
+    if briefs.planned_at is None:
+        yield "Next", f"plan and run, every few minutes: fanout-briefs run {app} --every 5m"
+    elif found.now - briefs.planned_at > advice.horizon:
+        yield "Next", f"plan at least every {show.length(advice.horizon)}: fanout-briefs run {app} --every 5m"
+    elif briefs.mark is not None and briefs.mark < briefs.planned_at:
+        yield "Next", f"what could not be decided is told by: fanout-briefs plan {app} --dry-run"

@@ -1,0 +1,90 @@
+"""A claimed job in a worker's hands, and the lane that it runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+
+import anyio
+from attrs import define, evolve, field, frozen
+from attrs.validators import ge
+
+from fanout_briefs.model import Claim, Finish, FollowUp, Job, Progress
+from fanout_briefs.screen import Cleared
+from fanout_briefs.timing import Retrying
+
+__all__ = ["Handler", "Held", "Lane", "Lost"]
+
+
+class Lost(Exception):
+    """The claim is no longer ours, so what was being done must stop."""
+
+
+@define(eq=False)
+class Held:
+    """A claim in this worker's hands.
+
+    Attributes:
+        lane: Whose job it is.
+        cleared: What the screen let it run with; None of a job that is only to be ended.
+        progress: The latest; the next heartbeat records it.
+        is_running: Whether its handler has yet to return.
+        is_suspect: Whether it waits for everything else to end, since workers that held it died.
+        is_alone: Whether nothing else runs beside it.
+    """
+
+    claim: Claim
+    _beat: Callable[[Sequence[Held]], Awaitable[Collection[str]]]
+    lane: Lane
+    cleared: Cleared | None = None
+    progress: Progress | None = None
+    is_running: bool = True
+    is_suspect: bool = False
+    is_alone: bool = False
+    scope: anyio.CancelScope = field(factory=anyio.CancelScope)
+
+    @property
+    def job(self) -> Job:
+        """The claimed job."""
+        return self.claim.job
+
+    def with_progress(self) -> Claim:
+        """The claim as a heartbeat shows it."""
+        progress = self.progress
+        if self.is_alone:
+            progress = evolve(progress or Progress("starting"), alone=True)
+        return evolve(self.claim, progress=progress)
+
+    async def record(self, progress: Progress) -> None:
+        """Commit a step before the effect it announces.
+
+        Raises:
+            Lost: The claim is no longer ours, so the effect must not happen.
+        """
+        before, self.progress = self.progress, progress
+        try:
+            lost = await self._beat([self])
+        except BaseException:
+            self.progress = before  # Whether or not it was recorded, the effect will not begin.
+            raise
+        if lost:
+            raise Lost
+
+
+Handler = Callable[[Held], Awaitable[tuple[Finish, Sequence[FollowUp]]]]
+
+
+@frozen
+class Lane:
+    """The jobs of one type.
+
+    Attributes:
+        type: The job type.
+        handler: What makes a finish of a held job.
+        concurrency: How many run side by side.
+        retrying: How failed attempts are repeated.
+    """
+
+    type: str
+    handler: Handler
+    concurrency: int = field(validator=ge(1))
+    retrying: Retrying
