@@ -127,10 +127,12 @@ def rows(text: str) -> list[list[str]]:
 class Started(subprocess.Popen[str]):
     """A process that does not outlive its ``with``, so that a failed assertion is told instead of waited for."""
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if self.poll() is None:
             self.kill()
-        super().__exit__(kind, error, traceback)
+        super().__exit__(kind, value, traceback)
 
 
 def started(folder: Path, *arguments: str) -> Started:
