@@ -12,6 +12,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import TracebackType
 
 from typer.testing import CliRunner, Result
 

@@ -27,7 +27,6 @@ from fanout_briefs.adapters.smtp import SmtpMailer
 from fanout_briefs.adapters.sqlite import SqliteStorage
 from fanout_briefs.ports import Mailer
 from fanout_briefs.serve import Round
-from fanout_briefs.timing import Retrying
 
 BEGIN = datetime(2026, 3, 9, 9, tzinfo=UTC)
 """What the wall clock says when a scene begins."""
@@ -197,6 +196,7 @@ def build(settings: Settings) -> Briefs:
             local_hostname="localhost",
         )
     host = Host(settings)
+    retrying = Retrying(attempts=settings.attempts, first=0.2 * _SECOND, longest=_SECOND)
     built = Served(
         SqliteStorage(settings.database, busy_timeout=settings.busy * _SECOND, trace=_traced),
         projects=host,
@@ -211,7 +211,8 @@ def build(settings: Settings) -> Briefs:
         concurrency=settings.concurrency,
         lease=settings.lease * _SECOND,
         send_timeout=settings.send_timeout * _SECOND,
-        retrying=Retrying(attempts=settings.attempts, first=0.2 * _SECOND, longest=_SECOND),
+        retrying=retrying,
+        mail_retrying=retrying,
         clock=settings.clock,
     )
     built.settings = settings
