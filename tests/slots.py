@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from attrs import evolve
 
 from fanout_briefs.adapters.memory import MemoryStorage
+from fanout_briefs.adapters.postgres import PostgresStorage
 from fanout_briefs.adapters.sqlite import SqliteStorage
 from fanout_briefs.model import (
     Brief,
@@ -26,7 +27,7 @@ from fanout_briefs.model import (
 )
 from fanout_briefs.ports import Storage
 
-AnyStorage = MemoryStorage | SqliteStorage
+AnyStorage = MemoryStorage | SqliteStorage | PostgresStorage
 NOW = datetime(2026, 3, 2, 8, tzinfo=UTC)
 TODAY = date(2026, 3, 2)
 HOUR = timedelta(hours=1)

@@ -44,12 +44,13 @@ from fanout_briefs.model import (
 from fanout_briefs.runs import RunReport
 from fanout_briefs.timing import Retrying
 from hosts import Host, Provider
+from services import STORAGES, make_storage
+from slots import AnyStorage as Storage
 from virtual_time import in_virtual_time
 
 NINE = datetime(2026, 3, 9, 9, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 MAIL = "generate_brief_email.daily_brief"
-Storage = MemoryStorage | SqliteStorage
 
 
 class Clock:
@@ -72,9 +73,9 @@ def key(user_id: str, *, name: str = "daily_brief", epoch: int = 1) -> str:
     return f"{name}:2026-03-09:{user_id}:{epoch}"
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=STORAGES)
 async def storage(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: Any) -> AsyncIterator[Storage]:
-    kept = MemoryStorage() if request.param == "memory" else SqliteStorage(tmp_path / "briefs.db")
+    kept = make_storage(request, tmp_path)
     async with kept:
         yield kept
 

@@ -96,8 +96,12 @@ briefs = Briefs(MemoryStorage(), projects=Host(), generator=Host())
 
 
 @pytest.mark.parametrize("code", fences())
-def test_a_fence_of_the_documentation_runs_as_printed(code: str, tmp_path: Path) -> None:
+def test_a_fence_of_the_documentation_runs_as_printed(
+    code: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "myapp.py").write_text(BRIEFS, encoding="utf-8")
+    if "DATABASE_URL" in code:
+        monkeypatch.setenv("DATABASE_URL", request.getfixturevalue("postgres_database"))
     run(code, tmp_path)
 
 

@@ -11,17 +11,16 @@ import pytest
 from attrs import evolve
 
 from fanout_briefs import Briefs, CatchUp, Preference, ProjectBrief, Retrying, SectionRequest
-from fanout_briefs.adapters.memory import MemoryStorage
-from fanout_briefs.adapters.sqlite import SqliteStorage
 from fanout_briefs.errors import BriefFailed, InvalidSchedule, NotSent, PermanentFailure, UnknownUser
 from fanout_briefs.model import JobStatus, Progress
 from hosts import Host, Provider
+from services import STORAGES, make_storage
+from slots import AnyStorage as Storage
 
 TODAY = date(2026, 3, 9)
 EIGHT, NINE = (datetime(2026, 3, 9, hour, tzinfo=UTC) for hour in (8, 9))
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 KEY = "daily_brief:2026-03-09:ada:1"
-Storage = MemoryStorage | SqliteStorage
 
 
 class Clock:
@@ -34,9 +33,9 @@ class Clock:
         return self.now
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=STORAGES)
 async def storage(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: Any) -> AsyncIterator[Storage]:
-    kept = MemoryStorage() if request.param == "memory" else SqliteStorage(tmp_path / "briefs.db")
+    kept = make_storage(request, tmp_path)
     async with kept:
         await kept.preferences.put([Preference(user_id="ada")])
         yield kept

@@ -7,18 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from fanout_briefs.adapters.memory import MemoryStorage
-from fanout_briefs.adapters.sqlite import SqliteStorage
+from services import STORAGES, make_storage
 from slots import AnyStorage
 
 
-def make(kind: str, folder: Path) -> AnyStorage:
-    return MemoryStorage() if kind == "memory" else SqliteStorage(folder / "briefs.db")
-
-
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=STORAGES)
 def closed_storage(request: pytest.FixtureRequest, tmp_path: Path) -> AnyStorage:
-    return make(request.param, tmp_path)
+    return make_storage(request, tmp_path)
 
 
 @pytest.fixture

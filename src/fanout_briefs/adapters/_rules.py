@@ -34,6 +34,7 @@ __all__ = [
     "PAUSED",
     "RENEWABLE",
     "SOON",
+    "TAKEN_UP_FROM",
     "TRANSITIONS",
     "TROUBLED",
     "TROUBLES",
@@ -121,14 +122,15 @@ def _taken_up_from() -> Iterator[State]:
                 yield status, code
 
 
-_TAKEN_UP_FROM: Final = frozenset(_taken_up_from())
+TAKEN_UP_FROM: Final = frozenset(_taken_up_from())
+"""A slot in one of these is taken up by a plan."""
 
 
 def enqueued(job: Job, state: State | None, *, paused: bool) -> Enqueued:
     """What becomes of a job whose slot is in ``state``: None where there is none; ``paused`` where its type is."""
     wants, demanded = job.status is JobStatus.PENDING, job.demand is not None
     if state is not None:
-        free = state in _TAKEN_UP_FROM or (demanded and state[0] != JobStatus.PROCESSING)
+        free = state in TAKEN_UP_FROM or (demanded and state[0] != JobStatus.PROCESSING)
         if not wants or not free:
             return Enqueued.DUPLICATE
     if paused and wants and not demanded:

@@ -1,0 +1,434 @@
+"""A storage in PostgreSQL: for any number of machines, planners and workers.
+
+It needs a server of version 13 or newer and psycopg 3, used synchronously in threads, which is right on asyncio and
+on trio. The tables stand in a schema of the host's choosing, beside the host's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self
+
+try:
+    import psycopg
+except ModuleNotFoundError as missing:
+    raise ImportError("PostgresStorage needs psycopg 3: pip install 'fanout-briefs[postgres]'") from missing
+
+from fanout_briefs.adapters import postgres_rows as convert
+from fanout_briefs.adapters import postgres_statements as sql
+from fanout_briefs.adapters._rules import (
+    TRANSITIONS,
+    check_finish,
+    check_limit,
+    check_new,
+    not_open,
+    storable,
+    utc,
+)
+from fanout_briefs.adapters.postgres_connection import Database, Guest, Lanes, PoolUse, Session, Tables
+from fanout_briefs.encoding import decode_brief
+from fanout_briefs.model import (
+    Brief,
+    Change,
+    Claim,
+    Claims,
+    Enqueued,
+    Finish,
+    FollowUp,
+    Job,
+    JobStatus,
+    Overview,
+    Page,
+    Preference,
+)
+
+__all__ = ["PoolUse", "PostgresPreferences", "PostgresStorage"]
+
+_CHUNK: Final = 10_000
+"""Rows a statement: more are no faster, and other planners get their turn between them."""
+
+
+class PostgresStorage:
+    """Keeps everything in the tables of one schema.
+
+    Args:
+        dsn: How to reach the database: a ``postgresql://`` address or ``key=value`` pairs, as libpq reads them. What
+            is not said there comes from the environment (``PGPASSWORD``, a password file).
+        schema: Where the tables are.
+        migrate: Make the schema and its tables, or bring them to the newest version, when the storage is opened.
+            False leaves that to you, and opening fails while they are missing or old.
+        pool_size: How many connections to have at most; at least 2, one of which is for heartbeats.
+        statement_timeout: How long the server lets one statement run, and so how long a cancelled call may take
+            to end. Half of it is how long a statement waits for a lock.
+        trace: For diagnostics: called with each statement of SQL before it runs, in a thread; never with values.
+            If it raises, the transaction is undone.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        schema: str = "fanout_briefs",
+        migrate: bool = True,
+        pool_size: int = 5,
+        statement_timeout: timedelta = timedelta(seconds=30),
+        trace: Callable[[str], None] | None = None,
+    ) -> None:
+        if not schema or "\0" in schema or len(schema.encode()) > 63:
+            raise ValueError(f"schema={schema!r}: must be a name of 1 to 63 bytes")
+        if pool_size < 2:
+            raise ValueError(
+                f"pool_size={pool_size!r}: must be at least 2, since heartbeats have a connection of their own"
+            )
+        if statement_timeout < timedelta(milliseconds=1):
+            raise ValueError(f"statement_timeout={statement_timeout!r}: must be at least a millisecond")
+        self._database = Database(
+            target=dsn,
+            schema=schema,
+            migrate=migrate,
+            pool_size=pool_size,
+            statement_timeout=statement_timeout,
+            trace=trace,
+        )
+        self._session: Session | None = None
+        self._guest: Guest | None = None
+        self.preferences: Final = PostgresPreferences(self._lanes)
+
+    async def __aenter__(self) -> Self:
+        if self._guest is not None:
+            return self
+        # No await before the count is right: another task may enter or leave at any.
+        session = self._session = self._session or Session(self._database)
+        session.users += 1
+        try:
+            await session.open()
+        except BaseException:
+            await self._leave(session)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._leave(self._session)
+
+    async def _leave(self, session: Session) -> None:
+        session.users -= 1
+        if session.users == 0:
+            self._session = None
+            await session.close()
+
+    def _lanes(self) -> Lanes:
+        if self._guest is not None:
+            return self._guest
+        return self._open_session()
+
+    def _open_session(self) -> Session:
+        if self._session is None:
+            raise not_open(self._database.place)
+        return self._session
+
+    def on(self, connection: psycopg.Connection[Any]) -> PostgresStorage:
+        """Give the same storage on a connection of yours: whatever it does is part of your transaction.
+
+        It needs no opening, and its tables must be there. It neither commits nor rolls back, tries nothing again and
+        never closes; psycopg's own errors surface, after which your transaction is to be rolled back.
+
+        Args:
+            connection: Synchronous, to the same database. In autocommit mode it must be inside
+                ``connection.transaction()``, else each call is a ``ValueError``. Use it for nothing else while a
+                call of this storage runs.
+        """
+        joined = PostgresStorage("", schema=self._database.schema, trace=self._database.trace)
+        joined._guest = Guest(connection, self._database.schema, self._database.trace)
+        return joined
+
+    async def migrate(self) -> None:
+        """Make the schema and its tables, or bring them to the newest version. Harmless where they are.
+
+        Whether the storage is open makes no difference. Of those who migrate at once, one does and the others wait.
+
+        Raises:
+            SchemaTooNew: A newer release of this library made them; nothing was changed.
+            StorageUnavailable: The server cannot be reached, or the role may not do it.
+        """
+        await self._database.in_thread(self._database.bring_up_to_date)
+
+    def pool_use(self) -> PoolUse:
+        """Tell how the pool of connections stands at this moment."""
+        return self._open_session().use()
+
+    async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
+        lanes = self._lanes()
+        first: dict[str, Job] = {}
+        for job in jobs:
+            check_new(job)
+            first.setdefault(job.dedup_key, job)
+        outcomes: dict[str, Enqueued] = {}
+        for keys in _chunks(first):
+            outcomes.update(await lanes.work(partial(_enqueue, jobs=[first[key] for key in keys])))
+        # The outcome belongs to the first of equal keys; popping leaves none for the others.
+        return [outcomes.pop(job.dedup_key, Enqueued.DUPLICATE) for job in jobs]
+
+    async def find(self, keys: Collection[str]) -> Mapping[str, Job]:
+        asked = (convert.askable(keys),)
+        return await self._lanes().work(
+            lambda tables: {row[0]: convert.to_job(row) for row in tables.rows(sql.FIND, asked)}
+        )
+
+    async def last_briefs(self, type: str, before: Mapping[str, datetime]) -> Mapping[str, datetime]:  # noqa: A002  # the port's name
+        users = [user_id for user_id in before if convert.is_askable(user_id)]
+        values = {"type": type, "users": users, "before": [utc(before[user_id]) for user_id in users]}
+        rows = await self._lanes().work(_rows(sql.LAST_BRIEFS, values))
+        return {user_id: utc(latest) for user_id, latest in rows}
+
+    async def change(self, keys: Collection[str], change: Change) -> Collection[str]:
+        lanes = self._lanes()
+        rule = TRANSITIONS[change]
+        statement = sql.CHANGE if rule.demand is None else sql.CHANGE_AND_RENEW
+        values = {
+            "applies_to": [status.value for status in rule.applies_to],
+            "to": rule.to.value,
+            "code": None if rule.code is None else rule.code.value,
+            "demand": None if rule.demand is None else rule.demand.value,
+        }
+        moved: set[str] = set()
+        for chunk in _chunks(convert.askable(keys)):
+            moved.update(key for (key,) in await lanes.work(_rows(statement, {**values, "keys": chunk})))
+        return moved
+
+    async def advance(
+        self,
+        name: str,
+        to: datetime | None = None,
+        *,
+        start: datetime | None = None,
+        planned_at: datetime | None = None,
+    ) -> datetime | None:
+        instants = {"to": to, "start": start, "planned_at": planned_at}
+        values = {"name": name, **{key: None if at is None else utc(at) for key, at in instants.items()}}
+        statement = sql.START_MARK if start else sql.MOVE_MARK if to or planned_at else sql.MARK
+        lanes = self._lanes()
+        if start is None and not convert.is_askable(name):
+            return None
+        rows = await lanes.work(_rows(statement, values))
+        return utc(rows[0][0]) if rows else None
+
+    async def forget(self, user_id: str) -> int:
+        lanes = self._lanes()
+        return await lanes.work(partial(_forget, user_id=user_id)) if convert.is_askable(user_id) else 0
+
+    async def claim(
+        self,
+        due_by: datetime,
+        *,
+        now: datetime,
+        lease: timedelta,
+        limit: int,
+        types: Collection[str],
+        key: str | None = None,
+    ) -> Claims:
+        lanes = self._lanes()
+        check_limit(limit)
+        until = utc(now) + lease
+        values = {
+            "due_by": utc(due_by),
+            "now": utc(now),
+            "until": until,
+            "limit": limit,
+            "types": convert.askable(types),
+            "key": key,
+        }
+        if key is not None and not convert.is_askable(key):
+            return Claims([])
+        rows = await lanes.work(_rows(sql.CLAIM if key is None else sql.CLAIM_ONE, values))
+        held_until = rows[0][0]
+        claims = [convert.to_claim(row, until) for row in rows if row[1] is not None]
+        return Claims(claims, None if held_until is None else utc(held_until))
+
+    async def heartbeat(self, claims: Collection[Claim], until: datetime) -> Collection[str]:
+        rows = await self._lanes().beat(_rows(sql.BEAT, {**convert.from_claims(claims), "until": utc(until)}))
+        return {claim.job.dedup_key for claim in claims} - {key for (key,) in rows}
+
+    async def finish(self, claim: Claim, finish: Finish, follow_ups: Sequence[FollowUp] = ()) -> bool:
+        lanes = self._lanes()
+        check_finish(finish)
+        for follow_up in follow_ups:
+            check_new(follow_up.job)
+        values = {
+            **_held_by(claim),
+            **convert.from_brief(finish.brief),
+            "end": finish.status.value,
+            "end_code": None if finish.code is None else finish.code.value,
+            "end_reason": convert.words(finish.reason),
+            "end_error": convert.words(finish.error),
+        }
+        return await lanes.work(partial(_finish, values=values, follow_ups=follow_ups))
+
+    async def retry(self, claim: Claim, at: datetime, error: str, *, counted: bool = True) -> bool:
+        values = {**_held_by(claim), "at": utc(at), "error": convert.words(error), "uncounted": int(not counted)}
+        return await self._lanes().work(lambda tables: tables.count(sql.RETRY, values)) == 1
+
+    async def release(self, claims: Collection[Claim]) -> None:
+        await self._lanes().work(_rows(sql.RELEASE, convert.from_claims(claims)))
+
+    async def brief(self, type: str, user_id: str, on: date | None = None) -> Brief | None:  # noqa: A002  # the port's name
+        lanes = self._lanes()
+        if not convert.is_askable(user_id + type):
+            return None
+        statement = sql.LAST_BRIEF if on is None else sql.BRIEF_ON
+        rows = await lanes.work(_rows(statement, {"type": type, "user": user_id, "on": on}))
+        return decode_brief(rows[0][0]) if rows else None
+
+    async def pause(self, types: Collection[str], at: datetime) -> bool:
+        values = {"types": convert.askable(types), "at": utc(at)}
+        return await self._lanes().work(lambda tables: tables.count(sql.PAUSE, values)) > 0
+
+    async def resume(self, types: Collection[str], *, since: datetime) -> int | None:
+        return await self._lanes().work(partial(_resume, types=convert.askable(types), since=utc(since)))
+
+    async def paused(self, types: Collection[str]) -> Mapping[str, datetime]:
+        rows = await self._lanes().work(_rows(sql.PAUSES, {"types": convert.askable(types)}))
+        return {kind: utc(since) for kind, since in rows}
+
+    async def overview(self, types: Collection[str], *, now: datetime, since: datetime) -> Mapping[str, Overview]:
+        values = {"types": convert.askable(types), "now": utc(now), "since": utc(since)}
+        return await self._lanes().work(partial(_overviews, types=types, values=values))
+
+    async def select(
+        self,
+        types: Collection[str],
+        statuses: Collection[JobStatus],
+        *,
+        since: datetime,
+        cursor: str | None = None,
+        limit: int = 1000,
+    ) -> Page[Job]:
+        lanes = self._lanes()
+        check_limit(limit)
+        begin, after = (utc(since), "") if cursor is None else convert.from_page_cursor(cursor)
+        values = {
+            "types": convert.askable(types),
+            "statuses": [status.value for status in statuses],
+            "since": begin,
+            "after": after,
+            # One row more than asked for tells whether this page is the last.
+            "limit": limit + 1,
+        }
+        jobs = await lanes.work(lambda tables: [convert.to_job(row) for row in tables.rows(sql.SELECT, values)])
+        return Page(jobs[:limit], convert.to_page_cursor(jobs[limit - 1]) if len(jobs) > limit else None)
+
+    async def prune(self, types: Collection[str], before: datetime, limit: int) -> int:
+        lanes = self._lanes()
+        check_limit(limit)
+        values = {"types": convert.askable(types), "before": utc(before), "limit": limit}
+        return await lanes.work(partial(_behind_the_fence, statement=sql.PRUNE, values=values))
+
+
+class PostgresPreferences:
+    """The preferences that a ``PostgresStorage`` keeps, in order of their user ids."""
+
+    def __init__(self, lanes: Callable[[], Lanes]) -> None:
+        self._lanes = lanes
+
+    async def page(self, cursor: str | None, limit: int) -> Page[Preference]:
+        lanes = self._lanes()
+        check_limit(limit)
+        # One row more than asked for tells whether this page is the last.
+        rows = await lanes.work(_rows(sql.PREFERENCES_AFTER, (cursor or "", limit + 1)))
+        items = [convert.to_preference(row) for row in rows]
+        return Page(items[:limit], items[limit - 1].user_id if len(items) > limit else None)
+
+    async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
+        rows = await self._lanes().work(_rows(sql.PREFERENCES, (convert.askable(user_ids),)))
+        return {row[0]: convert.to_preference(row) for row in rows}
+
+    async def put(self, preferences: Iterable[Preference]) -> None:
+        """Store these preferences, each in place of what was stored for its user; all of them or none.
+
+        Raises:
+            InvalidPreferences: Some hold values that cannot be stored. Whether they make a schedule is the
+                planner's question.
+        """
+        lanes = self._lanes()
+        columns = convert.from_preferences(storable(preferences))
+        await lanes.work(lambda tables: tables.count(sql.PUT_PREFERENCES, columns))
+
+    async def remove(self, user_ids: Collection[str]) -> None:
+        """Remove the preferences of these users; the others stay, and so do slots and briefs."""
+        asked = (convert.askable(user_ids),)
+        await self._lanes().work(lambda tables: tables.count(sql.REMOVE_PREFERENCES, asked))
+
+
+def _rows(statement: str, values: Any) -> Callable[[Tables], list[tuple[Any, ...]]]:
+    return lambda tables: tables.rows(statement, values)
+
+
+def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
+    # In order of the keys: pages of the indexes are then visited once, and planners wait for each other in one order.
+    ordered = sorted(keys)
+    for begin in range(0, len(ordered), _CHUNK):
+        yield ordered[begin : begin + _CHUNK]
+
+
+def _enqueue(tables: Tables, jobs: Sequence[Job]) -> dict[str, Enqueued]:
+    types = sorted({job.type for job in jobs})
+    rows = tables.rows(sql.ENQUEUE, [*convert.from_jobs(jobs), types])
+    recorded = {key: (is_new, status) for key, is_new, status in rows}
+    return {job.dedup_key: _outcome(job, *recorded[job.dedup_key]) for job in jobs if job.dedup_key in recorded}
+
+
+def _outcome(job: Job, is_new: bool, status: str) -> Enqueued:
+    if status != job.status:
+        return Enqueued.PAUSED
+    return Enqueued.CREATED if is_new else Enqueued.TAKEN_UP
+
+
+def _finish(tables: Tables, values: Mapping[str, Any], follow_ups: Sequence[FollowUp]) -> bool:
+    keys = {values["key"], *(follow_up.job.dedup_key for follow_up in follow_ups)}
+    if len(keys) == 1 + len(follow_ups):
+        ((ended,),) = tables.rows(sql.FINISH, {**values, **convert.from_follow_ups(follow_ups)})
+        return bool(ended)
+    with tables.transaction():
+        ((ended,),) = tables.rows(sql.FINISH, {**values, **convert.from_follow_ups(())})
+        for follow_up in follow_ups if ended else ():
+            tables.count(sql.CARRY, convert.from_follow_ups([follow_up]))
+        return bool(ended)
+
+
+def _behind_the_fence(tables: Tables, statement: str, values: Any) -> int:
+    # Locked before what is erased: by then, nobody who saw the old fence is still about to make a slot.
+    with tables.transaction():
+        tables.count(sql.LOCK_FENCE)
+        ((erased,),) = tables.rows(statement, values)
+        return int(erased)
+
+
+def _forget(tables: Tables, user_id: str) -> int:
+    return _behind_the_fence(tables, sql.FORGET, {"user": user_id})
+
+
+def _resume(tables: Tables, types: Sequence[str], since: datetime) -> int | None:
+    values = {"types": types, "since": since}
+    with tables.transaction():
+        # By itself: it waits for planners that have seen the pause, and what they recorded is seen after that.
+        values["types"] = [kind for (kind,) in tables.rows(sql.UNPAUSE, values)]
+        if not values["types"]:
+            return None
+        tables.count(sql.TOO_OLD_TO_RESUME, values)
+        return tables.count(sql.RESUME, values)
+
+
+def _overviews(tables: Tables, types: Collection[str], values: Mapping[str, Any]) -> dict[str, Overview]:
+    # Of one moment.
+    with tables.transaction(sql.SNAPSHOT):
+        answers = [tables.rows(question, values) for question in sql.OVERVIEW]
+    return convert.to_overviews(types, answers)
+
+
+def _held_by(claim: Claim) -> dict[str, object]:
+    return {"key": claim.job.dedup_key, "token": claim.token}

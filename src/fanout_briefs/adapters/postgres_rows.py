@@ -1,0 +1,244 @@
+"""How values become the parameters of a PostgreSQL storage, and its rows values.
+
+A batch travels as columns, each of which is one array; instants go and come in UTC.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from fanout_briefs.adapters._rules import readable, utc
+from fanout_briefs.adapters.postgres_statements import COLUMNS, PREFERENCE
+from fanout_briefs.encoding import encode_brief
+from fanout_briefs.model import (
+    Brief,
+    Claim,
+    Demand,
+    FollowUp,
+    Job,
+    JobStatus,
+    Occurrence,
+    Overview,
+    Preference,
+    Progress,
+    SkipReason,
+    Trouble,
+    Window,
+)
+
+__all__ = [
+    "askable",
+    "columns",
+    "from_brief",
+    "from_claims",
+    "from_follow_ups",
+    "from_jobs",
+    "from_page_cursor",
+    "from_preferences",
+    "is_askable",
+    "to_claim",
+    "to_job",
+    "to_overviews",
+    "to_page_cursor",
+    "to_preference",
+    "words",
+]
+
+_Rows: TypeAlias = Sequence[Sequence[Any]]
+
+
+def is_askable(text: str) -> bool:
+    """Whether PostgreSQL can hold this text; no key that it holds is equal to one that it cannot."""
+    return "\0" not in text and (text.isascii() or not any(0xD800 <= ord(char) < 0xE000 for char in text))
+
+
+def askable(texts: Iterable[str]) -> list[str]:
+    """Give the texts that PostgreSQL can be asked about, each once, in order of its keys."""
+    return sorted({text for text in texts if is_askable(text)})
+
+
+def words(text: str | None) -> str | None:
+    """Give text for people that PostgreSQL can hold."""
+    return None if text is None else (readable(text) or "").replace("\0", r"\x00")
+
+
+def columns(rows: Iterable[tuple[object, ...]], width: int) -> list[list[Any]]:
+    """Give rows as columns, of which each is one parameter."""
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
+
+
+def from_jobs(jobs: Iterable[Job]) -> list[list[Any]]:
+    """Give jobs as columns, in the order of the table."""
+    return columns(map(_from_job, jobs), len(COLUMNS))
+
+
+def from_follow_ups(follow_ups: Collection[FollowUp]) -> dict[str, list[Any]]:
+    """Give follow-ups as columns by their names."""
+    given = from_jobs(follow_up.job for follow_up in follow_ups)
+    return {**dict(zip(COLUMNS, given, strict=True)), "payload": [follow_up.payload for follow_up in follow_ups]}
+
+
+def _from_job(job: Job) -> tuple[object, ...]:
+    occurrence, window = job.occurrence, job.window
+    return (
+        job.dedup_key,
+        job.type,
+        job.user_id,
+        occurrence.local_date,
+        utc(occurrence.deliver_at),
+        utc(job.run_at),
+        utc(window.start),
+        utc(window.end),
+        job.status.value,
+        None if job.code is None else job.code.value,
+        words(job.reason),
+        words(job.error),
+        job.epoch,
+        job.attempts,
+        _from_progress(job.progress),
+        None if job.demand is None else job.demand.value,
+    )
+
+
+def to_job(row: Sequence[Any]) -> Job:
+    """Give the job of a row of job columns."""
+    _, kind, user_id, on, at, run_at, start, end, status, code, reason, error, epoch, attempts, progress, demand = row
+    return Job(
+        type=kind,
+        user_id=user_id,
+        occurrence=Occurrence(local_date=on, deliver_at=utc(at)),
+        run_at=utc(run_at),
+        window=Window(start=utc(start), end=utc(end)),
+        status=JobStatus(status),
+        code=None if code is None else SkipReason(code),
+        reason=reason,
+        error=error,
+        epoch=epoch,
+        attempts=attempts,
+        progress=None if progress is None else Progress(*json.loads(progress)),
+        demand=None if demand is None else Demand(demand),
+    )
+
+
+def to_claim(row: Sequence[Any], until: datetime) -> Claim:
+    """Give the claim of a row of ``CLAIM``."""
+    job = to_job(row[1:17])
+    return Claim(job=job, token=row[17], until=until, payload=row[18], progress=job.progress)
+
+
+def from_claims(claims: Iterable[Claim]) -> dict[str, list[Any]]:
+    """Give claims as columns."""
+    asked = [
+        (claim.job.dedup_key, claim.token, _from_progress(claim.progress))
+        for claim in claims
+        if is_askable(claim.job.dedup_key)
+    ]
+    return dict(zip(("keys", "tokens", "progress"), columns(asked, 3), strict=True))
+
+
+def _from_progress(progress: Progress | None) -> str | None:
+    if progress is None:
+        return None
+    return json.dumps([progress.step, progress.completed, progress.total, progress.failed, progress.alone])
+
+
+def from_brief(brief: Brief | None) -> dict[str, list[Any]]:
+    """Give a brief, or none, as columns."""
+    names = ("brief_user", "brief_type", "brief_date", "brief_at", "brief_end", "brief_body")
+    if brief is None:
+        return {name: [] for name in names}
+    at, end = utc(brief.occurrence.deliver_at), utc(brief.window.end)
+    row = (brief.user_id, brief.type, brief.occurrence.local_date, at, end, encode_brief(brief))
+    return {name: [value] for name, value in zip(names, row, strict=True)}
+
+
+def from_preferences(preferences: Iterable[Preference]) -> list[list[Any]]:
+    """Give preferences as columns."""
+    return columns(map(_from_preference, preferences), len(PREFERENCE))
+
+
+def _from_preference(preference: Preference) -> tuple[object, ...]:
+    days = preference.days
+    return (
+        preference.user_id,
+        preference.frequency,
+        preference.time_of_day,
+        preference.timezone,
+        preference.day_of_week,
+        # Lists of different lengths make no array of arrays; so each travels as the text of one.
+        None if days is None else "{" + ",".join(map(str, days)) + "}",
+        preference.is_active,
+        preference.effective_from,
+    )
+
+
+def to_preference(row: Sequence[Any]) -> Preference:
+    """Give the preference of a row."""
+    user_id, frequency, time_of_day, timezone, day_of_week, days, is_active, effective_from = row
+    return Preference(
+        user_id=user_id,
+        frequency=frequency,
+        time_of_day=time_of_day,
+        timezone=timezone,
+        day_of_week=day_of_week,
+        days=None if days is None else tuple(days),
+        is_active=is_active,
+        effective_from=None if effective_from is None else utc(effective_from),
+    )
+
+
+def to_page_cursor(job: Job) -> str:
+    """Give where the page after this slot begins."""
+    return json.dumps([job.occurrence.deliver_at.isoformat(), job.dedup_key])
+
+
+def from_page_cursor(cursor: str) -> tuple[datetime, str]:
+    """Give the time and the key after which a page begins."""
+    at, key = json.loads(cursor)
+    return datetime.fromisoformat(at), key
+
+
+def to_overviews(types: Iterable[str], answers: Iterable[_Rows]) -> dict[str, Overview]:
+    """Give the overview of each type from the answers to ``OVERVIEW``, whose rows begin with the type."""
+    by_type = [_by_type(rows) for rows in answers]
+    return {kind: _overview(*(rows.get(kind, []) for rows in by_type)) for kind in types}
+
+
+def _by_type(rows: _Rows) -> dict[str, list[Sequence[Any]]]:
+    found: dict[str, list[Sequence[Any]]] = {}
+    for kind, *row in rows:
+        found.setdefault(kind, []).append(row)
+    return found
+
+
+def _overview(marks: _Rows, pauses: _Rows, standing: _Rows, endings: _Rows, troubles: _Rows) -> Overview:
+    ended: Counter[JobStatus] = Counter()
+    codes: Counter[SkipReason] = Counter()
+    for status, code, count in endings:
+        ended[JobStatus(status)] += count
+        if code is not None:
+            codes[SkipReason(code)] += count
+    mark, planned_at = marks[0] if marks else (None, None)
+    running, abandoned, overdue, oldest, soon, later = standing[0] if standing else (0, 0, 0, None, 0, 0)
+    return Overview(
+        planned_at=_maybe(planned_at),
+        mark=_maybe(mark),
+        paused_since=_maybe(pauses[0][0]) if pauses else None,
+        running=running,
+        abandoned=abandoned,
+        overdue=overdue,
+        oldest=_maybe(oldest),
+        soon=soon,
+        later=later,
+        ended=ended,
+        codes=codes,
+        troubles=tuple(Trouble(JobStatus(kind), error, count, utc(at)) for kind, error, count, at in troubles),
+    )
+
+
+def _maybe(at: datetime | None) -> datetime | None:
+    return None if at is None else utc(at)

@@ -1,0 +1,108 @@
+"""The tables of a PostgreSQL storage, and how a schema comes to have them.
+
+Each version is a file of plain SQL beside this module, which a host may read and run. Migrations only go forward;
+the schema knows by its own row how many it has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import resources
+from typing import Any, Final
+
+from psycopg import Connection, sql
+
+from fanout_briefs.errors import SchemaTooNew, StorageUnavailable
+
+__all__ = ["NEWEST", "OLDEST_SERVER", "advice", "examine", "migrate", "quoted", "scripts"]
+
+OLDEST_SERVER: Final = 13
+
+_FOLDER: Final = resources.files("fanout_briefs.adapters") / "postgres_schema"
+
+
+def scripts() -> list[tuple[str, str]]:
+    """Give place and content of each script, the first version's first."""
+    files = sorted((file for file in _FOLDER.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
+    return [(str(file), file.read_text(encoding="utf-8")) for file in files]
+
+
+NEWEST: Final = len(scripts())
+
+
+def examine(connection: Connection[Any], schema: str, place: str) -> int:
+    """Give the version of the schema: 0 where it has no tables of ours, or is not there at all.
+
+    Raises:
+        SchemaTooNew: A newer release of this library made it.
+        StorageUnavailable: The server, the database or the role cannot serve.
+    """
+    if connection.info.server_version < OLDEST_SERVER * 10_000:
+        raise StorageUnavailable(
+            f"{place} runs on PostgreSQL {connection.info.server_version // 10_000}, which is too old: "
+            f"use a server of version {OLDEST_SERVER} or newer"
+        )
+    encoding, read_only, exists = connection.execute(_FACTS, (schema,)).fetchone() or ("", "on", False)
+    if encoding != "UTF8":
+        raise StorageUnavailable(
+            f"{place}: the database is encoded in {encoding}, which does not hold every text: use one that was made "
+            "with ENCODING 'UTF8'"
+        )
+    if read_only == "on":
+        raise StorageUnavailable(
+            f"{place} is read-only, such as a standby server is: connect to the primary (target_session_attrs="
+            "read-write in the DSN finds it among several hosts)"
+        )
+    if not exists:
+        return 0
+    question = sql.SQL("SELECT version FROM {}").format(sql.Identifier(schema, "schema_version"))
+    row = connection.execute(question).fetchone()
+    version = 0 if row is None else int(row[0])
+    if version > NEWEST:
+        raise SchemaTooNew(place, version, NEWEST)
+    return version
+
+
+# Asked of the catalogue, since to_regclass fails where the role may not use the schema. What it may not use is told
+# by the question that follows.
+_FACTS: Final = """
+SELECT current_setting('server_encoding'), current_setting('transaction_read_only'), EXISTS (
+    SELECT FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname = %s AND relname = 'schema_version'
+)
+"""
+
+
+def advice(schema: str, version: int) -> str:
+    """Say what to run where the tables are missing or old."""
+    files = " ".join(f"-f {place}" for place, _ in scripts()[version:])
+    old = f"has version {version} of the tables, and this release needs {NEWEST}"
+    return (
+        f"schema {schema!r} {old if version else 'has no tables of this library'}: run `await storage.migrate()` once, "
+        f"or open it with migrate=True, or run `psql -v ON_ERROR_STOP=1 -1 -c 'CREATE SCHEMA IF NOT EXISTS "
+        f"{quoted(schema)}' -c 'SET search_path TO {quoted(schema)}' {files}`"
+    )
+
+
+def quoted(schema: str) -> str:
+    """Give the name as SQL writes it."""
+    return '"' + schema.replace('"', '""') + '"'
+
+
+def migrate(connection: Connection[Any], schema: str, place: str, trace: Callable[[str], None] | None = None) -> None:
+    """Bring the schema to the newest version in one transaction; of those who do so at once, one does and the others wait."""
+    if examine(connection, schema, place) == NEWEST:
+        return
+    name = sql.Identifier(schema)
+    with connection.transaction():
+        # An index on a large table takes its time; what bounds the work of every day does not bound this.
+        connection.execute("SET LOCAL statement_timeout = 0")
+        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('fanout_briefs ' || %s, 0))", (schema,))
+        if connection.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s", (schema,)).rowcount == 0:
+            connection.execute(sql.SQL("CREATE SCHEMA {}").format(name))
+        known = examine(connection, schema, place)
+        connection.execute(sql.SQL("SET LOCAL search_path TO {}").format(name))
+        for _, script in scripts()[known:]:
+            if trace is not None:
+                trace(script)
+            connection.execute(script.encode())
