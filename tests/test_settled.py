@@ -1604,6 +1604,27 @@ async def test_an_exhausted_stream_stays_exhausted() -> None:
     assert [outcome async for outcome in outcomes] == []
 
 
+async def test_of_workers_whose_time_is_up_the_first_one_back_opens_the_next_slice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fanout_briefs.settled._SLICE", 0.0)
+    gate = anyio.Event()
+
+    async def work(item: int) -> int:
+        if item < 3:
+            await gate.wait()  # So that all workers come back in one turn of the loop.
+        return item
+
+    async def open_the_gate() -> None:
+        await quiet()
+        gate.set()
+
+    async with create_task_group() as group:
+        group.start_soon(open_the_gate)
+        outcomes = await gather_settled(work, range(30), limit=3)
+    assert [outcome.value for outcome in fulfilled(outcomes)] == list(range(30))
+
+
 async def test_two_readers_share_a_stream() -> None:
     seen: list[int] = []
 
