@@ -1622,7 +1622,7 @@ async def test_of_workers_whose_time_is_up_the_first_one_back_opens_the_next_sli
     async with create_task_group() as group:
         group.start_soon(open_the_gate)
         outcomes = await gather_settled(work, range(30), limit=3)
-    assert [outcome.value for outcome in fulfilled(outcomes)] == list(range(30))
+        assert [outcome.value for outcome in fulfilled(outcomes)] == list(range(30))
 
 
 async def test_two_readers_share_a_stream() -> None:
