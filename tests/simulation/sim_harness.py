@@ -15,7 +15,7 @@ from typing import Any
 
 from anyio.lowlevel import checkpoint
 from attrs import define, field
-from sim_oracle import DAY, Almanac, Asked, Event, Fate, Fault, Oracle, Planned, Ran, Row, Weather, Wish
+from sim_oracle import ATTEMPTS, DAY, Almanac, Asked, Event, Fate, Fault, Oracle, Planned, Ran, Row, Weather, Wish
 from sim_world import Move, World, chance
 
 from fanout_briefs import (
@@ -31,6 +31,7 @@ from fanout_briefs import (
     ProjectBrief,
     Receipt,
     Recipient,
+    Retrying,
     RetryLater,
     SectionRequest,
     Window,
@@ -145,6 +146,7 @@ class Indexed(Frail):
 
     async def claim(self, due_by: datetime, **more: Any) -> Claims:
         limit, types = more.pop("limit"), more["types"]
+        assert more.pop("key", None) is None, "the simulated world asks for no single slot"
         self._sky.must_not("run", self._sky.weather.claims_fail, "nothing can be claimed")
         due = [job for job in self._live.values() if job.run_at <= due_by and job.type in types]
         due.sort(key=lambda job: (job.run_at, job.occurrence.deliver_at))
@@ -371,6 +373,7 @@ class Simulation:
         self.late_rows: dict[tuple[datetime, str], list[Row]] = defaultdict(list)
         """What plans recorded of occurrences that were past, by moment and person."""
         storage_port: Any = self.ledger
+        retrying = Retrying(attempts=ATTEMPTS)
         self.briefs = Briefs(
             storage_port,
             name=settings.name,
@@ -388,6 +391,8 @@ class Simulation:
             max_lateness=settings.max_lateness,
             page_size=settings.page_size,
             clock=lambda: self.sky.now,
+            retrying=retrying,
+            mail_retrying=retrying,
         )
 
     def _spread(self, user_id: str) -> timedelta:
