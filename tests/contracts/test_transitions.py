@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ from attrs import evolve, frozen
 
 from fanout_briefs.model import Change, Claim, Demand, Finish, FollowUp, Job, JobStatus, Progress, SkipReason
 from fanout_briefs.ports import Storage
-from slots import DAY, HOUR, NOW, claim, claim_one, job
-
-pytest_plugins = ["storages"]
+from fanout_briefs.testing.slots import DAY, ENDED, HOUR, NOW, claim, claim_one, job
+from services import STORAGES, make_storage
 
 PAGE = Path(__file__).parents[2] / "docs" / "slots.md"
-ENDED = [status for status in JobStatus if status not in (JobStatus.PENDING, JobStatus.PROCESSING)]
+
+
+@pytest.fixture(params=STORAGES)
+async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Storage]:
+    async with make_storage(request, tmp_path) as opened:
+        yield opened
 
 
 @frozen

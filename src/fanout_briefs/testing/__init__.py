@@ -1,0 +1,40 @@
+"""Hold an adapter of your own to what its port promises.
+
+``check_storage`` and its like give every clause that an adapter breaks. The contract classes run them under pytest;
+they, and nothing else here, need it: ``pip install 'fanout-briefs[testing]'``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fanout_briefs.testing.check import check_dispatcher, check_engagement, check_generator, check_storage
+from fanout_briefs.testing.kit import BrokenClause
+
+if TYPE_CHECKING:
+    from fanout_briefs.testing.contracts import (
+        DispatcherContract,
+        EngagementContract,
+        GeneratorContract,
+        StorageContract,
+    )
+
+__all__ = [
+    "BrokenClause",
+    "DispatcherContract",
+    "EngagementContract",
+    "GeneratorContract",
+    "StorageContract",
+    "check_dispatcher",
+    "check_engagement",
+    "check_generator",
+    "check_storage",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fanout_briefs.testing import contracts  # noqa: PLC0415  # Without pytest, the rest is to be had all the same.
+
+    return getattr(contracts, name)

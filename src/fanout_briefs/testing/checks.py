@@ -1,0 +1,209 @@
+"""What a clause says when a promise is broken: what was done, what came back, and what was promised.
+
+Nothing here needs pytest, and no message depends on its rewriting of assertions.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import reprlib
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from typing import Any, Final, Generic, Self, TypeVar, cast
+
+import attrs
+
+from fanout_briefs.model import Brief, Claim, Job
+
+__all__ = ["Broken", "Recorded", "Refusal", "holds", "refuses", "same", "shown"]
+
+_E = TypeVar("_E", bound=Exception)
+
+_REMEMBERED: Final = 6
+"""How many of the last calls a message tells."""
+
+_MISSING: Final = object()
+
+
+class Broken(Exception):
+    """An adapter did something else than a clause promises."""
+
+
+def same(got: object, promised: object) -> None:
+    """Hold what came back against what was promised: deeply, and an enum's member is no plain string.
+
+    Sequences are compared whatever their kind, and so are mappings and sets.
+
+    Raises:
+        Broken: They differ; the message shows both, and where.
+    """
+    found = next(_differences(got, promised, ""), None)
+    if found is None:
+        return
+    where, here, there = found
+    lines = [f"came back: {shown(got)}", f"promised:  {shown(promised)}"]
+    if where:
+        lines.append(f"where:     {where} is {_or_missing(here)}, not {_or_missing(there)}")
+    raise Broken("\n".join(lines))
+
+
+def holds(condition: object, promised: str) -> None:
+    """Hold a promise that no value states.
+
+    Raises:
+        Broken: The condition is false.
+    """
+    if not condition:
+        raise Broken(f"promised:  {promised}\ncame back: it is not so")
+
+
+class Refusal(Generic[_E]):
+    """What ``refuses`` caught."""
+
+    _error: _E | None = None
+
+    @property
+    def error(self) -> _E:
+        """The error that was raised, once the block has ended."""
+        if self._error is None:
+            raise Broken("came back: nothing yet\npromised:  an error")
+        return self._error
+
+    def _keep(self, error: _E) -> None:
+        self._error = error
+
+
+@contextmanager
+def refuses(*errors: type[_E]) -> Generator[Refusal[_E]]:
+    """Expect the call inside to raise one of these.
+
+    Raises:
+        Broken: It did not.
+    """
+    names = " or ".join(error.__name__ for error in errors)
+    refusal: Refusal[_E] = Refusal()
+    try:
+        yield refusal
+    except errors as error:
+        refusal._keep(error)  # noqa: SLF001  # A reader of the outcome has no business setting it.
+        return
+    except Exception as error:
+        raise Broken(f"came back: {error!r}\npromised:  {names}") from error
+    raise Broken(f"came back: an answer, as though nothing were wrong\npromised:  {names}")
+
+
+def _differences(got: Any, promised: Any, where: str) -> Iterator[tuple[str, object, object]]:
+    if attrs.has(type(promised)) and type(got) is type(promised):
+        for field in attrs.fields(type(promised)):
+            yield from _differences(getattr(got, field.name), getattr(promised, field.name), f"{where}.{field.name}")
+    elif isinstance(promised, Mapping) and isinstance(got, Mapping):
+        yield from _differences_by_key(cast("Any", got), cast("Any", promised), where)
+    elif isinstance(promised, AbstractSet) and isinstance(got, Collection) and not isinstance(got, str):
+        if set(cast("Any", got)) != promised:
+            yield where, cast("object", got), cast("object", promised)
+    elif _is_sequence(promised) and _is_sequence(got):
+        yield from _differences_by_key(dict(enumerate(got)), dict(enumerate(promised)), where)
+    elif isinstance(promised, enum.Enum) or promised is None or isinstance(promised, bool):
+        if got is not promised:
+            yield where, got, promised
+    elif got != promised:
+        yield where, got, promised
+
+
+def _differences_by_key(
+    got: Mapping[Any, Any], promised: Mapping[Any, Any], where: str
+) -> Iterator[tuple[str, object, object]]:
+    for key in [*promised, *(key for key in got if key not in promised)]:
+        place = f"{where}[{shown(key)}]"
+        if key not in got or key not in promised:
+            yield place, got.get(key, _MISSING), promised.get(key, _MISSING)
+        else:
+            yield from _differences(got[key], promised[key], place)
+
+
+def _is_sequence(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _or_missing(value: object) -> str:
+    return "absent" if value is _MISSING else shown(value)
+
+
+class _Short(reprlib.Repr):
+    """Values in a message: enough to tell what they are."""
+
+    def __init__(self) -> None:
+        super().__init__(maxlist=4, maxtuple=4, maxset=4, maxdict=4, maxstring=100, maxother=400, maxlevel=4)
+
+    # reprlib finds these by the name of the type.
+    def repr_Job(self, job: Job, _level: int) -> str:  # noqa: N802
+        words = [job.dedup_key[:60], job.status, *filter(None, [job.code]), f"epoch={job.epoch}"]
+        return f"<{' '.join(words)} attempts={job.attempts} run_at={job.run_at:%Y-%m-%dT%H:%M:%S.%f%z}>"
+
+    def repr_Claim(self, claim: Claim, level: int) -> str:  # noqa: N802
+        return f"<claim {claim.token} until {claim.until} of {self.repr1(claim.job, level - 1)}>"
+
+    def repr_Brief(self, brief: Brief, _level: int) -> str:  # noqa: N802
+        return f"<brief {brief.type}:{brief.occurrence.local_date}:{brief.user_id[:60]} epoch={brief.epoch}>"
+
+
+_SHORT: Final = _Short()
+
+
+def shown(value: object) -> str:
+    """A value in few words."""
+    try:
+        return _SHORT.repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+class Recorded:
+    """Passes every call on to an adapter, and remembers the last ones with what came back."""
+
+    def __init__(self, subject: Any, done: list[str] | None = None, name: str = "") -> None:
+        self._subject = subject
+        self._name = name
+        self.done: list[str] = [] if done is None else done
+
+    async def __aenter__(self) -> Self:
+        entered = await self._called("__aenter__", type(self._subject).__aenter__, self._subject)
+        return self if entered is self._subject else cast("Self", entered)
+
+    async def __aexit__(self, *error: object) -> object:
+        return await self._called("__aexit__", type(self._subject).__aexit__, self._subject, *error)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._subject, name)
+        if not callable(value):
+            return value if isinstance(value, str | bool | None) else Recorded(value, self.done, f"{name}.")
+
+        async def call(*values: Any, **named: Any) -> Any:
+            return await self._called(name, value, *values, **named)
+
+        return call
+
+    async def _called(self, name: str, method: Callable[..., Any], *values: Any, **named: Any) -> Any:
+        told = values[1:] if name.startswith("__") else values
+        said = ", ".join([*map(shown, told), *(f"{key}={shown(value)}" for key, value in named.items())])
+        place = len(self.done)
+        self.done.append(f"{self._name}{name}({said}) -> did not end")
+        came = "was cancelled"
+        try:
+            result = method(*values, **named)
+            if inspect.isawaitable(result):
+                result = await result
+            came = shown(result)
+        except Exception as error:
+            came = f"raised {shown(error)}"
+            raise
+        finally:
+            self.done[place] = f"{self._name}{name}({said}) -> {came}"
+        return result
+
+    def told(self) -> list[str]:
+        """The last calls, each with what came back."""
+        left_out = len(self.done) - _REMEMBERED
+        return [*([f"({left_out} calls before)"] if left_out > 0 else []), *self.done[-_REMEMBERED:]]

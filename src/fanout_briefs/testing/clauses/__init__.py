@@ -1,0 +1,48 @@
+"""All clauses, by topic, and the kits that they fill."""
+
+from fanout_briefs.testing.clauses import (
+    at_once,
+    briefs,
+    cancelling,
+    claiming,
+    costs,
+    demand,
+    dispatching,
+    engagement,
+    generating,
+    holding,
+    ledger,
+    opening,
+    overview,
+    pausing,
+    preferences,
+    pruning,
+    resuming,
+    values,
+)
+from fanout_briefs.testing.kits import dispatcher_kit, engagement_kit, generator_kit, storage_kit
+
+__all__ = [
+    "at_once",
+    "briefs",
+    "cancelling",
+    "claiming",
+    "costs",
+    "demand",
+    "dispatcher_kit",
+    "dispatching",
+    "engagement",
+    "engagement_kit",
+    "generating",
+    "generator_kit",
+    "holding",
+    "ledger",
+    "opening",
+    "overview",
+    "pausing",
+    "preferences",
+    "pruning",
+    "resuming",
+    "storage_kit",
+    "values",
+]

@@ -1,0 +1,167 @@
+"""Clauses: promises that an adapter is held to, one async function each, and how they are run.
+
+A clause has an id that stays, a promise in one sentence, and may need a capability that the adapter declares.
+Nothing here needs pytest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any, Final, TypeAlias, cast
+
+import anyio
+from attrs import frozen
+
+from fanout_briefs.testing.checks import Broken, Recorded, shown
+
+__all__ = ["BrokenClause", "Clause", "Kit", "Open", "run_clause"]
+
+Open: TypeAlias = Callable[..., AbstractAsyncContextManager[Any]]
+"""Opens a fresh, empty adapter that shares nothing with any other."""
+
+PATIENCE: Final = 120
+"""Seconds after which a clause is taken to hang."""
+
+
+@frozen
+class Clause:
+    """One promise.
+
+    Attributes:
+        id: Stays the same from release to release.
+        promise: What an adapter promises, in one sentence.
+        needs: The capabilities without which it is not asked for.
+        each: What it is held to: each of these in turn, with a fresh adapter.
+        given: What the adapter is opened with.
+    """
+
+    id: str
+    promise: str
+    needs: tuple[str, ...]
+    each: Sequence[tuple[object, ...]]
+    given: tuple[object, ...]
+    hold: Callable[..., Awaitable[None]]
+
+    def lacking(self, capabilities: Collection[str]) -> list[str]:
+        """Which capabilities an adapter with these would have to declare, to be held to this."""
+        return [name for name in self.needs if name not in capabilities]
+
+
+@frozen
+class BrokenClause:
+    """A promise that an adapter does not keep. Printed, it says what was done, what came back and what was promised."""
+
+    id: str
+    promise: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.id}: {self.promise}\n{self.message}"
+
+
+class Kit:
+    """The clauses of one port, and the capabilities that its adapters may declare."""
+
+    def __init__(self, port: str, capabilities: Mapping[str, str]) -> None:
+        self.port, self.capabilities = port, capabilities
+        self._clauses: dict[str, Clause] = {}
+
+    def __iter__(self) -> Iterator[Clause]:
+        return iter(self._clauses.values())
+
+    def clause(
+        self,
+        name: str,
+        *,
+        needs: tuple[str, ...] = (),
+        each: Iterable[object] = ((),),
+        given: tuple[object, ...] = (),
+    ) -> Callable[[Callable[..., Awaitable[None]]], Clause]:
+        """Make a clause of a function; its docstring is the promise, and ``each`` gives its further arguments.
+
+        Raises:
+            ValueError: The id is taken, or a capability is none of this kit's.
+        """
+
+        def register(hold: Callable[..., Awaitable[None]]) -> Clause:
+            if name in self._clauses or not self.capabilities.keys() >= set(needs):
+                raise ValueError(f"{name!r}: the id is taken, or one of {needs} is no capability")
+            cases = [cast("tuple[object, ...]", case) if isinstance(case, tuple) else (case,) for case in each]
+            promise = " ".join((hold.__doc__ or "").split())
+            clause = self._clauses[name] = Clause(name, promise, needs, cases, given, hold)
+            return clause
+
+        return register
+
+    def problems(self, capabilities: Collection[str], not_yet: Mapping[str, str]) -> list[str]:
+        """What is wrong with what an adapter declares: each name that means nothing here."""
+        known = ", ".join(sorted(self.capabilities)) or "there are none"
+        strange = [name for name in capabilities if name not in self.capabilities]
+        found = [f"capability {name!r}: no such capability of a {self.port}; known: {known}" for name in strange]
+        for name in not_yet:
+            if name not in self._clauses:
+                found.append(f"not_yet {name!r}: no such clause of a {self.port}")
+            elif lacking := self._clauses[name].lacking(capabilities):
+                found.append(f"not_yet {name!r}: is not asked for without the capability {', '.join(lacking)}")
+        return found
+
+    async def check(self, open_adapter: Open, capabilities: Collection[str], *more: object) -> list[BrokenClause]:
+        """Hold an adapter to every clause, each of which is given ``more``, and give those that it breaks.
+
+        Raises:
+            ValueError: A capability is unknown; all of them are named.
+        """
+        if problems := self.problems(capabilities, {}):
+            raise ValueError("; ".join(problems))
+        asked = [clause for clause in self if not clause.lacking(capabilities)]
+        return [broken for clause in asked if (broken := await run_clause(clause, open_adapter, *more)) is not None]
+
+
+async def run_clause(clause: Clause, open_adapter: Open, *more: object) -> BrokenClause | None:
+    """Hold an adapter to one clause; give what broke it, None where it is kept."""
+    for case in clause.each:
+        if (message := await _message(clause, open_adapter, (*more, *case))) is not None:
+            with_what = f"\nwith: {', '.join(map(shown, case))}" if case else ""
+            return BrokenClause(clause.id, clause.promise, message + with_what)
+    return None
+
+
+async def _message(clause: Clause, open_adapter: Open, case: tuple[object, ...]) -> str | None:
+    done: list[str] = []
+    try:
+        with anyio.move_on_after(PATIENCE) as patience:
+            await _hold(clause, open_adapter, case, done)
+    except Exception as error:
+        return _told(_first(error), done)
+    if patience.cancelled_caught:
+        return _told(Broken(f"came back: nothing within {PATIENCE} seconds\npromised:  an end"), done)
+    return None
+
+
+async def _hold(clause: Clause, open_adapter: Open, case: tuple[object, ...], done: list[str]) -> None:
+    async with AsyncExitStack() as stack:
+        statements: list[str] = []
+        options = {"trace": statements.append} if "trace" in clause.needs else {}
+        adapter = await stack.enter_async_context(open_adapter(*clause.given, **options))
+        subjects: list[object] = [Recorded(adapter, done)]
+        if "shared" in clause.needs:
+            beside = await stack.enter_async_context(open_adapter(beside=adapter))
+            subjects.append(Recorded(beside, done, "(beside) "))
+        if "trace" in clause.needs:
+            subjects.append(statements)
+        await clause.hold(*subjects, *case)
+
+
+def _first(error: Exception) -> Exception:
+    # What tasks raise comes in groups; a broken promise tells more than what it led to.
+    if not isinstance(error, ExceptionGroup):
+        return error
+    leaves = [_first(each) for each in cast("ExceptionGroup[Exception]", error).exceptions]
+    return next((leaf for leaf in leaves if isinstance(leaf, Broken)), leaves[0])
+
+
+def _told(error: Exception, done: list[str]) -> str:
+    found = str(error) if isinstance(error, Broken) else f"came back: {error!r}\npromised:  no error"
+    calls = "".join(f"\n           {call}" for call in Recorded(None, done).told())
+    return f"done:      {calls.strip() or 'the adapter was opened'}\n{found}"

@@ -1,0 +1,73 @@
+"""The kits: one for each port that an author may be held to. ``clauses`` fills them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Protocol
+
+from fanout_briefs.model import Preference
+from fanout_briefs.ports import Preferences, Storage
+from fanout_briefs.testing.kit import Kit
+
+__all__ = [
+    "KeptPreferences",
+    "OpenableStorage",
+    "StorageWithPreferences",
+    "dispatcher_kit",
+    "engagement_kit",
+    "generator_kit",
+    "storage_kit",
+]
+
+
+class KeptPreferences(Preferences, Protocol):
+    """Preferences that a storage keeps itself."""
+
+    async def put(self, preferences: Iterable[Preference]) -> None:
+        """Store these preferences, each in place of what was stored for its user; all of them or none.
+
+        Raises:
+            InvalidPreferences: Some hold values that cannot be stored. Whether they make a schedule is the
+                planner's question.
+        """
+        ...
+
+    async def remove(self, user_ids: Collection[str]) -> None:
+        """Remove the preferences of these users; the others stay, and so do slots and briefs."""
+        ...
+
+
+class StorageWithPreferences(Storage, Protocol):
+    """A storage with the capability ``preferences``."""
+
+    @property
+    def preferences(self) -> KeptPreferences:
+        """Those that it keeps."""
+        ...
+
+
+class OpenableStorage(Storage, AbstractAsyncContextManager[Any], Protocol):
+    """A storage with the capability ``reopens``."""
+
+
+_TRACE: Final = (
+    "the method that opens it takes `trace`, a function to be called once for each statement or round trip to the "
+    "server; given only for the clauses that count them"
+)
+
+storage_kit: Final = Kit(
+    "storage",
+    {
+        "preferences": "it keeps preferences, as an attribute `preferences` with `page`, `get`, `put` and `remove`",
+        "reopens": "it is an async context manager, and may be opened again with its content, in another event loop too",
+        "shared": (
+            "`open_storage` takes `beside`, a storage, and then opens one more on the same content, as another "
+            "process would"
+        ),
+        "trace": _TRACE,
+    },
+)
+engagement_kit: Final = Kit("engagement", {"trace": _TRACE})
+generator_kit: Final = Kit("generator", {"repeatable": "the same request comes to the same section"})
+dispatcher_kit: Final = Kit("dispatcher", {})

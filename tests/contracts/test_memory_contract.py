@@ -1,0 +1,18 @@
+"""``MemoryStorage`` keeps what ``ports.Storage`` promises."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fanout_briefs.adapters.memory import MemoryStorage
+from fanout_briefs.testing import StorageContract
+
+
+class TestMemoryStorage(StorageContract):
+    capabilities = ("preferences", "reopens")
+
+    @asynccontextmanager
+    async def open_storage(self) -> AsyncIterator[MemoryStorage]:
+        async with MemoryStorage() as storage:
+            yield storage

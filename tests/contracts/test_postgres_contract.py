@@ -1,0 +1,29 @@
+"""``PostgresStorage`` keeps what ``ports.Storage`` promises."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from fanout_briefs.adapters.postgres import PostgresStorage
+from fanout_briefs.testing import StorageContract
+from services import Schema
+
+
+class TestPostgresStorage(StorageContract):
+    capabilities = ("preferences", "reopens", "shared", "trace")
+
+    @pytest.fixture(autouse=True)
+    def _schema(self, postgres_schema: Schema) -> None:
+        self.schema = postgres_schema
+
+    @asynccontextmanager
+    async def open_storage(
+        self, trace: Callable[[str], None] | None = None, beside: PostgresStorage | None = None
+    ) -> AsyncIterator[PostgresStorage]:
+        if beside is None:
+            self.schema.empty()
+        async with self.schema.storage(trace=trace) as storage:
+            yield storage

@@ -1,0 +1,25 @@
+"""``SqliteStorage`` keeps what ``ports.Storage`` promises."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from fanout_briefs.adapters.sqlite import SqliteStorage
+from fanout_briefs.testing import StorageContract
+
+
+class TestSqliteStorage(StorageContract):
+    capabilities = ("preferences", "reopens", "shared", "trace")
+
+    @asynccontextmanager
+    async def open_storage(
+        self, trace: Callable[[str], None] | None = None, beside: SqliteStorage | None = None
+    ) -> AsyncIterator[SqliteStorage]:
+        with TemporaryDirectory() as folder:
+            if beside is None:
+                self.path = Path(folder) / "briefs.db"
+            async with SqliteStorage(self.path, trace=trace) as storage:
+                yield storage
