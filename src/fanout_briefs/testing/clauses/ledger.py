@@ -148,9 +148,9 @@ async def _jobs_in_any_other_state_are_refused_and_nothing_is_stored(storage: St
 @storage_kit.clause("ledger.find.thousands-at-once")
 async def _find_gives_thousands_of_slots_at_once(storage: Storage) -> None:
     """Thousands of slots are found at once."""
-    jobs = [job(f"user{number}") for number in range(9_000)]
+    jobs = [job(f"user{number}") for number in range(5_000)]
     await storage.enqueue(jobs)
-    same(len(await storage.find([slot.dedup_key for slot in jobs] + ["unknown"])), 9_000)
+    same(len(await storage.find([slot.dedup_key for slot in jobs] + ["unknown"])), 5_000)
 
 
 @storage_kit.clause("ledger.last-briefs.live-and-completed")
@@ -223,9 +223,9 @@ async def _regenerating_keeps_the_window(storage: Storage) -> None:
 @storage_kit.clause("ledger.change.thousands-at-once")
 async def _thousands_of_slots_are_changed_at_once(storage: Storage) -> None:
     """Thousands of slots are changed at once."""
-    jobs = [job(f"user{number}") for number in range(9_000)]
+    jobs = [job(f"user{number}") for number in range(5_000)]
     await storage.enqueue(jobs)
-    same(len(await storage.change([slot.dedup_key for slot in jobs], Change.CANCEL)), 9_000)
+    same(len(await storage.change([slot.dedup_key for slot in jobs], Change.CANCEL)), 5_000)
 
 
 @storage_kit.clause("ledger.mark.begins-where-start-says")
