@@ -16,7 +16,7 @@ from attrs import frozen
 
 from fanout_briefs.engagement import EngagementPolicy
 from fanout_briefs.errors import InvalidSchedule
-from fanout_briefs.model import Activity, EngagementDecision, Job, JobStatus, Preference, SkipReason
+from fanout_briefs.model import Activity, EngagementDecision, Job, JobStatus, Preference, ScheduleFields, SkipReason
 from fanout_briefs.ports import Engagement, Ledger
 from fanout_briefs.schedule import Schedule
 
@@ -45,15 +45,13 @@ class Refusal:
 Decision: TypeAlias = EngagementDecision | Refusal
 
 
-def parse(preference: Preference) -> Schedule:
-    """The schedule of a preference.
+def parse(fields: Preference | ScheduleFields) -> Schedule:
+    """The schedule of a preference, or of its fields alone.
 
     Raises:
         InvalidSchedule: Names every bad field.
     """
-    return Schedule.parse(
-        preference.frequency, preference.time_of_day, preference.timezone, preference.day_of_week, preference.days
-    )
+    return Schedule.parse(fields.frequency, fields.time_of_day, fields.timezone, fields.day_of_week, fields.days)
 
 
 def local_date(preference: Preference | None, now: datetime) -> date:

@@ -43,6 +43,7 @@ __all__ = [
     "Receipt",
     "Recipient",
     "Rendered",
+    "ScheduleFields",
     "Section",
     "SectionRequest",
     "SkipReason",
@@ -203,6 +204,17 @@ class Preference:
     days: Sequence[int] | None = None
     is_active: bool = True
     effective_from: datetime | None = None
+
+
+@frozen
+class ScheduleFields:
+    """The fields of a preference that say when, as they are stored; many people share them. As in ``Preference``."""
+
+    frequency: str | None = None
+    time_of_day: str | None = None
+    timezone: str | None = None
+    day_of_week: int | None = None
+    days: Sequence[int] | None = None
 
 
 _T_co = TypeVar("_T_co", covariant=True)

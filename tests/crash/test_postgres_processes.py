@@ -20,7 +20,7 @@ from fanout_briefs.adapters.postgres import PostgresStorage
 from fanout_briefs.briefs import Briefs
 from fanout_briefs.errors import StorageUnavailable
 from fanout_briefs.model import Page, Preference
-from fanout_briefs.planner import PlanReport
+from fanout_briefs.plans import PlanReport
 from hosts import Host
 from services import Schema, Server, connect
 from slots import NOW, claim
