@@ -99,6 +99,7 @@ class Tally:
     undecided: datetime | None = None
 
     def add(self, page: Tally) -> None:
+        """Take in the counts of a page."""
         self.due += page.due
         self.enqueued += page.enqueued
         self.duplicates += page.duplicates
@@ -114,14 +115,17 @@ class Tally:
         self.undecided = at if self.undecided is None else min(at, self.undecided)
 
     def enqueue(self, job: Job) -> None:
+        """Count a slot that is pending because of this plan."""
         self.enqueued += 1
         self.tell(job, JobStatus.PENDING, is_new=True)
 
     def skip(self, job: Job, code: SkipReason, detail: str | None) -> None:
+        """Count a slot that was decided against."""
         self.skipped[code] += 1
         self.tell(job, JobStatus.SKIPPED, code, detail)
 
     def duplicate(self, job: Job, status: JobStatus, code: SkipReason | None = None) -> None:
+        """Count a slot that was there already."""
         self.duplicates += 1
         self.existing[status] += 1
         self.tell(job, status, code)
