@@ -10,8 +10,8 @@ import enum
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
-from typing import Any, Generic, TypeVar
+from datetime import UTC, date, datetime
+from typing import Any, Generic, Protocol, TypeVar
 
 from attrs import Attribute, Factory, field, frozen
 from attrs.validators import optional
@@ -47,10 +47,12 @@ __all__ = [
     "Section",
     "SectionRequest",
     "SkipReason",
+    "Slot",
     "Trouble",
     "Window",
     "check_aware",
     "check_user_id",
+    "slot_key",
 ]
 
 KEPT_PROBLEMS = 100
@@ -64,7 +66,8 @@ _JOB_NAMESPACE = uuid.UUID("4f0c2c5e-6f0a-5f57-9d6a-6c1f2b0f7f01")
 def _aware(_: object, attribute: Attribute[Any], value: object) -> None:
     if not isinstance(value, datetime):
         raise TypeError(f"{attribute.name}={value!r}: must be a datetime")
-    check_aware(attribute.name, value)
+    if value.tzinfo is not UTC:
+        check_aware(attribute.name, value)
 
 
 def _text(_: object, attribute: Attribute[Any], value: object) -> None:
@@ -259,6 +262,35 @@ class EngagementDecision:
     days_inactive: int = 0
 
 
+def slot_key(type: str, local_date: date, user_id: str) -> str:  # noqa: A002  # as of a job
+    """Give the key of a slot, under which there is one row for good."""
+    return f"{type}:{local_date.isoformat()}:{user_id}"
+
+
+class Slot(Protocol):
+    """What is known of a slot before it is a job; every job is one."""
+
+    @property
+    def type(self) -> str:
+        """The job type."""
+        ...
+
+    @property
+    def user_id(self) -> str:
+        """Whose it is."""
+        ...
+
+    @property
+    def occurrence(self) -> Occurrence:
+        """Its date, and when it is to be delivered."""
+        ...
+
+    @property
+    def dedup_key(self) -> str:
+        """What is unique to it."""
+        ...
+
+
 @frozen(kw_only=True)
 class Job:
     """One slot of the ledger: a brief to make, or a mail to send, for one user and local date.
@@ -295,7 +327,7 @@ class Job:
     demand: Demand | None = None
     dedup_key: str = field(
         init=False,
-        default=Factory(lambda self: f"{self.type}:{self.occurrence.local_date}:{self.user_id}", takes_self=True),
+        default=Factory(lambda self: slot_key(self.type, self.occurrence.local_date, self.user_id), takes_self=True),
     )
 
     @property

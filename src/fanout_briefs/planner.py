@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-
-from attrs import evolve
+from typing import Any, TypeAlias
 
 from fanout_briefs.dedupe import BatchDeduplicator
 from fanout_briefs.eligibility import Eligibility, Refusal
@@ -24,13 +23,15 @@ from fanout_briefs.model import (
     JobStatus,
     Preference,
     SkipReason,
+    Slot,
     Window,
     check_aware,
     check_user_id,
+    slot_key,
 )
 from fanout_briefs.plans import Phase, PlanReport, Tally, Verdict
 from fanout_briefs.ports import Engagement, Ledger, Preferences
-from fanout_briefs.scan import Calendar, Due, pages
+from fanout_briefs.scan import Calendar, Candidate, Due, pages
 from fanout_briefs.settled import Rejected, iter_settled
 from fanout_briefs.timing import CatchUp, Timing
 
@@ -40,6 +41,7 @@ _PAGES_AT_ONCE = 2
 """While the storage works on one page, the next is read and decided."""
 _FURTHEST_BACK = timedelta(days=31)
 """Slots missed longer ago than this, and than ``max_lateness``, are not even recorded as missed."""
+_Skip: TypeAlias = tuple[Candidate, Refusal]
 _LIVE = (JobStatus.PENDING, JobStatus.PROCESSING)
 
 
@@ -150,7 +152,7 @@ class _Plan:
         self._clock: dict[str, tuple[int, float]] = dict.fromkeys(
             ("due", "duplicates", "engagement", "enqueue"), (0, 0.0)
         )
-        self.calendar = Calendar(window)
+        self.calendar = Calendar(planner.name, planner.timing, window)
 
     @classmethod
     async def begin(
@@ -192,7 +194,7 @@ class _Plan:
                 self._on_verdict(verdict)
 
     def _tell_of_unpromised(
-        self, preferences: Sequence[Preference], candidates: Sequence[Job], refused: Tally, recorded: Tally
+        self, preferences: Sequence[Preference], candidates: Sequence[Candidate], refused: Tally, recorded: Tally
     ) -> None:
         """Tell of those for whom only slots from before the promise were looked for, and none is there."""
         unheard = {job.user_id for job in candidates} - {verdict.user_id for verdict in recorded.verdicts}
@@ -204,7 +206,7 @@ class _Plan:
     def _new_tally(self) -> Tally:
         return Tally(keeps_verdicts=self._on_verdict is not None)
 
-    async def _record_or_fail(self, candidates: Sequence[Job]) -> Tally:
+    async def _record_or_fail(self, candidates: Sequence[Candidate]) -> Tally:
         tally = self._new_tally()
         try:
             await self._record(candidates, tally)
@@ -240,7 +242,7 @@ class _Plan:
 
     # due ---------------------------------------------------------------------------------------------
 
-    def _due(self, preferences: Iterable[Preference], tally: Tally) -> Iterator[Job]:
+    def _due(self, preferences: Iterable[Preference], tally: Tally) -> Iterator[Candidate]:
         seen: set[str] = set()
         for preference in preferences:
             wrong = check_user_id(preference.user_id)
@@ -255,7 +257,7 @@ class _Plan:
                 seen.add(preference.user_id)
                 yield from self._due_of(preference, tally)
 
-    def _due_of(self, preference: Preference, tally: Tally) -> Iterator[Job]:
+    def _due_of(self, preference: Preference, tally: Tally) -> Iterator[Candidate]:
         user_id, since = preference.user_id, preference.effective_from
         if not preference.is_active:
             tally.tell_of(user_id, SkipReason.SWITCHED_OFF)
@@ -267,11 +269,11 @@ class _Plan:
             return
         if not due.slots:
             self._not_yet_due(tally, preference)
-        for occurrence, previous in due.slots:
-            if since is not None and occurrence.deliver_at < since:
-                tally.tell_of(user_id, SkipReason.NOT_YET_EFFECTIVE, occurrence)
+        for slot in due.slots:
+            if since is not None and slot.occurrence.deliver_at < since:
+                tally.tell_of(user_id, SkipReason.NOT_YET_EFFECTIVE, slot.occurrence)
             else:
-                yield self._timing.job(self._name, user_id, occurrence, previous)
+                yield slot.of(self._name, user_id)
 
     def _not_yet_due(self, tally: Tally, preference: Preference) -> None:
         due = self.calendar.of(preference)
@@ -281,101 +283,110 @@ class _Plan:
 
     # duplicates, engagement, enqueue -------------------------------------------------------------------
 
-    async def _record(self, candidates: Sequence[Job], tally: Tally) -> None:
+    async def _record(self, candidates: Sequence[Candidate], tally: Tally) -> None:
         with self._timed("duplicates") as handled:
             found = await self._ledger.find(self._keys(candidates))
-            candidates = [job for job in candidates if self._is_promised(job) or job.dedup_key in found]
+            candidates = [slot for slot in candidates if self._is_promised(slot) or slot.dedup_key in found]
             tally.due = len(candidates)
-            fresh, nearby = self._without_duplicates(candidates, found, tally)
+            fresh, skips = self._without_duplicates(candidates, found, tally)
             handled(len(candidates))
-        wanted, skips = self._caught_up(candidates, fresh)
-        skips += nearby
+        wanted, missed = self._caught_up(candidates, fresh)
+        skips += missed
         with self._timed("engagement") as handled:
             decisions = await self._eligibility.decide(wanted, tuple(found.values()))
             handled(len(wanted))
         sends: list[Job] = []
-        for job in wanted:
-            decision = decisions[job.dedup_key]
+        for slot in wanted:
+            decision = decisions[slot.dedup_key]
             if not isinstance(decision, Refusal):
-                sends.append(evolve(job, reason=decision.reason))
+                sends.append(self._job(slot, reason=decision.reason))
             elif decision.retryable:
-                tally.put_off(job, decision)
+                tally.put_off(slot, decision)
             else:
-                skips.append(_skipped(job, decision.code, decision.detail))
+                skips.append((slot, decision))
         with self._timed("enqueue") as handled:
-            await self._enqueue(sends, skips, found, tally)
+            await self._enqueue(sends, self._skipped(skips, found, tally), tally)
             handled(len(sends) + len(skips))
 
-    def _is_promised(self, job: Job) -> bool:
-        return job.occurrence.deliver_at >= self._promised_from
+    def _is_promised(self, slot: Candidate) -> bool:
+        return slot.occurrence.deliver_at >= self._promised_from
 
-    def _keys(self, candidates: Sequence[Job]) -> Sequence[str]:
+    def _keys(self, candidates: Sequence[Candidate]) -> Sequence[str]:
         """The slots to look up; with a tolerance also those of the dates around, where zones may have changed."""
         if self._tolerance is None:
-            return [job.dedup_key for job in candidates]
+            return [slot.dedup_key for slot in candidates]
         days = range(-2, 3)
         return [
-            f"{job.type}:{job.occurrence.local_date + timedelta(days=day)}:{job.user_id}"
-            for job in candidates
+            slot_key(slot.type, slot.occurrence.local_date + timedelta(days=day), slot.user_id)
+            for slot in candidates
             for day in days
         ]
 
     def _without_duplicates(
-        self, candidates: Sequence[Job], found: Mapping[str, Job], tally: Tally
-    ) -> tuple[list[Job], list[Job]]:
+        self, candidates: Sequence[Candidate], found: Mapping[str, Job], tally: Tally
+    ) -> tuple[list[Candidate], list[_Skip]]:
         """Count what exists already; give what is to be decided, and what a job nearby rules out."""
-        for job in candidates:
-            if not self._is_promised(job):
-                self._tell(job, found[job.dedup_key], tally)
+        for slot in candidates:
+            if not self._is_promised(slot):
+                _tell(slot, found[slot.dedup_key], tally)
         blocking = [job for job in found.values() if not job.can_be_taken_up]
         fresh, duplicates = BatchDeduplicator(blocking).split(filter(self._is_promised, candidates))
-        for job in duplicates:
-            slot = found[job.dedup_key]
-            tally.duplicate(job, slot.status, slot.code)
-            if slot.status in _LIVE and slot.occurrence.deliver_at != job.occurrence.deliver_at:
+        for slot in duplicates:
+            job = found[slot.dedup_key]
+            tally.duplicate(slot, job.status, job.code)
+            if job.status in _LIVE and job.occurrence.deliver_at != slot.occurrence.deliver_at:
                 # The time was changed after planning. A worker will cancel this slot as superseded, and the mark
                 # must not have passed the new time by then.
-                tally.hold(job.occurrence.deliver_at)
+                tally.hold(slot.occurrence.deliver_at)
         if self._tolerance is None:
             return fresh, []
         fresh, nearby = BatchDeduplicator(blocking, self._tolerance).split(fresh)
-        detail = f"another job lies within {self._tolerance}"
-        return fresh, [_skipped(job, SkipReason.NEARBY_JOB, detail) for job in nearby]
+        refusal = Refusal(SkipReason.NEARBY_JOB, f"another job lies within {self._tolerance}")
+        return fresh, [(slot, refusal) for slot in nearby]
 
-    def _tell(self, job: Job, slot: Job, tally: Tally) -> None:
-        """Count a slot as it stands in the ledger."""
-        if slot.status is JobStatus.SKIPPED and slot.code is not None:
-            tally.skip(job, slot.code, slot.reason)
-        else:
-            tally.duplicate(job, slot.status, slot.code)
-
-    def _caught_up(self, candidates: Sequence[Job], fresh: Sequence[Job]) -> tuple[list[Job], list[Job]]:
+    def _caught_up(
+        self, candidates: Sequence[Candidate], fresh: Sequence[Candidate]
+    ) -> tuple[list[Candidate], list[_Skip]]:
         """Split what is fresh by the catch-up policy: what may be sent, and what was missed for good."""
         policy = self._timing.catch_up
         latest: dict[str, datetime] = {}
-        for job in candidates:
-            at = job.occurrence.deliver_at
+        for slot in candidates:
+            at = slot.occurrence.deliver_at
             if at < self._now:
-                latest[job.user_id] = max(at, latest.get(job.user_id, at))
-        wanted: list[Job] = []
-        skips: list[Job] = []
-        for job in fresh:
-            at = job.occurrence.deliver_at
+                latest[slot.user_id] = max(at, latest.get(slot.user_id, at))
+        wanted: list[Candidate] = []
+        missed: list[_Skip] = []
+        for slot in fresh:
+            at = slot.occurrence.deliver_at
             if at >= self._now:
-                wanted.append(job)
+                wanted.append(slot)
             elif at < self._now - self._timing.max_lateness:
-                skips.append(_skipped(job, SkipReason.TOO_LATE))
+                missed.append((slot, Refusal(SkipReason.TOO_LATE)))
             elif policy is CatchUp.SKIP:
-                skips.append(_skipped(job, SkipReason.MISSED))
-            elif policy is CatchUp.LATEST and at < latest[job.user_id]:
-                skips.append(_skipped(job, SkipReason.NEWER_OCCURRENCE))
+                missed.append((slot, Refusal(SkipReason.MISSED)))
+            elif policy is CatchUp.LATEST and at < latest[slot.user_id]:
+                missed.append((slot, Refusal(SkipReason.NEWER_OCCURRENCE)))
             else:
-                wanted.append(job)
-        return wanted, skips
+                wanted.append(slot)
+        return wanted, missed
 
-    async def _enqueue(
-        self, sends: Sequence[Job], skips: Sequence[Job], found: Mapping[str, Job], tally: Tally
-    ) -> None:
+    def _job(self, slot: Candidate, **decided: Any) -> Job:
+        return self._timing.job(slot.type, slot.user_id, slot.occurrence, slot.window, **decided)
+
+    def _skipped(self, skips: Sequence[_Skip], found: Mapping[str, Job], tally: Tally) -> list[Job]:
+        """Count what is skipped; give what is not on record yet. A slot that was skipped before keeps its first reason."""
+        new: list[Job] = []
+        for slot, refusal in skips:
+            job = found.get(slot.dedup_key)
+            if job is None:
+                new.append(self._job(slot, status=JobStatus.SKIPPED, code=refusal.code, reason=refusal.detail))
+            elif job.status is JobStatus.SKIPPED:
+                _tell(slot, job, tally)
+            else:
+                tally.skip(slot, refusal.code, refusal.detail)
+        return new
+
+    async def _enqueue(self, sends: Sequence[Job], skips: Sequence[Job], tally: Tally) -> None:
         jobs = [*sends, *skips]
         if self._dry_run or not jobs:
             outcomes: Sequence[Enqueued] = [Enqueued.CREATED] * len(jobs)
@@ -383,9 +394,7 @@ class _Plan:
             outcomes = await self._ledger.enqueue(jobs)
         for job, outcome in zip(jobs, outcomes, strict=True):
             if job.status is JobStatus.SKIPPED:
-                # A slot that was skipped before keeps its first reason.
-                slot = found.get(job.dedup_key, job)
-                self._tell(job, slot if slot.status is JobStatus.SKIPPED else job, tally)
+                _tell(job, job, tally)
             elif outcome is Enqueued.DUPLICATE:  # another planner was faster
                 tally.duplicate(job, JobStatus.PENDING)
             elif outcome is Enqueued.PAUSED:
@@ -421,5 +430,9 @@ def _problems_of(due: Due | InvalidSchedule, effective_from: object) -> Sequence
     return problems
 
 
-def _skipped(job: Job, code: SkipReason, reason: str | None = None) -> Job:
-    return evolve(job, status=JobStatus.SKIPPED, code=code, reason=reason)
+def _tell(slot: Slot, job: Job, tally: Tally) -> None:
+    """Count a slot as it stands in the ledger."""
+    if job.status is JobStatus.SKIPPED and job.code is not None:
+        tally.skip(slot, job.code, job.reason)
+    else:
+        tally.duplicate(slot, job.status, job.code)

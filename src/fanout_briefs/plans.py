@@ -9,7 +9,7 @@ from datetime import datetime
 from attrs import define, field, frozen
 
 from fanout_briefs.eligibility import Refusal
-from fanout_briefs.model import KEPT_PROBLEMS, Job, JobStatus, Occurrence, Problem, SkipReason, Window
+from fanout_briefs.model import KEPT_PROBLEMS, JobStatus, Occurrence, Problem, SkipReason, Slot, Window
 
 __all__ = ["Phase", "PlanReport", "Tally", "Verdict"]
 
@@ -114,39 +114,39 @@ class Tally:
         """Keep the mark from passing a slot that still lacks its last word, so that the next plan sees it."""
         self.undecided = at if self.undecided is None else min(at, self.undecided)
 
-    def enqueue(self, job: Job) -> None:
+    def enqueue(self, slot: Slot) -> None:
         """Count a slot that is pending because of this plan."""
         self.enqueued += 1
-        self.tell(job, JobStatus.PENDING, is_new=True)
+        self.tell(slot, JobStatus.PENDING, is_new=True)
 
-    def skip(self, job: Job, code: SkipReason, detail: str | None) -> None:
+    def skip(self, slot: Slot, code: SkipReason, detail: str | None) -> None:
         """Count a slot that was decided against."""
         self.skipped[code] += 1
-        self.tell(job, JobStatus.SKIPPED, code, detail)
+        self.tell(slot, JobStatus.SKIPPED, code, detail)
 
-    def duplicate(self, job: Job, status: JobStatus, code: SkipReason | None = None) -> None:
+    def duplicate(self, slot: Slot, status: JobStatus, code: SkipReason | None = None) -> None:
         """Count a slot that was there already."""
         self.duplicates += 1
         self.existing[status] += 1
-        self.tell(job, status, code)
+        self.tell(slot, status, code)
 
-    def put_off(self, job: Job, refusal: Refusal) -> None:
+    def put_off(self, slot: Slot, refusal: Refusal) -> None:
         """Count a slot that nothing is recorded about, since the facts could not be read."""
         detail = str(refusal.detail)
         self.skipped[refusal.code] += 1
-        self.tell(job, None, refusal.code, detail)
-        self._look_at(Problem(detail, job.user_id, refusal.code))
-        self.hold(job.occurrence.deliver_at)
+        self.tell(slot, None, refusal.code, detail)
+        self._look_at(Problem(detail, slot.user_id, refusal.code))
+        self.hold(slot.occurrence.deliver_at)
 
-    def fail(self, jobs: Sequence[Job], error: Exception) -> None:
+    def fail(self, slots: Sequence[Slot], error: Exception) -> None:
         """Count slots that could not be recorded."""
-        self.due += len(jobs)
-        self.failed += len(jobs)
-        message = f"{len(jobs)} due slots could not be recorded, the next plan tries again: {error!r}"
+        self.due += len(slots)
+        self.failed += len(slots)
+        message = f"{len(slots)} due slots could not be recorded, the next plan tries again: {error!r}"
         self._look_at(Problem(message))
-        for job in jobs:
-            self.tell(job, None, SkipReason.STORAGE_UNAVAILABLE, repr(error))
-            self.hold(job.occurrence.deliver_at)
+        for slot in slots:
+            self.tell(slot, None, SkipReason.STORAGE_UNAVAILABLE, repr(error))
+            self.hold(slot.occurrence.deliver_at)
 
     def refuse(self, user_id: str, code: SkipReason, detail: str) -> None:
         """Count a preference that is unusable; a person should mend it."""
@@ -156,7 +156,7 @@ class Tally:
 
     def tell(
         self,
-        job: Job,
+        slot: Slot,
         status: JobStatus | None,
         code: SkipReason | None = None,
         detail: str | None = None,
@@ -167,8 +167,8 @@ class Tally:
         if self.keeps_verdicts:
             self.verdicts.append(
                 Verdict(
-                    user_id=job.user_id,
-                    occurrence=job.occurrence,
+                    user_id=slot.user_id,
+                    occurrence=slot.occurrence,
                     status=status,
                     code=code,
                     detail=detail,

@@ -6,31 +6,64 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import cast
 
-from attrs import frozen
+from attrs import define, frozen
 
 from fanout_briefs.eligibility import parse
 from fanout_briefs.errors import InvalidSchedule
-from fanout_briefs.model import Occurrence, Preference, ScheduleFields, Window
+from fanout_briefs.model import Occurrence, Preference, ScheduleFields, Window, slot_key
 from fanout_briefs.ports import Preferences, ScheduleIndex
 from fanout_briefs.schedule import Schedule
+from fanout_briefs.timing import Timing
 
-__all__ = ["Calendar", "Due", "pages"]
+__all__ = ["Calendar", "Candidate", "Due", "DueSlot", "pages"]
 
 _KEPT_SCHEDULES = 10_000
 
 
 @frozen
+class DueSlot:
+    """One occurrence of a schedule, and what its brief covers; ``key`` is the slot's without the user."""
+
+    occurrence: Occurrence
+    window: Window
+    key: str
+
+    def of(self, type: str, user_id: str) -> Candidate:  # noqa: A002  # as of a job
+        """Give one user's slot."""
+        return Candidate(type, user_id, self.occurrence, self.window, self.key + user_id)
+
+
+@define
+class Candidate:
+    """A slot that is due and may become a job. Not frozen: one is made for every due user."""
+
+    type: str
+    user_id: str
+    occurrence: Occurrence
+    window: Window
+    dedup_key: str
+
+
+@frozen
 class Due:
-    """One schedule's occurrences in a window, each with the one before it."""
+    """What of one schedule is due."""
 
     schedule: Schedule
-    slots: Sequence[tuple[Occurrence, Occurrence]]
+    slots: Sequence[DueSlot]
 
 
 class Calendar:
-    """What is due within a window: computed once a distinct schedule, not once a user."""
+    """What is due within a window: computed once a distinct schedule, not once a user.
 
-    def __init__(self, window: Window) -> None:
+    Args:
+        name: The brief's.
+        timing: Gives the windows of content.
+        window: The span of delivery times to look at.
+    """
+
+    def __init__(self, name: str, timing: Timing, window: Window) -> None:
+        self._name = name
+        self._timing = timing
         self._window = window
         self._known: dict[object, Due | InvalidSchedule] = {}
 
@@ -40,8 +73,7 @@ class Calendar:
         raw = (fields.frequency, fields.time_of_day, fields.timezone, fields.day_of_week)
         try:
             # Types count: True and 1.0 equal 1, but make no schedule.
-            listed = None if days is None else tuple((type(day), day) for day in days)
-            key = (raw, type(fields.day_of_week), type(days), listed)
+            key = (raw, type(fields.day_of_week), type(days), days and (tuple(days), tuple(map(type, days))))
             found = self._known.get(key)
         except TypeError:  # a list where a string belongs; parsing names it
             return self._compute(fields)
@@ -61,8 +93,15 @@ class Calendar:
             schedule = parse(fields)
         except InvalidSchedule as error:
             return error
-        occurrences = schedule.between(self._window.start, self._window.end)
-        return Due(schedule, [(each, schedule.previous_before(each.deliver_at)) for each in occurrences])
+        slots = [
+            DueSlot(
+                occurrence,
+                self._timing.window(occurrence, schedule.previous_before(occurrence.deliver_at)),
+                slot_key(self._name, occurrence.local_date, ""),
+            )
+            for occurrence in schedule.between(self._window.start, self._window.end)
+        ]
+        return Due(schedule, slots)
 
 
 async def pages(

@@ -9,7 +9,8 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeAlias
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
 
 from fanout_briefs.adapters._rules import is_storable, readable, utc
 from fanout_briefs.adapters.postgres_statements import COLUMNS, PREFERENCE
@@ -50,6 +51,9 @@ __all__ = [
 ]
 
 _Rows: TypeAlias = Sequence[Sequence[Any]]
+
+_STATUSES: Final = {status.value: status for status in JobStatus}
+"""Looking one up is much faster than making it of its value, and every row has one."""
 
 
 def askable(texts: Iterable[str]) -> list[str]:
@@ -109,7 +113,7 @@ def to_job(row: Sequence[Any]) -> Job:
         occurrence=Occurrence(local_date=on, deliver_at=utc(at)),
         run_at=utc(run_at),
         window=Window(start=utc(start), end=utc(end)),
-        status=JobStatus(status),
+        status=_STATUSES[status],
         code=None if code is None else SkipReason(code),
         reason=reason,
         error=error,
@@ -194,8 +198,9 @@ def to_schedules(rows: _Rows) -> dict[str, ScheduleFields]:
     }
 
 
-def _days(stored: Sequence[int] | None) -> tuple[int, ...] | None:
-    return None if stored is None else tuple(stored)
+@lru_cache(maxsize=4096)
+def _days(stored: str | None) -> tuple[int, ...] | None:
+    return None if stored is None else tuple(json.loads(stored))
 
 
 def to_page_cursor(job: Job) -> str:

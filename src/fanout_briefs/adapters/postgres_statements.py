@@ -453,8 +453,10 @@ PREFERENCE: Final = {
     "effective_from": "timestamptz",
 }
 _WISHES: Final = ", ".join(PREFERENCE)
-PREFERENCES_AFTER: Final = f"SELECT {_WISHES} FROM @preferences WHERE user_id > %b::text ORDER BY user_id LIMIT %b"
-PREFERENCES: Final = f"SELECT {_WISHES} FROM @preferences WHERE user_id = ANY (%b::text[])"
+# Few different ones come, so each text of JSON is read once.
+_READ: Final = _WISHES.replace("days", "days::text")
+PREFERENCES_AFTER: Final = f"SELECT {_READ} FROM @preferences WHERE user_id > %b::text ORDER BY user_id LIMIT %b"
+PREFERENCES: Final = f"SELECT {_READ} FROM @preferences WHERE user_id = ANY (%b::text[])"
 # From one schedule to the next by the index, so that it costs their number and not that of the people who have them.
 SCHEDULES: Final = """
 WITH RECURSIVE one AS (
@@ -464,11 +466,11 @@ WITH RECURSIVE one AS (
         SELECT * FROM @preferences WHERE is_active AND schedule > one.schedule ORDER BY schedule LIMIT 1
     ) AS next
 )
-SELECT schedule, frequency, time_of_day, timezone, day_of_week, days FROM one
+SELECT schedule, frequency, time_of_day, timezone, day_of_week, days::text FROM one
 """
 # In order of schedule and user, of which the index gives the second: PostgreSQL then stops at the limit.
 PREFERENCES_FOR: Final = f"""
-SELECT {_WISHES}, schedule FROM (
+SELECT {_READ}, schedule FROM (
     SELECT id FROM unnest(%(schedules)b::text[]) AS asked (id) ORDER BY id COLLATE "C"
 ) AS asked CROSS JOIN LATERAL (
     SELECT * FROM @preferences
