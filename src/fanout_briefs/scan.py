@@ -73,7 +73,8 @@ class Calendar:
         raw = (fields.frequency, fields.time_of_day, fields.timezone, fields.day_of_week)
         try:
             # Types count: True and 1.0 equal 1, but make no schedule.
-            key = (raw, type(fields.day_of_week), type(days), days and (tuple(days), tuple(map(type, days))))
+            listed = None if days is None else (tuple(days), tuple(map(type, days)))
+            key = (raw, type(fields.day_of_week), type(days), listed)
             found = self._known.get(key)
         except TypeError:  # a list where a string belongs; parsing names it
             return self._compute(fields)
