@@ -66,8 +66,7 @@ _JOB_NAMESPACE = uuid.UUID("4f0c2c5e-6f0a-5f57-9d6a-6c1f2b0f7f01")
 def _aware(_: object, attribute: Attribute[Any], value: object) -> None:
     if not isinstance(value, datetime):
         raise TypeError(f"{attribute.name}={value!r}: must be a datetime")
-    if value.tzinfo is not UTC:
-        check_aware(attribute.name, value)
+    check_aware(attribute.name, value)
 
 
 def _text(_: object, attribute: Attribute[Any], value: object) -> None:
@@ -645,7 +644,7 @@ def check_aware(name: str, instant: datetime) -> None:
     Raises:
         ValueError: It is naive; the message names it.
     """
-    if instant.utcoffset() is None:
+    if instant.tzinfo is not UTC and instant.utcoffset() is None:
         raise ValueError(f"{name}={instant!r}: must be aware, give it a tzinfo such as datetime.UTC")
 
 

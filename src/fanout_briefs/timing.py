@@ -62,7 +62,7 @@ class Timing:
     def generate_at(self, name: str, user_id: str, deliver_at: datetime) -> datetime:
         """When generation starts: spread over the lead by a stable hash of the user, so that not all start at once."""
         digest = hashlib.blake2b(f"{name}:{user_id}".encode(), digest_size=8).digest()
-        spread = max(self.lead - self.deadline, timedelta(0)) // _MICROSECOND
+        spread = max((self.lead - self.deadline) // _MICROSECOND, 0)
         return deliver_at - self.lead + timedelta(microseconds=(int.from_bytes(digest) * spread) >> 64)
 
     def window(self, occurrence: Occurrence, previous: Occurrence) -> Window:
