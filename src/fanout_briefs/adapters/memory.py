@@ -428,7 +428,7 @@ class MemoryStorage:
 class MemoryPreferences:
     """The preferences that a ``MemoryStorage`` keeps, in order of their user ids; they can be read by schedule."""
 
-    schedule_index: Final = True
+    schedule_index = True
 
     def __init__(self, ready: Callable[[], Awaitable[None]]) -> None:
         self._ready = ready

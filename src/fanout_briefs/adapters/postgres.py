@@ -335,7 +335,7 @@ class PostgresStorage:
 class PostgresPreferences:
     """The preferences that a ``PostgresStorage`` keeps, in order of their user ids; they can be read by schedule."""
 
-    schedule_index: Final = True
+    schedule_index = True
 
     def __init__(self, lanes: Callable[[], Lanes]) -> None:
         self._lanes = lanes

@@ -273,7 +273,7 @@ class SqliteStorage:
 class SqlitePreferences:
     """The preferences that a ``SqliteStorage`` keeps, in order of their user ids; they can be read by schedule."""
 
-    schedule_index: Final = True
+    schedule_index = True
 
     def __init__(self, session: Callable[[], Session]) -> None:
         self._session = session
