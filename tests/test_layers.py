@@ -26,18 +26,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "eligibility": VALUES | PURE | {"ports"},
     "builder": VALUES | PURE | {"ports"},
     "delivery": VALUES | {"ports", "encoding"},
-    "planner": VALUES | PURE | {"ports", "eligibility"},
+    "plans": VALUES | {"eligibility"},
+    "scan": VALUES | PURE | {"ports", "eligibility"},
+    "planner": VALUES | PURE | {"ports", "eligibility", "plans", "scan"},
     "screen": VALUES | PURE | {"ports", "eligibility"},
     "held": VALUES | PURE | {"screen"},
     "runs": VALUES,
     "worker": VALUES | PURE | {"ports", "eligibility", "screen", "held", "runs"},
-    "serve": {"planner", "runs"},
+    "serve": {"plans", "runs"},
     "explain": VALUES | PURE | {"ports", "eligibility", "delivery"},
     "operate": VALUES | PURE | {"ports", "eligibility", "delivery", "worker"},
 }
 USE_CASES = set(MAY_IMPORT)
 MAY_IMPORT["briefs"] = USE_CASES
 MAY_IMPORT["adapters"] = VALUES | {"ports", "encoding", "adapters"}
+MAY_IMPORT["testing"] = VALUES | PURE | {"ports", "testing"}
 MAY_IMPORT["cli"] = USE_CASES | {"briefs", "cli"}
 MAY_IMPORT["__init__"] = USE_CASES | {"briefs"}
 
@@ -77,4 +80,25 @@ def test_importing_the_package_loads_no_adapter_no_test_tool_and_no_command_line
     loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
     unwanted = {"pytest", "_pytest", "hypothesis", "typer", "click", "rich", "jinja2", "sqlite3", "trio", "smtplib"}
     assert unwanted.isdisjoint(loaded)
-    assert not [name for name in loaded if name.startswith(("fanout_briefs.adapters", "fanout_briefs.cli"))]
+    optional = ("fanout_briefs.adapters", "fanout_briefs.cli", "fanout_briefs.testing")
+    assert not [name for name in loaded if name.startswith(optional)]
+
+
+def test_clauses_are_checked_without_pytest() -> None:
+    script = """
+import sys
+sys.modules["pytest"] = None  # as though it were not installed
+import anyio
+from fanout_briefs.adapters.memory import MemoryStorage
+from fanout_briefs.testing import check_storage
+print(len(anyio.run(check_storage, MemoryStorage)))
+try:
+    from fanout_briefs.testing import StorageContract
+except ImportError as error:
+    print(error)
+"""
+    told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert (
+        told
+        == "0\nthe contract classes need pytest: pip install 'fanout-briefs[testing]'; check_storage() does without\n"
+    )

@@ -50,7 +50,8 @@ from fanout_briefs.model import (
     Window,
 )
 from fanout_briefs.operate import Reconciled, Status
-from fanout_briefs.planner import PlanReport, SchedulePlanner, Verdict
+from fanout_briefs.planner import SchedulePlanner
+from fanout_briefs.plans import PlanReport, Verdict
 from fanout_briefs.runs import Ended, RunReport
 from fanout_briefs.schedule import Frequency, Schedule
 from fanout_briefs.settled import (

@@ -33,7 +33,8 @@ from fanout_briefs.model import (
     check_aware,
 )
 from fanout_briefs.operate import Operator, Reconciled, Status
-from fanout_briefs.planner import PlanReport, SchedulePlanner, Verdict
+from fanout_briefs.planner import SchedulePlanner
+from fanout_briefs.plans import PlanReport, Verdict
 from fanout_briefs.ports import Engagement, Generator, Mailer, Preferences, Projects, Recipients, Storage
 from fanout_briefs.render import render_brief
 from fanout_briefs.runs import Ended, RunReport, Tally

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from fanout_briefs.adapters.memory import MemoryStorage
@@ -10,9 +10,9 @@ from fanout_briefs.testing import StorageContract
 
 
 class TestMemoryStorage(StorageContract):
-    capabilities = ("preferences", "reopens")
+    capabilities = ("preferences", "reopens", "schedule_index")
 
     @asynccontextmanager
-    async def open_storage(self) -> AsyncIterator[MemoryStorage]:
+    async def open_storage(self) -> AsyncGenerator[MemoryStorage]:
         async with MemoryStorage() as storage:
             yield storage

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -13,7 +13,7 @@ from services import Schema
 
 
 class TestPostgresStorage(StorageContract):
-    capabilities = ("preferences", "reopens", "shared", "trace")
+    capabilities = ("preferences", "reopens", "schedule_index", "shared", "trace")
 
     @pytest.fixture(autouse=True)
     def _schema(self, postgres_schema: Schema) -> None:
@@ -22,7 +22,7 @@ class TestPostgresStorage(StorageContract):
     @asynccontextmanager
     async def open_storage(
         self, trace: Callable[[str], None] | None = None, beside: PostgresStorage | None = None
-    ) -> AsyncIterator[PostgresStorage]:
+    ) -> AsyncGenerator[PostgresStorage]:
         if beside is None:
             self.schema.empty()
         async with self.schema.storage(trace=trace) as storage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,12 +12,12 @@ from fanout_briefs.testing import StorageContract
 
 
 class TestSqliteStorage(StorageContract):
-    capabilities = ("preferences", "reopens", "shared", "trace")
+    capabilities = ("preferences", "reopens", "schedule_index", "shared", "trace")
 
     @asynccontextmanager
     async def open_storage(
         self, trace: Callable[[str], None] | None = None, beside: SqliteStorage | None = None
-    ) -> AsyncIterator[SqliteStorage]:
+    ) -> AsyncGenerator[SqliteStorage]:
         with TemporaryDirectory() as folder:
             if beside is None:
                 self.path = Path(folder) / "briefs.db"

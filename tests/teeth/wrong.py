@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from difflib import unified_diff
 from typing import Any
@@ -51,7 +51,7 @@ class Wrong:
         exec(compile(self.source(), "wrong_memory.py", "exec"), module.__dict__)
 
         @asynccontextmanager
-        async def open_storage() -> AsyncIterator[Any]:
+        async def open_storage() -> AsyncGenerator[Any]:
             async with module.MemoryStorage() as storage:
                 yield storage
 

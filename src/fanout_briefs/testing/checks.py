@@ -71,7 +71,8 @@ class Refusal(Generic[_E]):
             raise Broken("came back: nothing yet\npromised:  an error")
         return self._error
 
-    def _keep(self, error: _E) -> None:
+    def keep(self, error: _E) -> None:
+        """For ``refuses``: what was raised."""
         self._error = error
 
 
@@ -87,7 +88,7 @@ def refuses(*errors: type[_E]) -> Generator[Refusal[_E]]:
     try:
         yield refusal
     except errors as error:
-        refusal._keep(error)  # noqa: SLF001  # A reader of the outcome has no business setting it.
+        refusal.keep(error)
         return
     except Exception as error:
         raise Broken(f"came back: {error!r}\npromised:  {names}") from error
@@ -95,16 +96,18 @@ def refuses(*errors: type[_E]) -> Generator[Refusal[_E]]:
 
 
 def _differences(got: Any, promised: Any, where: str) -> Iterator[tuple[str, object, object]]:
-    if attrs.has(type(promised)) and type(got) is type(promised):
-        for field in attrs.fields(type(promised)):
+    kind = cast("Any", type(promised))
+    if attrs.has(kind) and type(got) is kind:
+        for field in attrs.fields(kind):
             yield from _differences(getattr(got, field.name), getattr(promised, field.name), f"{where}.{field.name}")
     elif isinstance(promised, Mapping) and isinstance(got, Mapping):
         yield from _differences_by_key(cast("Any", got), cast("Any", promised), where)
     elif isinstance(promised, AbstractSet) and isinstance(got, Collection) and not isinstance(got, str):
         if set(cast("Any", got)) != promised:
             yield where, cast("object", got), cast("object", promised)
-    elif _is_sequence(promised) and _is_sequence(got):
-        yield from _differences_by_key(dict(enumerate(got)), dict(enumerate(promised)), where)
+    elif _is_sequence(cast("object", promised)) and _is_sequence(cast("object", got)):
+        places = dict(enumerate(cast("Sequence[object]", got)))
+        yield from _differences_by_key(places, dict(enumerate(cast("Sequence[object]", promised))), where)
     elif isinstance(promised, enum.Enum) or promised is None or isinstance(promised, bool):
         if got is not promised:
             yield where, got, promised
@@ -135,7 +138,9 @@ class _Short(reprlib.Repr):
     """Values in a message: enough to tell what they are."""
 
     def __init__(self) -> None:
-        super().__init__(maxlist=4, maxtuple=4, maxset=4, maxdict=4, maxstring=100, maxother=400, maxlevel=4)
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxset = self.maxdict = self.maxlevel = 4
+        self.maxstring, self.maxother = 100, 400
 
     # reprlib finds these by the name of the type.
     def repr_Job(self, job: Job, _level: int) -> str:  # noqa: N802
@@ -169,11 +174,13 @@ class Recorded:
         self.done: list[str] = [] if done is None else done
 
     async def __aenter__(self) -> Self:
-        entered = await self._called("__aenter__", type(self._subject).__aenter__, self._subject)
+        kind = cast("Any", type(self._subject))
+        entered = await self._called("__aenter__", kind.__aenter__, self._subject)
         return self if entered is self._subject else cast("Self", entered)
 
     async def __aexit__(self, *error: object) -> object:
-        return await self._called("__aexit__", type(self._subject).__aexit__, self._subject, *error)
+        kind = cast("Any", type(self._subject))
+        return await self._called("__aexit__", kind.__aexit__, self._subject, *error)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._subject, name)

@@ -36,7 +36,8 @@ def _every(kit: Kit) -> Callable[[_Test], _Test]:
     def decorate(test: _Test) -> _Test:
         by_backend = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])(test)
         clauses = [pytest.param(clause, id=clause.id) for clause in kit]
-        return pytest.mark.anyio(pytest.mark.parametrize("clause", clauses)(by_backend))
+        marked: _Test = pytest.mark.anyio(pytest.mark.parametrize("clause", clauses)(by_backend))
+        return marked
 
     return decorate
 

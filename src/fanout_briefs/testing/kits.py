@@ -7,13 +7,16 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
 
 from fanout_briefs.model import Preference
-from fanout_briefs.ports import Preferences, Storage
+from fanout_briefs.ports import Preferences, ScheduleIndex, Storage
 from fanout_briefs.testing.kit import Kit
 
 __all__ = [
+    "IndexedPreferences",
     "KeptPreferences",
     "OpenableStorage",
+    "OpenableStorageWithPreferences",
     "StorageWithPreferences",
+    "StorageWithScheduleIndex",
     "dispatcher_kit",
     "engagement_kit",
     "generator_kit",
@@ -47,8 +50,25 @@ class StorageWithPreferences(Storage, Protocol):
         ...
 
 
+class IndexedPreferences(KeptPreferences, ScheduleIndex, Protocol):
+    """Preferences that a storage keeps itself, and that can be read by schedule."""
+
+
+class StorageWithScheduleIndex(Storage, Protocol):
+    """A storage with the capabilities ``preferences`` and ``schedule_index``."""
+
+    @property
+    def preferences(self) -> IndexedPreferences:
+        """Those that it keeps."""
+        ...
+
+
 class OpenableStorage(Storage, AbstractAsyncContextManager[Any], Protocol):
     """A storage with the capability ``reopens``."""
+
+
+class OpenableStorageWithPreferences(StorageWithPreferences, AbstractAsyncContextManager[Any], Protocol):
+    """A storage with the capabilities ``preferences`` and ``reopens``."""
 
 
 _TRACE: Final = (
@@ -61,6 +81,7 @@ storage_kit: Final = Kit(
     {
         "preferences": "it keeps preferences, as an attribute `preferences` with `page`, `get`, `put` and `remove`",
         "reopens": "it is an async context manager, and may be opened again with its content, in another event loop too",
+        "schedule_index": "the preferences that it keeps can be read by schedule, as `ports.ScheduleIndex` says",
         "shared": (
             "`open_storage` takes `beside`, a storage, and then opens one more on the same content, as another "
             "process would"

@@ -18,6 +18,7 @@ from fanout_briefs.testing.clauses import (
     preferences,
     pruning,
     resuming,
+    schedule_index,
     values,
 )
 from fanout_briefs.testing.kits import dispatcher_kit, engagement_kit, generator_kit, storage_kit
@@ -43,6 +44,7 @@ __all__ = [
     "preferences",
     "pruning",
     "resuming",
+    "schedule_index",
     "storage_kit",
     "values",
 ]

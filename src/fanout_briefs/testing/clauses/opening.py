@@ -170,6 +170,10 @@ async def _leaving_while_being_cancelled_closes(storage: OpenableStorage) -> Non
     await _is_closed(storage)
 
 
+def _run(call: Callable[[], Awaitable[int]], backend: str) -> int:
+    return anyio.run(call, backend=backend)
+
+
 @storage_kit.clause("opening.other-event-loops", needs=("reopens",))
 async def _a_storage_opens_again_in_another_event_loop(storage: OpenableStorage) -> None:
     """A storage opens again in other event loops, of asyncio and of trio, with its content."""
@@ -183,7 +187,7 @@ async def _a_storage_opens_again_in_another_event_loop(storage: OpenableStorage)
     other = "asyncio" if importlib.util.find_spec("trio") is None else "trio"
     for number, (name, backend) in enumerate(zip("abc", ["asyncio", other, "asyncio"], strict=True), start=1):
         # In a thread, since this one has an event loop already.
-        count = await anyio.to_thread.run_sync(partial(anyio.run, plan, name, backend=backend))
+        count = await anyio.to_thread.run_sync(_run, partial(plan, name), backend)
         same(count, number)
 
 

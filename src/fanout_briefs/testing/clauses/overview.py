@@ -149,7 +149,7 @@ async def _each_type_stands_for_itself(storage: Storage) -> None:
     await bring(storage, job("cid"), JobStatus.FAILED)
     asked = await storage.overview(["daily", "weekly"], now=NOW, since=EVER)
     same((asked["daily"].overdue, asked["weekly"].overdue), (2, 1))
-    same((asked["daily"].ended, asked["weekly"].ended), ({JobStatus.FAILED: 1}, {}))
+    same((asked["daily"].ended, asked["weekly"].ended), ({JobStatus.FAILED: 1}, dict[JobStatus, int]()))
 
 
 @storage_kit.clause("ledger.planned-at.makes-no-mark")

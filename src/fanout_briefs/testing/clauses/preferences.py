@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
-from fanout_briefs.errors import InvalidPreferences
+from fanout_briefs.errors import InvalidPreferences, StorageUnavailable
 from fanout_briefs.model import Preference
 from fanout_briefs.testing.checks import holds, refuses, same
-from fanout_briefs.testing.kits import StorageWithPreferences, storage_kit
+from fanout_briefs.testing.kits import OpenableStorageWithPreferences, StorageWithPreferences, storage_kit
 from fanout_briefs.testing.slots import DAY, NOW, claim, job
 
 
@@ -104,7 +105,8 @@ async def _a_scan_gives_each_user_once_in_a_steady_order(storage: StorageWithPre
 async def _a_page_ends_the_scan_exactly_when_no_rows_are_left(storage: StorageWithPreferences) -> None:
     """A page ends the scan exactly when no rows are left."""
     empty = await storage.preferences.page(None, 5)
-    same((list(empty.items), empty.next_cursor), ([], None))
+    same(list(empty.items), [])
+    same(empty.next_cursor, None)
     await storage.preferences.put([Preference(user_id=user_id) for user_id in "abcd"])
     page = await storage.preferences.page(None, 2)
     holds(page.next_cursor is not None, "rows are left, so there is a cursor")
@@ -193,3 +195,37 @@ async def _thousands_of_preferences_are_put_and_got_at_once(storage: StorageWith
     await storage.preferences.put([Preference(user_id=user_id) for user_id in reversed(ids)])
     same(len(await storage.preferences.get(ids)), 5_000)
     same([row.user_id for row in await _scan(storage, 4_000)], ids)
+
+
+_READS: Mapping[str, Callable[[StorageWithPreferences], Awaitable[object]]] = {
+    "page": lambda storage: storage.preferences.page(None, 1),
+    "get": lambda storage: storage.preferences.get(["ann"]),
+}
+_CALLS: Mapping[str, Callable[[StorageWithPreferences], Awaitable[object]]] = {
+    **_READS,
+    "put": lambda storage: storage.preferences.put([Preference(user_id="ann")]),
+    "remove": lambda storage: storage.preferences.remove(["ann"]),
+}
+
+
+@storage_kit.clause("preferences.reading-changes-nothing", needs=("preferences",))
+async def _reading_preferences_changes_nothing(storage: StorageWithPreferences) -> None:
+    """Reading preferences changes neither them nor slots."""
+    await storage.enqueue([job()])
+    await storage.preferences.put([_FULL])
+    before = await storage.find([job().dedup_key])
+    for call in _READS.values():
+        await call(storage)
+    same(await _scan(storage, 10), [_FULL])
+    same(await storage.find([job().dedup_key]), before)
+
+
+@storage_kit.clause("preferences.closed-says-so", needs=("preferences", "reopens"), each=_CALLS)
+async def _preferences_of_a_storage_that_is_not_open_say_so(storage: OpenableStorageWithPreferences, name: str) -> None:
+    """Preferences of a storage that is not open say so, whatever is asked of them, and can be used once it is again."""
+    for _ in range(2):
+        await storage.__aexit__(None, None, None)
+        with refuses(StorageUnavailable):
+            await _CALLS[name](storage)
+        await storage.__aenter__()
+        await _CALLS[name](storage)
