@@ -92,6 +92,9 @@ class Host:
         return None
 
 briefs = Briefs(MemoryStorage(), projects=Host(), generator=Host())
+
+class MyStorage(MemoryStorage):
+    pass
 """
 
 
@@ -145,3 +148,20 @@ def test_the_lines_of_the_readme_plan_and_send_for_a_host_with_its_own_users_tab
     assert "All is well since 2026-11-20T08:45:00+00:00" in body.get_content()
     assert "This section could not be made." in body.get_content()
     assert "the model is overloaded" not in body.get_content()
+
+
+def test_the_lines_that_test_a_storage_are_green_without_any_configuration(tmp_path: Path) -> None:
+    (tmp_path / "myapp.py").write_text(BRIEFS, encoding="utf-8")
+    lines = FENCE.findall((ROOT / "docs/contracts.md").read_text(encoding="utf-8"))[0]
+    (tmp_path / "test_my_storage.py").write_text(lines, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "--strict-markers", "-W", "error", "-p", "no:cacheprovider"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout
+    assert re.search(r"^\d{3} passed, \d+ skipped in", ran.stdout, re.MULTILINE)
+
+
+def test_the_page_of_clauses_is_up_to_date() -> None:
+    command = [sys.executable, "-m", "fanout_briefs.testing"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    page = (ROOT / "docs/reference/clauses.md").read_text(encoding="utf-8")
+    assert page == printed, f"{' '.join(command[1:])} > docs/reference/clauses.md"

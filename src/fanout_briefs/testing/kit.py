@@ -118,6 +118,9 @@ class Kit:
         return [broken for clause in asked if (broken := await run_clause(clause, open_adapter, *more)) is not None]
 
 
+_ENDLESS: Final = Broken(f"came back: nothing within {PATIENCE} seconds\npromised:  an end")
+
+
 async def run_clause(clause: Clause, open_adapter: Open, *more: object) -> BrokenClause | None:
     """Hold an adapter to one clause; give what broke it, None where it is kept."""
     for case in clause.each:
@@ -129,17 +132,18 @@ async def run_clause(clause: Clause, open_adapter: Open, *more: object) -> Broke
 
 async def _message(clause: Clause, open_adapter: Open, case: tuple[object, ...]) -> str | None:
     done: list[str] = []
+    broken: Exception | None = _ENDLESS
     try:
-        with anyio.move_on_after(PATIENCE) as patience:
-            await _hold(clause, open_adapter, case, done)
+        with anyio.move_on_after(PATIENCE):
+            broken = await _hold(clause, open_adapter, case, done)
     except Exception as error:
-        return _told(_first(error), done)
-    if patience.cancelled_caught:
-        return _told(Broken(f"came back: nothing within {PATIENCE} seconds\npromised:  an end"), done)
-    return None
+        broken = error
+    return None if broken is None else _told(_first(broken), done)
 
 
-async def _hold(clause: Clause, open_adapter: Open, case: tuple[object, ...], done: list[str]) -> None:
+async def _hold(clause: Clause, open_adapter: Open, case: tuple[object, ...], done: list[str]) -> Exception | None:
+    # What the clause raises is kept here: an adapter might swallow it when it is closed.
+    broken: Exception | None = _ENDLESS
     async with AsyncExitStack() as stack:
         statements: list[str] = []
         options = {"trace": statements.append} if "trace" in clause.needs else {}
@@ -150,7 +154,12 @@ async def _hold(clause: Clause, open_adapter: Open, case: tuple[object, ...], do
             subjects.append(Recorded(beside, done, "(beside) "))
         if "trace" in clause.needs:
             subjects.append(statements)
-        await clause.hold(*subjects, *case)
+        try:
+            await clause.hold(*subjects, *case)
+            broken = None
+        except Exception as error:
+            broken = error
+    return broken
 
 
 def _first(error: Exception) -> Exception:

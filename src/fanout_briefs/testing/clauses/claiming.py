@@ -132,6 +132,8 @@ async def _held_until_is_when_the_first_lease_of_a_due_job_ends(storage: Storage
     same((await claim(storage, due_by=NOW, key=job("ann").dedup_key)).held_until, NOW + 3 * HOUR)
     same((await claim(storage, types=["mail"])).held_until, None)
     same((await claim(storage, due_by=NOW - DAY)).held_until, None)
+    # A lease that has ended is nothing to wait for, whether or not this call takes its job over.
+    same((await claim(storage, due_by=NOW, now=NOW + 5 * HOUR, limit=1)).held_until, None)
 
 
 @storage_kit.clause("work.claim.waits-for-earlier-slots", each=JobStatus)

@@ -162,11 +162,13 @@ async def _a_cancelled_opening_leaves_the_storage_closed(storage: OpenableStorag
 async def _leaving_while_being_cancelled_closes(storage: OpenableStorage) -> None:
     """Leaving while being cancelled closes, and lets the cancellation through."""
     await _close(storage)
+    went_on = False
     with anyio.CancelScope() as scope:
         async with storage:
             scope.cancel()
             await anyio.sleep_forever()
-    same(scope.cancelled_caught, True)
+        went_on = True
+    same((scope.cancelled_caught, went_on), (True, False))
     await _is_closed(storage)
 
 

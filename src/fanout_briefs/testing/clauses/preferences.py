@@ -60,6 +60,8 @@ async def _a_preference_comes_back_as_it_was_put(storage: StorageWithPreferences
     rows = [_FULL, Preference(user_id="bob"), Preference(user_id="cid", days=())]
     await storage.preferences.put(iter(rows))
     same(await storage.preferences.get(["ann", "bob", "cid", "nobody"]), {row.user_id: row for row in rows})
+    same(await storage.preferences.get(["bob"]), {"bob": rows[1]})
+    same(await storage.preferences.get([]), {})
     same(await _scan(storage, 10), rows)
 
 

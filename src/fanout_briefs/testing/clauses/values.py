@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping, MutableSequence
 from datetime import UTC, date, datetime, timedelta, timezone
+from typing import cast
 from zoneinfo import ZoneInfo
 
 from attrs import evolve
 
 from fanout_briefs.model import Change, Enqueued, Finish, Job, JobStatus, Occurrence, Section, Window
 from fanout_briefs.ports import Storage
-from fanout_briefs.testing.checks import refuses, same
+from fanout_briefs.testing.checks import holds, refuses, same
 from fanout_briefs.testing.kits import storage_kit
 from fanout_briefs.testing.slots import DAY, HOUR, NOW, brief_of, claim_one, found, job
 
@@ -17,12 +19,17 @@ _AWKWARD = [
     "' OR 1=1 --",
     'quo"te\\back',
     "日本語😀",
-    "e\u0301 and \u00e9",
+    "e\u0301",
+    "\u00e9",
+    "ann",
+    "Ann",
+    " ann ",
     "x" * 255,
     "😀" * 255,
     "a:b:c",
     "%_*[]",
-    " lead and trail ",
+    "an_",
+    "an%",
     "user\u200d\u2028",
 ]
 
@@ -79,6 +86,36 @@ async def _awkward_ids_are_told_apart_and_come_back_exactly(storage: Storage) ->
     same(latest, dict.fromkeys(_AWKWARD, NOW + HOUR))
     same(await storage.change([slot.dedup_key for slot in jobs], Change.CANCEL), {slot.dedup_key for slot in jobs})
     same([await storage.forget(user_id) for user_id in _AWKWARD], [1] * len(_AWKWARD))
+
+
+@storage_kit.clause("values.nothing-is-shared")
+async def _changing_what_was_given_or_got_changes_nothing_that_is_stored(storage: Storage) -> None:
+    """Changing a list or mapping that was given or got changes nothing that is stored."""
+    sections = [*brief_of(job()).sections]
+    await storage.enqueue([job()])
+    held = await claim_one(storage, job())
+    done = Finish(status=JobStatus.COMPLETED, brief=evolve(brief_of(job()), sections=sections))
+    same(await storage.finish(held, done), True)
+    sections.clear()
+    await storage.pause(["daily"], NOW)
+    for _ in range(2):
+        _empty(await storage.find([job().dedup_key]))
+        _empty(await storage.last_briefs("daily", {"ann": NOW + DAY}))
+        _empty(await storage.paused(["daily"]))
+        _empty((await storage.select(["daily"], [*JobStatus], since=NOW)).items)
+        overviews = await storage.overview(["daily"], now=NOW, since=NOW)
+        same(overviews["daily"].ended, {JobStatus.COMPLETED: 1})
+        _empty(overviews["daily"].ended)
+        _empty(overviews)
+        saved = await storage.brief("daily", "ann")
+        same(saved, brief_of(job()))
+        _empty(saved and saved.sections)
+
+
+def _empty(got: object) -> None:
+    holds(got, "what was stored")
+    if isinstance(got, MutableMapping | MutableSequence):
+        cast("MutableMapping[object, object] | MutableSequence[object]", got).clear()
 
 
 @storage_kit.clause("values.instants.exact-and-in-utc", each=_FAR)
