@@ -12,6 +12,9 @@ from fanout_briefs.testing.checks import holds, refuses, same
 from fanout_briefs.testing.kits import OpenableStorageWithPreferences, StorageWithPreferences, storage_kit
 from fanout_briefs.testing.slots import DAY, NOW, claim, job
 
+_MOST = 5_000
+"""No clause puts more preferences."""
+
 
 async def _scan(storage: StorageWithPreferences, limit: int) -> list[Preference]:
     items: list[Preference] = []
@@ -20,6 +23,7 @@ async def _scan(storage: StorageWithPreferences, limit: int) -> list[Preference]
         page = await storage.preferences.page(cursor, limit)
         holds(len(page.items) <= limit, "no more than `limit` in a page")
         items += page.items
+        holds(len(items) <= _MOST, "a scan that ends, and gives each user once")
         cursor = page.next_cursor
         if cursor is None:
             return items
@@ -121,7 +125,7 @@ async def _a_scan_goes_on_when_rows_come_and_go_meanwhile(storage: StorageWithPr
     await storage.preferences.put([Preference(user_id=user_id) for user_id in "bdfh"])
     page = await storage.preferences.page(None, 2)
     await storage.preferences.remove(["d", "unknown"])
-    await storage.preferences.put([Preference(user_id="a"), Preference(user_id="g")])
+    await storage.preferences.put([Preference(user_id=user_id) for user_id in ("a", "aa", "g")])
     rest = await storage.preferences.page(page.next_cursor, 9)
     same([row.user_id for row in rest.items], ["f", "g", "h"])
 
@@ -157,17 +161,15 @@ async def _all_bad_values_of_a_batch_are_named_at_once(storage: StorageWithPrefe
         await storage.preferences.put(
             [
                 unchecked(user_id="ann", day_of_week="1", days="12"),
+                unchecked(user_id="bob", days="12"),
                 Preference(user_id="twice"),
                 Preference(user_id="twice"),
                 Preference(user_id=""),
             ]
         )
     same(
-        sorted((problem.field, problem.user_id) for problem in caught.error.problems if problem.user_id),
-        [
-            ("day_of_week", "ann"),
-            ("days", "ann"),
-        ],
+        sorted((problem.field, problem.user_id or "") for problem in caught.error.problems),
+        [("day_of_week", "ann"), ("days", "ann"), ("days", "bob"), ("user_id", ""), ("user_id", "")],
     )
 
 
