@@ -132,7 +132,7 @@ ENDING = [
     Wrong(
         "ends in two steps",
         {
-            "        if brief is not None:\n            self._briefs": "        await checkpoint()\n        if brief is not None:\n            self._briefs"
+            "        if brief is not None:\n            self._briefs": "        for _ in range(9):\n            await checkpoint()\n        if brief is not None:\n            self._briefs"
         },
         fails=("cancelling.finish.whole-or-not-at-all",),
     ),
