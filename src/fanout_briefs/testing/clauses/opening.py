@@ -197,6 +197,9 @@ async def _a_storage_opens_again_in_another_event_loop(storage: OpenableStorage)
 async def _two_storages_on_one_content(storage: Storage, other: Storage) -> None:
     """What one storage writes, another on the same content sees at once; nothing is answered from memory."""
     same(await storage.find([job().dedup_key]), {})
+    same(await storage.brief("daily", "ann"), None)
+    same(await storage.advance("daily"), None)
+    same(await storage.paused(["daily"]), {})
     same(await other.enqueue([job()]), [Enqueued.CREATED])
     same(await storage.enqueue([job()]), [Enqueued.DUPLICATE])
     held = await claim_one(storage, job())

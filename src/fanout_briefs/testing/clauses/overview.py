@@ -177,7 +177,7 @@ async def _it_is_the_last_one_that_was_given(storage: Storage) -> None:
 @storage_kit.clause("select.earliest-first")
 async def _the_earliest_come_first_over_all_types(storage: Storage) -> None:
     """The earliest slots come first, over all types."""
-    slots = [job("bob", 1), job("ann", 1), job("cid", 0), job("ann", 1, type="mail"), job("ann", 2, type="mail")]
+    slots = [job("bob", 1), job("ann", 1), job("cid", 0), *(job("ann", day, type="mail") for day in range(3))]
     await storage.enqueue(slots)
     page = await storage.select(["mail", "daily", "mail"], [JobStatus.PENDING], since=EVER)
     same(list(page.items), sorted(slots, key=lambda slot: (slot.occurrence.deliver_at, slot.dedup_key)))

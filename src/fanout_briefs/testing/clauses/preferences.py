@@ -121,7 +121,7 @@ async def _a_scan_goes_on_when_rows_come_and_go_meanwhile(storage: StorageWithPr
     await storage.preferences.put([Preference(user_id=user_id) for user_id in "bdfh"])
     page = await storage.preferences.page(None, 2)
     await storage.preferences.remove(["d", "unknown"])
-    await storage.preferences.put([Preference(user_id="a"), Preference(user_id="g")])
+    await storage.preferences.put([Preference(user_id=user_id) for user_id in ("a", "aa", "g")])
     rest = await storage.preferences.page(page.next_cursor, 9)
     same([row.user_id for row in rest.items], ["f", "g", "h"])
 
@@ -157,17 +157,15 @@ async def _all_bad_values_of_a_batch_are_named_at_once(storage: StorageWithPrefe
         await storage.preferences.put(
             [
                 unchecked(user_id="ann", day_of_week="1", days="12"),
+                unchecked(user_id="bob", days="12"),
                 Preference(user_id="twice"),
                 Preference(user_id="twice"),
                 Preference(user_id=""),
             ]
         )
     same(
-        sorted((problem.field, problem.user_id) for problem in caught.error.problems if problem.user_id),
-        [
-            ("day_of_week", "ann"),
-            ("days", "ann"),
-        ],
+        sorted((problem.field, problem.user_id or "") for problem in caught.error.problems),
+        [("day_of_week", "ann"), ("days", "ann"), ("days", "bob"), ("user_id", ""), ("user_id", "")],
     )
 
 

@@ -112,7 +112,7 @@ async def _a_scan_by_schedule_goes_on_when_rows_come_and_go_meanwhile(storage: S
     schedules = list(await storage.preferences.schedules())
     page = await storage.preferences.page_for(schedules, None, 2)
     await storage.preferences.remove(["d", "unknown"])
-    await storage.preferences.put([_having("a", _MORNING), _having("g", _MORNING)])
+    await storage.preferences.put([_having(user_id, _MORNING) for user_id in ("a", "aa", "g")])
     rest = await storage.preferences.page_for(schedules, page.next_cursor, 9)
     same(([row.user_id for row in rest.items], rest.next_cursor), (["f", "g", "h"], None))
 
