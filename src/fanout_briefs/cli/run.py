@@ -107,7 +107,9 @@ async def run_and_show(briefs: Briefs, now: datetime, *, grace: timedelta = GRAC
     ran: RunReport | None = None
     seen = show_run.Seen(briefs.name)
     async with briefs, Stop(grace) as stop:
-        planned = await briefs.plan(now, review=_REVIEW)
+        planned = await briefs.plan(now)
+        if not planned.enqueued:  # then there is time to say what is done already, which costs looking it up
+            planned = await briefs.plan(now, review=_REVIEW)
         if not json:
             show_run.plan_report(out, planned)
         with show_run.progress(log, briefs.name, planned.enqueued) as seen.tell:
