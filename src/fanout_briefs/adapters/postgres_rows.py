@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
@@ -110,9 +110,9 @@ def to_job(row: Sequence[Any]) -> Job:
     return Job(
         type=kind,
         user_id=user_id,
-        occurrence=Occurrence(local_date=on, deliver_at=utc(at)),
+        occurrence=_occurrence(on, at),
         run_at=utc(run_at),
-        window=Window(start=utc(start), end=utc(end)),
+        window=_window(start, end),
         status=_STATUSES[status],
         code=None if code is None else SkipReason(code),
         reason=reason,
@@ -122,6 +122,17 @@ def to_job(row: Sequence[Any]) -> Job:
         progress=None if progress is None else Progress(*json.loads(progress)),
         demand=None if demand is None else Demand(demand),
     )
+
+
+# Many jobs are of the same moment.
+@lru_cache(maxsize=4096)
+def _occurrence(on: date, at: datetime) -> Occurrence:
+    return Occurrence(local_date=on, deliver_at=utc(at))
+
+
+@lru_cache(maxsize=4096)
+def _window(start: datetime, end: datetime) -> Window:
+    return Window(start=utc(start), end=utc(end))
 
 
 def to_claim(row: Sequence[Any], until: datetime) -> Claim:
