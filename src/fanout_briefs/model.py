@@ -10,7 +10,7 @@ import enum
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Generic, TypeVar
 
 from attrs import Attribute, Factory, field, frozen
@@ -305,7 +305,17 @@ class JobRef:
 
     dedup_key: str
     type: str
-    run_at: datetime
+    run_at: datetime = field(validator=_aware)
+
+    @classmethod
+    def of(cls, job: Job) -> JobRef:
+        """The reference of a job, for the time it is to be run at."""
+        return cls(job.dedup_key, job.type, job.run_at)
+
+    @property
+    def id(self) -> str:
+        """One a slot and time: what waits in an engine under the same id is the same message."""
+        return f"{self.dedup_key}@{self.run_at.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
 
 
 class Enqueued(enum.StrEnum):
