@@ -113,6 +113,7 @@ class Briefs:
     Attributes:
         name: As given.
         horizon: As given.
+        lease: As given.
         job_types: The types of its jobs, and how many of each are in the making at once; the mails' come last.
 
     Raises:
@@ -183,6 +184,7 @@ class Briefs:
             storage = _told_of(storage, carrier)
         self.name = name
         self.horizon = horizon
+        self.lease = lease
         self._storage = storage
         self._preferences = preferences
         self._on_progress = on_progress
@@ -360,11 +362,16 @@ class Briefs:
         """
         if every is not None and every > self.horizon:
             raise ValueError(f"every={every}: must not be longer than the horizon of {self.horizon}")
-        is_carried = self._operator.carrier is not None
+        operator, carrier = self._operator, self._operator.carrier
         await Server(
             plan=self.plan,
-            work=self._worker.serve if work or (work is None and not is_carried) else None,
-            reconciling=Reconciling(self._operator.reconcile, self._worker.lease / 3) if is_carried else None,
+            work=self._worker.serve if work or (work is None and carrier is None) else None,
+            reconciling=()
+            if carrier is None
+            else (
+                Reconciling(operator.put_back, self._worker.lease / 3),
+                Reconciling(operator.dispatch_again, carrier.every),
+            ),
             tally=self._tally,
             every=every,
             poll=poll,
@@ -523,15 +530,17 @@ class Briefs:
         now = _or_now(now)
         return await self._operator.status(now, now - since)
 
-    async def reconcile(self, now: datetime | None = None) -> Reconciled:
+    async def reconcile(self, now: datetime | None = None, *, last: datetime | None = None) -> Reconciled:
         """Put right what workers left behind that died, and dispatch again what nobody began in time; run nothing.
 
         Every run does the same for the jobs that it comes across. With a dispatcher, ``serve`` does it all the time.
 
         Args:
             now: The moment by the wall clock, aware; None is the present.
+            last: When this was done before, aware, for those who do it again and again: then a late job is dispatched
+                only where its lateness has doubled since. None: every late one is.
         """
-        return await self._operator.reconcile(_or_now(now))
+        return await self._operator.reconcile(_or_now(now), None if last is None else _aware(last))
 
     async def prune(self, older_than: timedelta, now: datetime | None = None) -> int:
         """Erase slots that ended, with briefs and mails, but each user's latest ones; return how many slots that were.

@@ -18,6 +18,7 @@ __all__ = ["Carrier", "DispatchingStorage"]
 _log = logging.getLogger("fanout_briefs")
 _PATIENCE = 30.0
 """Seconds that handing over one batch may take; a broker that never answers must not keep a worker from stopping."""
+_SHORTEST = timedelta(seconds=1)
 _DOUBLINGS = 4
 """How often the wait before handing over again doubles: from the grace to sixteen times as long."""
 
@@ -83,6 +84,12 @@ class Carrier:
         return came_near or self._times(run_at, now) > self._times(run_at, last)
 
     @property
+    def every(self) -> timedelta:
+        """How often to look for what is to be handed over again, or comes within reach."""
+        reach = self.dispatcher.powers.schedules
+        return max(min(self.grace, reach) / 2, _SHORTEST)
+
+    @property
     def _has_reach(self) -> bool:
         return self.dispatcher.powers.schedules != timedelta.max
 
@@ -137,7 +144,7 @@ class DispatchingStorage:
     async def release(self, claims: Collection[Claim]) -> None:
         """As the storage does."""
         await self._storage.release(claims)
-        await self._carrier.tell([JobRef.of(claim.job) for claim in claims])
+        await self._carrier.tell([JobRef.of(claim.job, again=True) for claim in claims])
 
     async def _tell(self, jobs: Any) -> None:
         await self._carrier.tell([JobRef.of(job) for job in jobs if job.status is JobStatus.PENDING])

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, date, datetime, timedelta
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from fanout_briefs.delivery import mail_type
 from fanout_briefs.dispatching import Carrier
@@ -188,7 +188,12 @@ class Operator:
         return Status(name=self.name, now=now, since=since, briefs=briefs, mails=mails if self.mails else None)
 
     async def reconcile(self, now: datetime, last: datetime | None = None) -> Reconciled:
-        """See ``Briefs.reconcile``; ``last`` is when this was done before, for those who do it again and again."""
+        """See ``Briefs.reconcile``."""
+        put_back = await self.put_back(now)
+        return evolve(put_back, dispatched=(await self.dispatch_again(now, last)).dispatched)
+
+    async def put_back(self, now: datetime, last: datetime | None = None) -> Reconciled:  # noqa: ARG002  # As the other.
+        """Put back what dead workers left, or end it where running it again would be wrong."""
         ended: Counter[JobStatus | None] = Counter()
         seen = await self.storage.overview(self._types, now=now, since=now)
         if any(each.abandoned for each in seen.values()):
@@ -199,12 +204,12 @@ class Operator:
             returned=ended[JobStatus.PENDING],
             unknown=ended[JobStatus.UNKNOWN],
             failed=ended[JobStatus.FAILED],
-            dispatched=await self._dispatch_again(now, last),
         )
 
-    async def _dispatch_again(self, now: datetime, last: datetime | None) -> int:
+    async def dispatch_again(self, now: datetime, last: datetime | None = None) -> Reconciled:
+        """Dispatch what nobody began in time, and what came within the engine's reach since ``last``."""
         if self.carrier is None:
-            return 0
+            return Reconciled()
         paused = await self.storage.paused(self._types)
         types = [kind for kind in self._types if kind not in paused]
         # A slot is to be run no earlier than its lead before it is delivered, and they come in order of that.
@@ -212,12 +217,12 @@ class Operator:
         dispatched = 0
         async with aclosing(self._pages([JobStatus.PENDING], _EVER, types)) as pages:
             async for jobs in pages:
-                wanted = [JobRef.of(job) for job in jobs if self.carrier.is_wanted(job.run_at, now, last)]
-                await self.carrier.hand_over(wanted)
+                wanted = [job for job in jobs if self.carrier.is_wanted(job.run_at, now, last)]
+                await self.carrier.hand_over([JobRef.of(job, again=job.run_at <= now) for job in wanted])
                 dispatched += len(wanted)
                 if jobs and jobs[-1].occurrence.deliver_at > end:
                     break
-        return dispatched
+        return Reconciled(dispatched=dispatched)
 
     async def prune(self, older_than: timedelta, now: datetime) -> int:
         """See ``Briefs.prune``."""

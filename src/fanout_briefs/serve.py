@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -48,7 +48,7 @@ class Work(Protocol):
 
 @frozen
 class Reconciling:
-    """What puts right, every so often, what engines and dead workers left behind.
+    """Something to put right every so often: what engines and dead workers left behind.
 
     Attributes:
         reconcile: Does so for a moment, given when it was done before.
@@ -66,7 +66,7 @@ class Server:
     Attributes:
         plan: Plans for a moment.
         work: Runs what is due; None leaves that to others.
-        reconciling: What to put right meanwhile; None leaves that to whoever runs what is due.
+        reconciling: What to put right meanwhile; nothing where whoever runs what is due does.
         tally: A new count of what ends, for one report.
         every: How often to plan; None never plans, which leaves that to others.
         poll: How often to look for due work, to tell, and to try again what failed.
@@ -77,7 +77,7 @@ class Server:
 
     plan: Callable[[datetime], Awaitable[PlanReport]]
     work: Work | None
-    reconciling: Reconciling | None
+    reconciling: Sequence[Reconciling]
     tally: Callable[[], Tally]
     every: timedelta | None = field(validator=optional(gt(timedelta(0))))
     poll: timedelta = field(validator=gt(timedelta(0)))
@@ -115,8 +115,8 @@ class _Serving:
                 tasks.start_soon(self._keep_planning)
                 if self._server.work is not None:
                     tasks.start_soon(self._keep_working, self._server.work)
-                if self._server.reconciling is not None:
-                    tasks.start_soon(self._keep_reconciling, self._server.reconciling)
+                for each in self._server.reconciling:
+                    tasks.start_soon(self._keep_reconciling, each)
                 await self._keep_telling()
         self._tell()
 

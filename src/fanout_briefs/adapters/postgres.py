@@ -437,7 +437,7 @@ def _retry(tables: Tables, values: Mapping[str, Any], ref: JobRef) -> tuple[bool
 
 def _release(tables: Tables, claims: Collection[Claim]) -> tuple[None, Sequence[JobRef]]:
     released = {key for (key,) in tables.rows(sql.RELEASE, convert.from_claims(claims))}
-    return None, [JobRef.of(claim.job) for claim in claims if claim.job.dedup_key in released]
+    return None, [JobRef.of(claim.job, again=True) for claim in claims if claim.job.dedup_key in released]
 
 
 def _finish(tables: Tables, values: Mapping[str, Any], follow_ups: Sequence[FollowUp]) -> tuple[bool, Sequence[JobRef]]:
