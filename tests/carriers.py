@@ -6,12 +6,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import procrastinate
 import pytest
 from attrs import frozen
+from pgqueuer.db import SyncPsycopgDriver
+from pgqueuer.queries import SyncQueries
+from procrastinate.jobs import Job
 
 from fanout_briefs.adapters.pgqueuer import PgQueuerDispatcher
 from fanout_briefs.adapters.procrastinate import ProcrastinateDispatcher
@@ -55,6 +59,10 @@ class Carrier(Protocol):
 
     def worker(self) -> Sequence[str]:
         """The engine's own command that starts a worker of ``engine_app``."""
+        ...
+
+    def bulk(self, keys: Sequence[str]) -> Callable[[], object]:
+        """The engine's own bulk call for as many messages as there are keys, each with a key and a time of its own."""
         ...
 
 
@@ -129,6 +137,27 @@ class ProcrastinateCarrier(_InPostgres):
             *("--fetch-job-polling-interval=0.5", "--delete-jobs=successful", "--shutdown-graceful-timeout=5"),
         )
 
+    def bulk(self, keys: Sequence[str]) -> Callable[[], object]:
+        manager = procrastinate.App(connector=procrastinate.SyncPsycopgConnector(conninfo=self.dsn)).open().job_manager
+        made = [
+            Job(
+                id=None,
+                queue="alone",
+                lock=None,
+                queueing_lock=key,
+                task_name="alone",
+                task_kwargs={"key": key},
+                scheduled_at=datetime.now(UTC),
+            )
+            for key in keys
+        ]
+
+        def defer() -> None:
+            manager.batch_defer_jobs(made)
+            manager.connector.get_sync_connector().close()
+
+        return defer
+
     def waiting(self) -> Sequence[tuple[str, datetime, int]]:
         return self.run(
             "SELECT args ->> 'key', scheduled_at, priority FROM procrastinate_jobs WHERE status = 'todo' "
@@ -156,10 +185,24 @@ class PgQueuerCarrier(_InPostgres):
 
     def worker(self) -> Sequence[str]:
         return (
-            *(str(BINARIES / "pgq"), "run", "--batch-size=10", "--max-concurrent-tasks=20", "--dequeue-timeout=0.5"),
+            *(str(BINARIES / "pgq"), "run", "--batch-size=50", "--max-concurrent-tasks=100", "--dequeue-timeout=0.1"),
             *("--heartbeat-timeout=3", "--restart-on-failure", "--restart-delay=0.5"),
             "pgqueuer_app:main",
         )
+
+    def bulk(self, keys: Sequence[str]) -> Callable[[], object]:
+        def enqueue() -> None:
+            with connect(self.dsn) as connection:
+                SyncQueries(SyncPsycopgDriver(connection)).enqueue(
+                    ["alone"] * len(keys),
+                    [key.encode() for key in keys],
+                    [0] * len(keys),
+                    [timedelta(0)] * len(keys),
+                    list(keys),
+                    on_conflict="skip",
+                )
+
+        return enqueue
 
     def waiting(self) -> Sequence[tuple[str, datetime, int]]:
         return self.run(

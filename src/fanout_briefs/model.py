@@ -321,7 +321,7 @@ class JobRef:
     @property
     def id(self) -> str:
         """One a slot and time: what waits in an engine under the same id is the same message."""
-        return f"{self.dedup_key}@{self.run_at.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
+        return f"{self.dedup_key}@{self.run_at.astimezone(UTC).isoformat()}"
 
 
 class Enqueued(enum.StrEnum):

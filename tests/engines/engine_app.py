@@ -72,7 +72,7 @@ def make(dispatcher: Dispatcher, within: OnPending | None) -> Briefs:
     host = Host()
     mailer: Mailer = SmtpMailer("127.0.0.1", SMTP, sender="briefs@example.org", security="none") if SMTP else Provider()
     return Briefs(
-        PostgresStorage(DSN, schema=LEDGER, on_pending=within, pool_size=8),
+        PostgresStorage(DSN, schema=LEDGER, on_pending=within, pool_size=8, statement_timeout=LEASE),
         projects=host,
         generator=host,
         recipients=host,

@@ -80,9 +80,9 @@ class Scene:
 
     # what is to be done ------------------------------------------------------------------------------
 
-    async def plan(self, users: int, prefix: str = "u") -> float:
+    async def plan(self, users: int, prefix: str = "u", late: timedelta = LATE) -> float:
         """Queue a brief for each of so many people, all of them due; give how many slots a second that were."""
-        due = datetime.now(UTC) - LATE
+        due = datetime.now(UTC) - late
         people = [Preference(user_id=f"{prefix}{number:05}", time_of_day=f"{due:%H:%M:%S}") for number in range(users)]
         within = getattr(self.carrier.dispatcher, "within", None)
         host = Host()
@@ -99,6 +99,13 @@ class Scene:
             report = await planner.plan(datetime.now(UTC))
         assert report.enqueued == users, report
         return users / report.phases["enqueue"].seconds
+
+    def alone(self, messages: int, number: int) -> float:
+        """Give how many messages a second the engine's own bulk call takes, in one transaction."""
+        enqueue = self.carrier.bulk([f"alone{number}_{place:05}" for place in range(messages)])
+        begun = time.monotonic()
+        enqueue()
+        return messages / (time.monotonic() - begun)
 
     def hold(self, *users: str) -> None:
         """Whoever makes the brief of these first stands still in the middle."""
@@ -161,9 +168,9 @@ class Scene:
         ((count,),) = self.run(f"SELECT count(*) FROM jobs WHERE status IN ({among})")
         return int(count)
 
-    def until(self, look: Callable[[], Any], keeping: int = 0) -> Any:
-        """Look again and again until there is something, and give that."""
-        end = time.monotonic() + GUARD
+    def until(self, look: Callable[[], Any], *, keeping: int = 0, within: float = GUARD) -> Any:
+        """Look again and again until there is something, and give that; meanwhile keep so many workers."""
+        end = time.monotonic() + within
         while not (found := look()):
             assert time.monotonic() < end, f"{self.found()}\n{self.output()}"
             if keeping:

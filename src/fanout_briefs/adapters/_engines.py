@@ -114,11 +114,13 @@ class Tables:
 
         def run() -> None:
             with psycopg.Connection[Any].connect(self.dsn, autocommit=True, connect_timeout=10) as connection:
+                connection.execute(_LIMITS)
                 work(connection)
 
         await to_thread.run_sync(run)
 
 
+_LIMITS: Final = "SET statement_timeout = '20s'; SET lock_timeout = '10s'"
 _LOOK_IN: Final = "SELECT current_setting('search_path'), set_config('search_path', %s || ', pg_temp', true)"
 
 

@@ -13,8 +13,6 @@ from typing import Any, Final
 try:
     import procrastinate
     import psycopg
-    from procrastinate import exceptions
-    from procrastinate import jobs as procrastinate_jobs
 except ModuleNotFoundError as missing:
     raise ImportError(
         "ProcrastinateDispatcher needs Procrastinate: pip install 'fanout-briefs[procrastinate]'"
@@ -88,6 +86,20 @@ class ProcrastinateDispatcher:
 
         await self._tables.in_thread(cancel)
 
+    async def rescue(self, tasks: Sequence[str], stalled_after: timedelta) -> None:
+        """Take tasks from workers of Procrastinate's that died, which it leaves in their hands for ever.
+
+        Args:
+            tasks: Names of tasks.
+            stalled_after: How long after its last heartbeat a worker counts as dead.
+        """
+
+        def rescue(connection: psycopg.Connection[Any]) -> None:
+            with self._tables.on(connection) as cursor:
+                cursor.execute(_RESCUE, {"tasks": list(tasks), "after": stalled_after}, binary=True)
+
+        await self._tables.in_thread(rescue)
+
 
 # Procrastinate's own bulk call takes its connections from an asynchronous app and refuses a whole batch for one
 # duplicate. So this calls the function beneath it, whose version is in its name, with what does not wait already.
@@ -108,6 +120,26 @@ _CANCEL: Final = """
 SELECT procrastinate_cancel_job_v1(job.id, false, true)
 FROM unnest(%(ids)b::text[]) AS asked (id)
 JOIN procrastinate_jobs AS job ON job.queueing_lock = asked.id AND job.status = 'todo'
+"""
+
+# A worker that is only stopped may keep a row locked, for which nobody else must wait. What waits again already, since
+# the ledger handed it over anew, is ended; so is what comes again by itself.
+_RESCUE: Final = """
+WITH stalled AS (
+    SELECT job.id, job.queueing_lock FROM procrastinate_jobs AS job
+    LEFT JOIN procrastinate_workers AS worker ON worker.id = job.worker_id
+    WHERE job.status = 'doing' AND job.task_name = ANY (%(tasks)b::text[])
+        AND (worker.id IS NULL OR worker.last_heartbeat < now() - %(after)b::interval)
+    FOR UPDATE OF job SKIP LOCKED
+)
+SELECT CASE
+    WHEN stalled.queueing_lock LIKE 'fanout_briefs.%%' OR EXISTS (
+        SELECT FROM procrastinate_jobs AS other
+        WHERE other.queueing_lock = stalled.queueing_lock AND other.status = 'todo'
+    ) THEN procrastinate_finish_job_v1(stalled.id, 'failed', false)
+    ELSE procrastinate_retry_job_v2(stalled.id, now(), NULL, NULL, NULL)
+END
+FROM stalled
 """
 
 
@@ -162,6 +194,9 @@ class _Tasks:
         self._every = every
         self._stalled_after = stalled_after
         self._opener = Opener(briefs)
+        self._names = [
+            f"fanout_briefs.{each}" for each in (*briefs.job_types, f"reconcile.{briefs.name}", f"plan.{briefs.name}")
+        ]
 
     def add(self, plan: str | None) -> None:
         name = self._briefs.name
@@ -191,20 +226,7 @@ class _Tasks:
 
     async def _reconcile(self, timestamp: int) -> None:
         await self._opener.open()
-        await self._rescue()
         async with self._briefs:
             now = datetime.fromtimestamp(timestamp, UTC)
             await self._briefs.reconcile(now, last=now - self._every)
-
-    async def _rescue(self) -> None:
-        """Take tasks from workers of Procrastinate's that died; it leaves them as they are, for ever."""
-        manager, ours = self._app.job_manager, {f"fanout_briefs.{kind}" for kind in self._briefs.job_types}
-        stalled = await manager.get_stalled_jobs(seconds_since_heartbeat=self._stalled_after.total_seconds())
-        for job in stalled:
-            if job.task_name in ours:
-                try:
-                    await manager.retry_job(job)
-                except exceptions.UniqueViolation:  # The same waits already, handed over by somebody who reconciled.
-                    await manager.finish_job(job, procrastinate_jobs.Status.FAILED, delete_job=False)
-            elif job.task_name.startswith("fanout_briefs.") and job.task_name.endswith(f".{self._briefs.name}"):
-                await manager.finish_job(job, procrastinate_jobs.Status.FAILED, delete_job=False)
+        await self._dispatcher.rescue(self._names, self._stalled_after)
