@@ -71,6 +71,7 @@ class Scene:
     carrier: Carrier
     ledger: Schema
     folder: Path
+    concurrency: int = 20
     environment: dict[str, str] = field(factory=dict[str, str])
     workers: list[subprocess.Popen[bytes]] = field(factory=list[subprocess.Popen[bytes]])
 
@@ -123,7 +124,7 @@ class Scene:
             with (self.folder / "output").open("ab") as output:
                 self.workers.append(
                     subprocess.Popen(
-                        self.carrier.worker(),
+                        self.carrier.worker(self.concurrency),
                         cwd=self.folder,
                         env={
                             **os.environ,
@@ -167,6 +168,9 @@ class Scene:
         among = ", ".join(f"'{status}'" for status in ENDED)
         ((count,),) = self.run(f"SELECT count(*) FROM jobs WHERE status IN ({among})")
         return int(count)
+
+    def has_ended(self, slots: int) -> bool:
+        return self.ended() == slots
 
     def until(self, look: Callable[[], Any], *, keeping: int = 0, within: float = GUARD) -> Any:
         """Look again and again until there is something, and give that; meanwhile keep so many workers."""
