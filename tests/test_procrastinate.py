@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import procrastinate
 import pytest
@@ -88,4 +89,5 @@ def test_how_often_to_reconcile_has_to_divide_a_minute() -> None:
         add_tasks(app, briefs, dispatcher, reconcile=timedelta(seconds=7))
     add_tasks(app, briefs, dispatcher)
     assert {"fanout_briefs.daily_brief", "fanout_briefs.plan.daily_brief"} <= app.tasks.keys()
-    assert {task.cron for task in app.periodic_registry.periodic_tasks.values()} == {"*/5 * * * *", "* * * * * */10"}
+    periodic: Any = app.periodic_registry
+    assert {task.cron for task in periodic.periodic_tasks.values()} == {"*/5 * * * *", "* * * * * */10"}
