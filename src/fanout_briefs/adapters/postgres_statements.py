@@ -186,7 +186,8 @@ def _update(chosen: str, changes: str) -> str:
     WITH chosen AS (
         SELECT job.dedup_key FROM @jobs AS job WHERE {chosen} ORDER BY job.dedup_key FOR UPDATE
     )
-    UPDATE @jobs AS job SET {changes} FROM chosen WHERE job.dedup_key = chosen.dedup_key RETURNING job.dedup_key
+    UPDATE @jobs AS job SET {changes} FROM chosen WHERE job.dedup_key = chosen.dedup_key
+    RETURNING job.dedup_key, job.type, job.run_at
     """
 
 
