@@ -23,10 +23,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL"),
 ]
 
-nightly = pytest.mark.skipif(
-    os.environ.get("HYPOTHESIS_PROFILE") != "nightly", reason="takes minutes: HYPOTHESIS_PROFILE=nightly"
-)
-
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -68,7 +64,7 @@ async def test_a_worker_that_is_killed_in_mid_job_costs_nothing_but_time(scene: 
     await killed_in_mid_job(scene, 300)
 
 
-@nightly
+@pytest.mark.nightly
 async def test_ten_thousand_jobs_and_a_worker_that_is_killed(scene: Scene) -> None:
     await killed_in_mid_job(scene, 10_000)
 
@@ -122,7 +118,7 @@ async def test_a_worker_that_is_told_to_stop_gives_back_what_it_cannot_finish(sc
     assert attempts == 1  # The one that was given back does not count, as that of a dead worker would.
 
 
-@nightly
+@pytest.mark.nightly
 async def test_more_workers_make_more_briefs_a_second(scene: Scene) -> None:
     scene.environment["ENGINE_TAKES"] = "1"
     users, rates = 200, dict[int, float]()
