@@ -24,7 +24,7 @@ from services import Missing, Server, own_server
 from .bed import COPY, FOUR, OURS, SINGLE, Rival, Step, must_be, ours
 from .peers import postgres_peers
 from .seed import postgres_seed
-from .world import NAME, NOW, Wish, World, Wrong, preference
+from .world import NAME, NOW, World, Wrong, preference
 
 __all__ = ["Missing", "PostgresBed", "Statements", "Visits", "server_for_figures"]
 
@@ -38,7 +38,6 @@ OPTIONS = {
     "jit": "off",
 }
 _CHUNK = 20_000
-_JOBS = "fanout_briefs.jobs"
 
 
 def connect(dsn: str) -> psycopg.Connection[TupleRow]:
@@ -119,8 +118,18 @@ class Visits:
         return await to_thread.run_sync(self._read, list(user_ids))
 
     def _read(self, user_ids: list[str]) -> dict[str, datetime | None]:
-        question = "SELECT user_id, last_visit FROM visits WHERE user_id = ANY (%b::text[])"
-        return dict(self.connection.execute(question, (user_ids,), binary=True).fetchall())
+        return dict(self.connection.execute(_VISITS, (user_ids,), binary=True).fetchall())
+
+
+def _columns_of(connection: psycopg.Connection[TupleRow], table: str) -> dict[str, str]:
+    """Give the names and types of a table of ours."""
+    return dict(
+        connection.execute(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+            " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+            (f"fanout_briefs.{table}",),
+        ).fetchall()
+    )
 
 
 class PostgresBed:
@@ -136,7 +145,7 @@ class PostgresBed:
         self.rows: list[list[Any]] = []
         self.copied = b""
         self._load(world)
-        self._names, self._types = zip(*self._columns(), strict=True)
+        self._names, self._types = zip(*_columns_of(self.connection, "jobs").items(), strict=True)
 
     def close(self) -> None:
         self.connection.close()
@@ -166,13 +175,6 @@ class PostgresBed:
         async with PostgresStorage(self.dsn) as storage:
             for begin in range(0, len(world.people), _CHUNK):
                 await storage.preferences.put(map(preference, world.people[begin : begin + _CHUNK]))
-
-    def _columns(self) -> list[TupleRow]:
-        return self.connection.execute(
-            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
-            " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-            (_JOBS,),
-        ).fetchall()
 
     def reset(self) -> None:
         self.connection.execute("DELETE FROM jobs WHERE deliver_at >= %b", (NOW,))
@@ -233,17 +235,26 @@ class PostgresBed:
         with connect(self.dsn) as connection:
             yield [Step(SINGLE, lambda: connection.execute(self._insert, self.rows), must_be(self))]
 
+    def _due(self) -> tuple[str, list[list[Any]]]:
+        """Give the statement that reads who is due, and its values: the schedules, as they are stored."""
+        users = self.rows[self._names.index("user_id")]
+        is_indexed = "schedule" in _columns_of(self.connection, "preferences")
+        asked = "schedule" if is_indexed else _STORED
+        rows = self.connection.execute(
+            f"SELECT DISTINCT {asked} FROM preferences WHERE user_id = ANY (%b::text[])", (users,)
+        ).fetchall()
+        return _DUE_BY_SCHEDULE if is_indexed else _DUE, [list(column) for column in zip(*rows, strict=True)]
+
     @contextmanager
     def _four(self) -> Generator[list[Step]]:
         """Nothing but the statements: who is due is known, and so are the rows; none of our values is built."""
-        wishes = zip(*map(comparable, self.world.due_wishes), strict=True)
-        due = [list(column) for column in wishes]
+        due = self._due()
         keys, users, instants = (self.rows[self._names.index(name)] for name in ("dedup_key", "user_id", "deliver_at"))
 
         def run() -> tuple[int, ...]:
             found = [
                 connection.execute(statement, values, binary=True).fetchall()
-                for statement, values in ((_DUE, due), (_ACTIVITY, (users, instants, NAME)), (_KEYS, (keys,)))
+                for statement, values in (due, (_ACTIVITY, (users, instants, NAME)), (_KEYS, (keys,)))
             ]
             connection.execute(f"{self._insert} ON CONFLICT (dedup_key) DO NOTHING", self.rows)
             return tuple(map(len, found))
@@ -257,32 +268,38 @@ class PostgresBed:
             yield [Step(FOUR, run, check)]
 
 
-_DUE = """
+_STORED = "frequency, time_of_day, timezone, coalesce(day_of_week, -1), coalesce(days::text, '')"
+_DUE = f"""
 SELECT user_id, frequency, time_of_day, timezone, day_of_week, days, effective_from FROM preferences
-WHERE is_active AND (frequency, time_of_day, timezone, coalesce(day_of_week, -1), coalesce(days::text, '')) IN (
+WHERE is_active AND ({_STORED}) IN (
     SELECT * FROM unnest(%b::text[], %b::text[], %b::text[], %b::bigint[], %b::text[])
 )
 """
+_DUE_BY_SCHEDULE = """
+SELECT user_id, frequency, time_of_day, timezone, day_of_week, days, effective_from
+FROM unnest(%b::text[]) AS asked (id) CROSS JOIN LATERAL (
+    SELECT * FROM preferences WHERE is_active AND schedule = asked.id COLLATE "C"
+) AS wish
+"""
+# Here and below not "= ANY" nor a plain join: looking each up by itself takes half as long.
+_VISITS = """
+SELECT visit.* FROM unnest(%b::text[]) AS asked (user_id) CROSS JOIN LATERAL (
+    SELECT user_id, last_visit FROM visits WHERE user_id = asked.user_id LIMIT 1
+) AS visit
+"""
 _ACTIVITY = """
 SELECT visit.user_id, visit.last_visit, latest.deliver_at
-FROM unnest(%b::text[], %b::timestamptz[]) AS asked (user_id, before)
-JOIN visits AS visit ON visit.user_id = asked.user_id
-LEFT JOIN LATERAL (
+FROM unnest(%b::text[], %b::timestamptz[]) AS asked (user_id, before) CROSS JOIN LATERAL (
+    SELECT user_id, last_visit FROM visits WHERE user_id = asked.user_id LIMIT 1
+) AS visit LEFT JOIN LATERAL (
     SELECT deliver_at FROM jobs AS job
     WHERE job.user_id = asked.user_id AND type = %b AND deliver_at < asked.before
         AND status IN ('pending', 'processing', 'completed')
     ORDER BY deliver_at DESC LIMIT 1
 ) AS latest ON true
 """
-# Not "= ANY": looking each up by itself takes half as long.
 _KEYS = """
 SELECT found.dedup_key, status, code, deliver_at FROM unnest(%b::text[]) AS asked (dedup_key) CROSS JOIN LATERAL (
     SELECT * FROM jobs AS job WHERE job.dedup_key = asked.dedup_key LIMIT 1
 ) AS found
 """
-
-
-def comparable(wish: Wish) -> tuple[object, ...]:
-    """Give a wish as the raw statement compares it, which is without nulls, so that the server may hash it."""
-    days = "" if wish.days is None else "{" + ",".join(map(str, wish.days)) + "}"
-    return wish.frequency, wish.time_of_day, wish.timezone, -1 if wish.day_of_week is None else wish.day_of_week, days

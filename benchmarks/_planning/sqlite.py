@@ -143,11 +143,22 @@ class SqliteBed:
         connection.executemany(insert, self.rows)
         connection.execute("COMMIT")
 
+    def _due(self, users: str) -> tuple[str, tuple[str]]:
+        """Give the statement that reads who is due, and its value: the schedules, as they are stored."""
+        is_indexed = any(
+            name == "schedule" for _, name, *_ in self.connection.execute("PRAGMA table_xinfo (preferences)")
+        )
+        asked = "schedule" if is_indexed else _STORED
+        rows = self.connection.execute(
+            f"SELECT DISTINCT {asked} FROM preferences WHERE user_id IN (SELECT value FROM json_each(?))", (users,)
+        ).fetchall()
+        return _DUE.format(asked), (json.dumps([schedule for (schedule,) in rows]),)
+
     @contextmanager
     def _four(self) -> Generator[list[Step]]:
         """Nothing but the statements: who is due is known, and so are the rows; none of our values is built."""
-        due = json.dumps([[*wish[:4], wish.days and json.dumps(wish.days)] for wish in self.world.due_wishes])
         columns = {name: [row[place] for row in self.rows] for place, name in enumerate(self._names)}
+        due = self._due(json.dumps(columns["user_id"]))
         asked = json.dumps(list(zip(columns["user_id"], columns["deliver_at"], strict=True)))
         keys = json.dumps(columns["dedup_key"])
 
@@ -155,7 +166,7 @@ class SqliteBed:
             self.statements += 3
             found = [
                 connection.execute(statement, values).fetchall()
-                for statement, values in ((_DUE, (due,)), (_ACTIVITY, (NAME, asked)), (_KEYS, (keys,)))
+                for statement, values in (due, (_ACTIVITY, (NAME, asked)), (_KEYS, (keys,)))
             ]
             self._put_rows(connection, f"{self._insert} ON CONFLICT (dedup_key) DO NOTHING")
             return tuple(map(len, found))
@@ -169,13 +180,10 @@ class SqliteBed:
             yield [Step(FOUR, run, check)]
 
 
+_STORED = "json_array(frequency, time_of_day, timezone, day_of_week, days)"
 _DUE = """
 SELECT user_id, frequency, time_of_day, timezone, day_of_week, days, effective_from FROM preferences
-WHERE is_active AND (frequency, time_of_day, timezone, coalesce(day_of_week, -1), coalesce(days, '')) IN (
-    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-        coalesce(json_extract(value, '$[3]'), -1), coalesce(json_extract(value, '$[4]'), '')
-    FROM json_each(?)
-)
+WHERE is_active AND {} IN (SELECT value FROM json_each(?))
 """
 _ACTIVITY = """
 SELECT visits.user_id, last_visit, (

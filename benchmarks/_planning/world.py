@@ -227,10 +227,6 @@ class World:
         wishes = {user.wish for user in self.people}
         return len(wishes), len({wish.timezone for wish in wishes})
 
-    @cached_property
-    def due_wishes(self) -> Sequence[Wish]:
-        return self._pools[0]
-
 
 def _zones() -> set[str]:
     return {zone for zone in available_timezones() if "/" in zone and not zone.startswith(("posix", "right", "Etc"))}
