@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Protocol
 
+from fanout_briefs.engine import DispatcherPowers
 from fanout_briefs.model import (
     Brief,
     Change,
@@ -35,11 +36,13 @@ from fanout_briefs.model import (
     ProjectBrief,
     Receipt,
     Recipient,
+    ScheduleFields,
     SectionRequest,
     Window,
 )
 
 __all__ = [
+    "CancellingDispatcher",
     "Dispatcher",
     "Engagement",
     "Generator",
@@ -49,6 +52,7 @@ __all__ = [
     "Preferences",
     "Projects",
     "Recipients",
+    "ScheduleIndex",
     "Storage",
     "Work",
 ]
@@ -78,6 +82,39 @@ class Preferences(Protocol):
         """Give the preferences of these users as they are now; unknown users are absent.
 
         Called before work starts, so that a switch to off or a changed time wins over an older plan.
+        """
+        ...
+
+
+class ScheduleIndex(Preferences, Protocol):
+    """Preferences that can be read by schedule, so that a plan costs what is due and not how many users there are.
+
+    A capability, declared by the attribute ``schedule_index``: without it, each plan reads every preference.
+    """
+
+    @property
+    def schedule_index(self) -> bool:
+        """True: the methods below may be called."""
+        ...
+
+    async def schedules(self) -> Mapping[str, ScheduleFields]:
+        """Give each distinct combination of schedule fields that an active preference has, under an id of yours.
+
+        Fields that make no schedule are in it too: the planner reports the people who have them. An id must mean
+        the same fields from here to the end of the scan. One that nobody has any more does no harm.
+        """
+        ...
+
+    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
+        """Give up to ``limit`` active preferences that have one of these schedules, as ``page`` does.
+
+        Args:
+            schedules: Ids of ``schedules``; the same ones for each page of a scan. Unknown ones have nobody.
+            cursor: None for the first page, then the ``next_cursor`` of the page before.
+            limit: At least 1.
+
+        Somebody whose schedule changes during the scan may appear twice or not at all: what they are due by the new
+        one lies ahead, and the next plan scans that again.
         """
         ...
 
@@ -176,13 +213,35 @@ class Mailer(Protocol):
 
 
 class Dispatcher(Protocol):
-    """Carries references of jobs to workers, on an engine of the host's choice."""
+    """Carries references of jobs to workers, on an engine of the host's choice.
+
+    What arrives there is given to ``Briefs.run_job``, which asks the ledger whether there is anything to run.
+    """
+
+    @property
+    def powers(self) -> DispatcherPowers:
+        """What it can do."""
+        ...
 
     async def dispatch(self, jobs: Sequence[JobRef]) -> None:
-        """Hand over references of jobs that are committed in the ledger; the engine may deliver each more than once.
+        """Hand over references of jobs that are committed in the ledger, for their ``run_at``.
+
+        The engine may deliver each more than once. Called again with the same job, at worst it does.
 
         Raises:
-            Exception: The jobs stay in the ledger, to be dispatched again.
+            Exception: The jobs stay in the ledger, and are dispatched again by the next reconciling.
+        """
+        ...
+
+
+class CancellingDispatcher(Dispatcher, Protocol):
+    """A dispatcher that declares ``cancels``."""
+
+    async def cancel(self, jobs: Sequence[JobRef]) -> None:
+        """Take back what still waits in the engine of jobs that were cancelled; it spares a worker the look.
+
+        Raises:
+            Exception: They are delivered, and found cancelled in the ledger.
         """
         ...
 
@@ -426,5 +485,6 @@ class Storage(Ledger, Work, Oversight, Protocol):
 
     A storage may keep preferences too; it says so by an attribute ``preferences`` that implements
     ``Preferences``. Where it is an async context manager, ``Briefs`` opens and closes it; opening twice
-    at once must be harmless, and the last one to leave closes.
+    at once must be harmless, and the last one to leave closes. One that itself tells an engine what becomes
+    pending, in its own transactions, says so by an attribute ``on_pending`` that is not None.
     """

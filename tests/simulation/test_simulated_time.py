@@ -150,7 +150,7 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if scene.is_long:
         capture: Any = request.config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled():  # as capsys.disabled() does, which has too small a scope
-            print("\n" + table(played))  # noqa: T201  # this is to be read in the log of every build
+            print("\n" + table(played))  # this is to be read in the log of every build
     return played
 
 

@@ -16,6 +16,7 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 from fanout_briefs import ports
+from fanout_briefs.engine import DispatcherPowers
 from fanout_briefs.model import (
     JobRef,
     Mail,
@@ -25,6 +26,7 @@ from fanout_briefs.model import (
     ProjectBrief,
     Receipt,
     Recipient,
+    ScheduleFields,
     SectionRequest,
     Window,
 )
@@ -37,6 +39,7 @@ __all__ = [
     "SyncPreferences",
     "SyncProjects",
     "SyncRecipients",
+    "SyncScheduleIndex",
     "in_thread",
 ]
 
@@ -46,6 +49,15 @@ class SyncPreferences(Protocol):
 
     def page(self, cursor: str | None, limit: int) -> Page[Preference]: ...
     def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]: ...
+
+
+class SyncScheduleIndex(SyncPreferences, Protocol):
+    """``ports.ScheduleIndex`` without ``async``."""
+
+    @property
+    def schedule_index(self) -> bool: ...
+    def schedules(self) -> Mapping[str, ScheduleFields]: ...
+    def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]: ...
 
 
 class SyncProjects(Protocol):
@@ -83,9 +95,15 @@ class SyncMailer(Protocol):
 class SyncDispatcher(Protocol):
     """``ports.Dispatcher`` without ``async``."""
 
+    @property
+    def powers(self) -> DispatcherPowers: ...
     def dispatch(self, jobs: Sequence[JobRef]) -> None: ...
 
 
+@overload
+def in_thread(
+    port: SyncScheduleIndex, *, limiter: int | anyio.CapacityLimiter | None = None
+) -> ports.ScheduleIndex: ...
 @overload
 def in_thread(port: SyncPreferences, *, limiter: int | anyio.CapacityLimiter | None = None) -> ports.Preferences: ...
 @overload
@@ -104,7 +122,7 @@ def in_thread(port: object, *, limiter: int | anyio.CapacityLimiter | None = Non
     """Make a port of an object whose methods are synchronous.
 
     The thread sees the caller's context variables; what it sets in them stays there. Attributes that are not
-    methods, such as ``idempotent``, are read directly. A type checker takes an object with the methods of
+    methods, such as ``idempotent`` and ``powers``, are read directly. A type checker takes an object with the methods of
     several ports for the first in the order above; the object that comes back has them all.
 
     Args:

@@ -6,11 +6,12 @@ on trio. The tables stand in a schema of the host's choosing, beside the host's 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 try:
     import psycopg
@@ -24,6 +25,7 @@ from fanout_briefs.adapters._rules import (
     check_finish,
     check_limit,
     check_new,
+    is_storable,
     not_open,
     storable,
     utc,
@@ -39,13 +41,19 @@ from fanout_briefs.model import (
     Finish,
     FollowUp,
     Job,
+    JobRef,
     JobStatus,
     Overview,
     Page,
     Preference,
+    ScheduleFields,
 )
 
-__all__ = ["PoolUse", "PostgresPreferences", "PostgresStorage"]
+__all__ = ["OnPending", "PoolUse", "PostgresPreferences", "PostgresStorage"]
+
+_T = TypeVar("_T")
+OnPending: TypeAlias = Callable[[psycopg.Connection[Any], Sequence[JobRef]], object]
+"""Told, in a thread and inside the transaction, of jobs that become pending when it commits."""
 
 _CHUNK: Final = 10_000
 """Rows a statement: more are no faster, and other planners get their turn between them."""
@@ -63,6 +71,10 @@ class PostgresStorage:
         pool_size: How many connections to have at most; at least 2, one of which is for heartbeats.
         statement_timeout: How long the server lets one statement run, and so how long a cancelled call may take
             to end. Half of it is how long a statement waits for a lock.
+        on_pending: Called in every transaction that makes jobs pending, with its connection and their references, so
+            that an engine in the same database takes them over in that very transaction; see the dispatchers for
+            Procrastinate and PgQueuer. Its ``search_path`` is ``pg_catalog``. If it raises, the transaction is undone,
+            and errors of the driver are told as the storage's own. It may be called again for the same jobs.
         trace: For diagnostics: called with each statement of SQL before it runs, in a thread; never with values.
             If it raises, the transaction is undone.
     """
@@ -75,6 +87,7 @@ class PostgresStorage:
         migrate: bool = True,
         pool_size: int = 5,
         statement_timeout: timedelta = timedelta(seconds=30),
+        on_pending: OnPending | None = None,
         trace: Callable[[str], None] | None = None,
     ) -> None:
         if not schema or "\0" in schema or len(schema.encode()) > 63:
@@ -93,6 +106,7 @@ class PostgresStorage:
             statement_timeout=statement_timeout,
             trace=trace,
         )
+        self.on_pending: Final = on_pending
         self._session: Session | None = None
         self._guest: Guest | None = None
         self.preferences: Final = PostgresPreferences(self._lanes)
@@ -132,6 +146,21 @@ class PostgresStorage:
             raise not_open(self._database.place)
         return self._session
 
+    def _told(self, unit: Callable[[Tables], tuple[_T, Sequence[JobRef]]]) -> Callable[[Tables], _T]:
+        """Have what a unit made pending told in the unit's own transaction."""
+        tell = self.on_pending
+        if tell is None:
+            return lambda tables: unit(tables)[0]
+
+        def told(tables: Tables) -> _T:
+            with tables.transaction():
+                result, pending = unit(tables)
+                if pending:
+                    tell(tables.connection, pending)
+            return result
+
+        return told
+
     def on(self, connection: psycopg.Connection[Any]) -> PostgresStorage:
         """Give the same storage on a connection of yours: whatever it does is part of your transaction.
 
@@ -143,7 +172,9 @@ class PostgresStorage:
                 ``connection.transaction()``, else each call is a ``ValueError``. Use it for nothing else while a
                 call of this storage runs.
         """
-        joined = PostgresStorage("", schema=self._database.schema, trace=self._database.trace)
+        joined = PostgresStorage(
+            "", schema=self._database.schema, on_pending=self.on_pending, trace=self._database.trace
+        )
         joined._guest = Guest(connection, self._database.schema, self._database.trace)
         return joined
 
@@ -170,7 +201,7 @@ class PostgresStorage:
             first.setdefault(job.dedup_key, job)
         outcomes: dict[str, Enqueued] = {}
         for keys in _chunks(first):
-            outcomes.update(await lanes.work(partial(_enqueue, jobs=[first[key] for key in keys])))
+            outcomes.update(await lanes.work(self._told(partial(_enqueue, jobs=[first[key] for key in keys]))))
         # The outcome belongs to the first of equal keys; popping leaves none for the others.
         return [outcomes.pop(job.dedup_key, Enqueued.DUPLICATE) for job in jobs]
 
@@ -181,7 +212,7 @@ class PostgresStorage:
         )
 
     async def last_briefs(self, type: str, before: Mapping[str, datetime]) -> Mapping[str, datetime]:  # noqa: A002  # the port's name
-        users = [user_id for user_id in before if convert.is_askable(user_id)]
+        users = [user_id for user_id in before if is_storable(user_id)]
         values = {"type": type, "users": users, "before": [utc(before[user_id]) for user_id in users]}
         rows = await self._lanes().work(_rows(sql.LAST_BRIEFS, values))
         return {user_id: utc(latest) for user_id, latest in rows}
@@ -198,7 +229,7 @@ class PostgresStorage:
         }
         moved: set[str] = set()
         for chunk in _chunks(convert.askable(keys)):
-            moved.update(key for (key,) in await lanes.work(_rows(statement, {**values, "keys": chunk})))
+            moved.update(await lanes.work(self._told(partial(_change, statement, {**values, "keys": chunk}, rule.to))))
         return moved
 
     async def advance(
@@ -213,14 +244,14 @@ class PostgresStorage:
         values = {"name": name, **{key: None if at is None else utc(at) for key, at in instants.items()}}
         statement = sql.START_MARK if start else sql.MOVE_MARK if to or planned_at else sql.MARK
         lanes = self._lanes()
-        if start is None and not convert.is_askable(name):
+        if start is None and not is_storable(name):
             return None
         rows = await lanes.work(_rows(statement, values))
         return utc(rows[0][0]) if rows else None
 
     async def forget(self, user_id: str) -> int:
         lanes = self._lanes()
-        return await lanes.work(partial(_forget, user_id=user_id)) if convert.is_askable(user_id) else 0
+        return await lanes.work(partial(_forget, user_id=user_id)) if is_storable(user_id) else 0
 
     async def claim(
         self,
@@ -243,7 +274,7 @@ class PostgresStorage:
             "types": convert.askable(types),
             "key": key,
         }
-        if key is not None and not convert.is_askable(key):
+        if key is not None and not is_storable(key):
             return Claims([])
         rows = await lanes.work(_rows(sql.CLAIM if key is None else sql.CLAIM_ONE, values))
         held_until = rows[0][0]
@@ -267,18 +298,19 @@ class PostgresStorage:
             "end_reason": convert.words(finish.reason),
             "end_error": convert.words(finish.error),
         }
-        return await lanes.work(partial(_finish, values=values, follow_ups=follow_ups))
+        return await lanes.work(self._told(partial(_finish, values=values, follow_ups=follow_ups)))
 
     async def retry(self, claim: Claim, at: datetime, error: str, *, counted: bool = True) -> bool:
         values = {**_held_by(claim), "at": utc(at), "error": convert.words(error), "uncounted": int(not counted)}
-        return await self._lanes().work(lambda tables: tables.count(sql.RETRY, values)) == 1
+        ref = JobRef(claim.job.dedup_key, claim.job.type, utc(at))
+        return await self._lanes().work(self._told(partial(_retry, values=values, ref=ref)))
 
     async def release(self, claims: Collection[Claim]) -> None:
-        await self._lanes().work(_rows(sql.RELEASE, convert.from_claims(claims)))
+        await self._lanes().work(self._told(partial(_release, claims=claims)))
 
     async def brief(self, type: str, user_id: str, on: date | None = None) -> Brief | None:  # noqa: A002  # the port's name
         lanes = self._lanes()
-        if not convert.is_askable(user_id + type):
+        if not is_storable(user_id + type):
             return None
         statement = sql.LAST_BRIEF if on is None else sql.BRIEF_ON
         rows = await lanes.work(_rows(statement, {"type": type, "user": user_id, "on": on}))
@@ -289,7 +321,7 @@ class PostgresStorage:
         return await self._lanes().work(lambda tables: tables.count(sql.PAUSE, values)) > 0
 
     async def resume(self, types: Collection[str], *, since: datetime) -> int | None:
-        return await self._lanes().work(partial(_resume, types=convert.askable(types), since=utc(since)))
+        return await self._lanes().work(self._told(partial(_resume, types=convert.askable(types), since=utc(since))))
 
     async def paused(self, types: Collection[str]) -> Mapping[str, datetime]:
         rows = await self._lanes().work(_rows(sql.PAUSES, {"types": convert.askable(types)}))
@@ -330,7 +362,9 @@ class PostgresStorage:
 
 
 class PostgresPreferences:
-    """The preferences that a ``PostgresStorage`` keeps, in order of their user ids."""
+    """The preferences that a ``PostgresStorage`` keeps, in order of their user ids; they can be read by schedule."""
+
+    schedule_index = True
 
     def __init__(self, lanes: Callable[[], Lanes]) -> None:
         self._lanes = lanes
@@ -342,6 +376,23 @@ class PostgresPreferences:
         rows = await lanes.work(_rows(sql.PREFERENCES_AFTER, (cursor or "", limit + 1)))
         items = [convert.to_preference(row) for row in rows]
         return Page(items[:limit], items[limit - 1].user_id if len(items) > limit else None)
+
+    async def schedules(self) -> Mapping[str, ScheduleFields]:
+        return convert.to_schedules(await self._lanes().work(_rows(sql.SCHEDULES, ())))
+
+    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
+        lanes = self._lanes()
+        check_limit(limit)
+        last, after = ("", "") if cursor is None else json.loads(cursor)
+        values = {
+            "schedules": convert.askable(schedule for schedule in schedules if schedule >= last),
+            "last": last,
+            "after": after,
+            "limit": limit + 1,
+        }
+        rows = await lanes.work(_rows(sql.PREFERENCES_FOR, values))
+        items = [convert.to_preference(row[:-1]) for row in rows[:limit]]
+        return Page(items, json.dumps([rows[limit - 1][-1], items[-1].user_id]) if len(rows) > limit else None)
 
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
         rows = await self._lanes().work(_rows(sql.PREFERENCES, (convert.askable(user_ids),)))
@@ -375,11 +426,17 @@ def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
         yield ordered[begin : begin + _CHUNK]
 
 
-def _enqueue(tables: Tables, jobs: Sequence[Job]) -> dict[str, Enqueued]:
+def _refs(rows: Iterable[Sequence[Any]]) -> list[JobRef]:
+    return [JobRef(key, kind, utc(run_at)) for key, kind, run_at in rows]
+
+
+def _enqueue(tables: Tables, jobs: Sequence[Job]) -> tuple[dict[str, Enqueued], Sequence[JobRef]]:
     types = sorted({job.type for job in jobs})
     rows = tables.rows(sql.ENQUEUE, [*convert.from_jobs(jobs), types])
     recorded = {key: (is_new, status) for key, is_new, status in rows}
-    return {job.dedup_key: _outcome(job, *recorded[job.dedup_key]) for job in jobs if job.dedup_key in recorded}
+    made = [job for job in jobs if job.dedup_key in recorded]
+    pending = [JobRef.of(job) for job in made if recorded[job.dedup_key][1] == JobStatus.PENDING]
+    return {job.dedup_key: _outcome(job, *recorded[job.dedup_key]) for job in made}, pending
 
 
 def _outcome(job: Job, is_new: bool, status: str) -> Enqueued:
@@ -388,7 +445,29 @@ def _outcome(job: Job, is_new: bool, status: str) -> Enqueued:
     return Enqueued.CREATED if is_new else Enqueued.TAKEN_UP
 
 
-def _finish(tables: Tables, values: Mapping[str, Any], follow_ups: Sequence[FollowUp]) -> bool:
+def _change(
+    statement: str, values: Mapping[str, Any], to: JobStatus, tables: Tables
+) -> tuple[set[str], Sequence[JobRef]]:
+    moved = _refs(tables.rows(statement, values))
+    return {ref.dedup_key for ref in moved}, moved if to is JobStatus.PENDING else ()
+
+
+def _retry(tables: Tables, values: Mapping[str, Any], ref: JobRef) -> tuple[bool, Sequence[JobRef]]:
+    is_kept = tables.count(sql.RETRY, values) == 1
+    return is_kept, [ref] if is_kept else ()
+
+
+def _release(tables: Tables, claims: Collection[Claim]) -> tuple[None, Sequence[JobRef]]:
+    released = {key for (key,) in tables.rows(sql.RELEASE, convert.from_claims(claims))}
+    return None, [JobRef.of(claim.job, again=True) for claim in claims if claim.job.dedup_key in released]
+
+
+def _finish(tables: Tables, values: Mapping[str, Any], follow_ups: Sequence[FollowUp]) -> tuple[bool, Sequence[JobRef]]:
+    is_kept = _end(tables, values, follow_ups)
+    return is_kept, [JobRef.of(each.job) for each in follow_ups if is_kept and each.job.status is JobStatus.PENDING]
+
+
+def _end(tables: Tables, values: Mapping[str, Any], follow_ups: Sequence[FollowUp]) -> bool:
     keys = {values["key"], *(follow_up.job.dedup_key for follow_up in follow_ups)}
     if len(keys) == 1 + len(follow_ups):
         ((ended,),) = tables.rows(sql.FINISH, {**values, **convert.from_follow_ups(follow_ups)})
@@ -412,15 +491,16 @@ def _forget(tables: Tables, user_id: str) -> int:
     return _behind_the_fence(tables, sql.FORGET, {"user": user_id})
 
 
-def _resume(tables: Tables, types: Sequence[str], since: datetime) -> int | None:
+def _resume(tables: Tables, types: Sequence[str], since: datetime) -> tuple[int | None, Sequence[JobRef]]:
     values = {"types": types, "since": since}
     with tables.transaction():
         # By itself: it waits for planners that have seen the pause, and what they recorded is seen after that.
         values["types"] = [kind for (kind,) in tables.rows(sql.UNPAUSE, values)]
         if not values["types"]:
-            return None
+            return None, ()
         tables.count(sql.TOO_OLD_TO_RESUME, values)
-        return tables.count(sql.RESUME, values)
+        resumed = _refs(tables.rows(sql.RESUME, values))
+        return len(resumed), resumed
 
 
 def _overviews(tables: Tables, types: Collection[str], values: Mapping[str, Any]) -> dict[str, Overview]:
