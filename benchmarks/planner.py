@@ -29,7 +29,7 @@ from typing import Any
 import psycopg
 from attrs import define, field, frozen
 
-from _planning.bed import AFTER, AGAIN, BEFORE, COPY, FOUR, MANY, OURS, PIPELINED, SINGLE, Bed, planner_of
+from _planning.bed import AFTER, AGAIN, BEFORE, COPY, FOUR, MANY, OURS, PIPELINED, SINGLE, SMALL, Bed, planner_of
 from _planning.peers import APSCHEDULER_ADD, APSCHEDULER_RUN, PACKAGES, PROCRASTINATE, SINGLY
 from _planning.postgres import OPTIONS, Missing, PostgresBed, Statements, connect, server_for_figures
 from _planning.postgres import Visits as PostgresVisits
@@ -42,7 +42,7 @@ from fanout_briefs.adapters.sqlite import SqliteStorage
 
 ENOUGH = 20.0  # seconds: a rival that has used them up in one world gets no more rounds there
 STEPS = (
-    *(OURS, AGAIN, FOUR, SINGLE, MANY, COPY, BEFORE, AFTER, PIPELINED),
+    *(OURS, AGAIN, SMALL, FOUR, SINGLE, MANY, COPY, BEFORE, AFTER, PIPELINED),
     *(APSCHEDULER_ADD, APSCHEDULER_RUN, PROCRASTINATE, SINGLY),
 )
 FLOORS = {OURS, FOUR}
@@ -299,6 +299,8 @@ def report(figures: Figures, scale: Scale, server: Statements | None, missing: s
     else:
         given = ", ".join(f"{name} {value}" for name, value in OPTIONS.items())
         parts.insert(1, f"PostgreSQL {server.version}, stock settings but {given}; statements by {server.how}.")
+    if scale.at_once < FULL.at_once:
+        parts.insert(2, "Of so few users, the claims say nothing: they are about those of the full run.")
     absent = [package for package in PACKAGES if not is_installed(package)]
     if absent:
         parts.insert(2, f"Not installed, so left out: {', '.join(absent)}.")
@@ -318,7 +320,9 @@ def picture(figures: Figures, scale: Scale) -> str:
     for kind in (PostgresBed.kind, SqliteBed.kind):
         for world in (scale.crowd, scale.biggest):
             found = [(step, figures.time(kind, world, step)) for step in STEPS]
-            entries = [Entry(seconds, step, step in {OURS, AGAIN}) for step, seconds in found if seconds is not None]
+            entries = [
+                Entry(seconds, step, step in {OURS, AGAIN, SMALL}) for step, seconds in found if seconds is not None
+            ]
             if entries:
                 groups.append((f"{kind}, {world.label}", entries))
     lowest = min(entry.value for _, entries in groups for entry in entries) / 2

@@ -14,14 +14,15 @@ from fanout_briefs import SchedulePlanner
 from fanout_briefs.adapters.postgres import PostgresStorage
 from fanout_briefs.adapters.sqlite import SqliteStorage
 from fanout_briefs.model import JobStatus, SkipReason
-from fanout_briefs.planner import PlanReport
+from fanout_briefs.plans import PlanReport
 from fanout_briefs.ports import Engagement
 from fanout_briefs.timing import Timing
 
 from .world import LATER, LEAD, NAME, NOW, SPAN, World, Wrong
 
 TIMING = Timing(lead=LEAD, horizon=SPAN - LEAD)
-OURS, AGAIN = "ours", "ours, all planned already"
+PAGE_SIZE = 10_000
+OURS, AGAIN, SMALL = "ours", "ours, all planned already", "ours, pages of 1,000 (the default)"
 FOUR, COPY, SINGLE = "floor: the four raw statements", "floor: the same rows by COPY", "floor: by one INSERT"
 MANY = "floor: the same rows by executemany"
 BEFORE, AFTER = "the seed's before: a loop", "the seed's after: in parallel"
@@ -82,17 +83,26 @@ def must_be(bed: Bed, *, only: str | None = None) -> Callable[[object], None]:
     return check
 
 
-def planner_of(storage: PostgresStorage | SqliteStorage, engagement: Engagement) -> SchedulePlanner:
-    """Give the planner as a host would make it."""
+def planner_of(
+    storage: PostgresStorage | SqliteStorage, engagement: Engagement, page_size: int = PAGE_SIZE
+) -> SchedulePlanner:
+    """Give the planner as a host with many users would make it."""
     return SchedulePlanner(
-        preferences=storage.preferences, engagement=engagement, ledger=storage, name=NAME, timing=TIMING
+        preferences=storage.preferences,
+        engagement=engagement,
+        ledger=storage,
+        name=NAME,
+        timing=TIMING,
+        page_size=page_size,
     )
 
 
 @contextmanager
-def ours(bed: Bed, storage: PostgresStorage | SqliteStorage, engagement: Engagement) -> Generator[list[Step]]:
-    """Plan by this library, twice."""
-    planner, is_right, world = planner_of(storage, engagement), must_be(bed), bed.world
+def ours(
+    bed: Bed, storage: PostgresStorage | SqliteStorage, engagement: Engagement, page_size: int = PAGE_SIZE
+) -> Generator[list[Step]]:
+    """Plan by this library: twice, or with other pages than ours once."""
+    planner, is_right, world = planner_of(storage, engagement, page_size), must_be(bed), bed.world
 
     def first(report: PlanReport) -> None:
         expect(report, due=world.due, enqueued=world.sent, duplicates=0, failed=0)
@@ -114,7 +124,10 @@ def ours(bed: Bed, storage: PostgresStorage | SqliteStorage, engagement: Engagem
 
         runner.run(storage.__aenter__())
         try:
-            yield [Step(OURS, lambda: plan(NOW), first), Step(AGAIN, lambda: plan(LATER), second)]
+            if page_size == PAGE_SIZE:
+                yield [Step(OURS, lambda: plan(NOW), first), Step(AGAIN, lambda: plan(LATER), second)]
+            else:
+                yield [Step(SMALL, lambda: plan(NOW), first)]
         finally:
             runner.run(storage.__aexit__(None, None, None))
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from services import Missing, Server, own_server
 
-from .bed import COPY, FOUR, OURS, SINGLE, Rival, Step, must_be, ours
+from .bed import COPY, FOUR, OURS, PAGE_SIZE, SINGLE, SMALL, Rival, Step, must_be, ours
 from .peers import postgres_peers
 from .seed import postgres_seed
 from .world import NAME, NOW, World, Wrong, preference
@@ -121,17 +122,6 @@ class Visits:
         return dict(self.connection.execute(_VISITS, (user_ids,), binary=True).fetchall())
 
 
-def _columns_of(connection: psycopg.Connection[TupleRow], table: str) -> dict[str, str]:
-    """Give the names and types of a table of ours."""
-    return dict(
-        connection.execute(
-            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
-            " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-            (f"fanout_briefs.{table}",),
-        ).fetchall()
-    )
-
-
 class PostgresBed:
     """A world in a database that is otherwise empty."""
 
@@ -145,7 +135,7 @@ class PostgresBed:
         self.rows: list[list[Any]] = []
         self.copied = b""
         self._load(world)
-        self._names, self._types = zip(*_columns_of(self.connection, "jobs").items(), strict=True)
+        self._names, self._types = zip(*self._columns(), strict=True)
 
     def close(self) -> None:
         self.connection.close()
@@ -176,6 +166,12 @@ class PostgresBed:
             for begin in range(0, len(world.people), _CHUNK):
                 await storage.preferences.put(map(preference, world.people[begin : begin + _CHUNK]))
 
+    def _columns(self) -> list[TupleRow]:
+        return self.connection.execute(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+            " WHERE attrelid = 'fanout_briefs.jobs'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+        ).fetchall()
+
     def reset(self) -> None:
         self.connection.execute("DELETE FROM jobs WHERE deliver_at >= %b", (NOW,))
         self.connection.execute("DELETE FROM marks")
@@ -192,6 +188,7 @@ class PostgresBed:
             self._remember()
         return {
             OURS: Rival(self._ours),
+            SMALL: Rival(partial(self._ours, 1_000)),
             FOUR: Rival(self._four),
             SINGLE: Rival(self._single),
             COPY: Rival(self._copy),
@@ -211,8 +208,11 @@ class PostgresBed:
         self.reset()
 
     @contextmanager
-    def _ours(self) -> Generator[list[Step]]:
-        with connect(self.dsn) as connection, ours(self, PostgresStorage(self.dsn), Visits(connection)) as steps:
+    def _ours(self, page_size: int = PAGE_SIZE) -> Generator[list[Step]]:
+        with (
+            connect(self.dsn) as connection,
+            ours(self, PostgresStorage(self.dsn), Visits(connection), page_size) as steps,
+        ):
             yield steps
 
     @contextmanager
@@ -235,15 +235,11 @@ class PostgresBed:
         with connect(self.dsn) as connection:
             yield [Step(SINGLE, lambda: connection.execute(self._insert, self.rows), must_be(self))]
 
-    def _due(self) -> tuple[str, list[list[Any]]]:
-        """Give the statement that reads who is due, and its values: the schedules, as they are stored."""
+    def _due(self) -> list[str]:
+        """Give the schedules that are due, as they are stored."""
         users = self.rows[self._names.index("user_id")]
-        is_indexed = "schedule" in _columns_of(self.connection, "preferences")
-        asked = "schedule" if is_indexed else _STORED
-        rows = self.connection.execute(
-            f"SELECT DISTINCT {asked} FROM preferences WHERE user_id = ANY (%b::text[])", (users,)
-        ).fetchall()
-        return _DUE_BY_SCHEDULE if is_indexed else _DUE, [list(column) for column in zip(*rows, strict=True)]
+        question = "SELECT DISTINCT schedule FROM preferences WHERE user_id = ANY (%b::text[])"
+        return [schedule for (schedule,) in self.connection.execute(question, (users,)).fetchall()]
 
     @contextmanager
     def _four(self) -> Generator[list[Step]]:
@@ -254,7 +250,7 @@ class PostgresBed:
         def run() -> tuple[int, ...]:
             found = [
                 connection.execute(statement, values, binary=True).fetchall()
-                for statement, values in (due, (_ACTIVITY, (users, instants, NAME)), (_KEYS, (keys,)))
+                for statement, values in ((_DUE, (due,)), (_ACTIVITY, (users, instants, NAME)), (_KEYS, (keys,)))
             ]
             connection.execute(f"{self._insert} ON CONFLICT (dedup_key) DO NOTHING", self.rows)
             return tuple(map(len, found))
@@ -268,14 +264,7 @@ class PostgresBed:
             yield [Step(FOUR, run, check)]
 
 
-_STORED = "frequency, time_of_day, timezone, coalesce(day_of_week, -1), coalesce(days::text, '')"
-_DUE = f"""
-SELECT user_id, frequency, time_of_day, timezone, day_of_week, days, effective_from FROM preferences
-WHERE is_active AND ({_STORED}) IN (
-    SELECT * FROM unnest(%b::text[], %b::text[], %b::text[], %b::bigint[], %b::text[])
-)
-"""
-_DUE_BY_SCHEDULE = """
+_DUE = """
 SELECT user_id, frequency, time_of_day, timezone, day_of_week, days, effective_from
 FROM unnest(%b::text[]) AS asked (id) CROSS JOIN LATERAL (
     SELECT * FROM preferences WHERE is_active AND schedule = asked.id COLLATE "C"

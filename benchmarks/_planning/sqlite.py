@@ -17,7 +17,7 @@ from attrs import frozen
 
 from fanout_briefs.adapters.sqlite import SqliteStorage
 
-from .bed import FOUR, MANY, OURS, Rival, Step, must_be, ours
+from .bed import FOUR, MANY, OURS, PAGE_SIZE, SMALL, Rival, Step, must_be, ours
 from .seed import instant, number, sqlite_seed
 from .world import NAME, NOW, World, Wrong, preference
 
@@ -120,12 +120,21 @@ class SqliteBed:
             question = "SELECT * FROM jobs WHERE deliver_at >= ? ORDER BY dedup_key"
             self.rows = self.connection.execute(question, (number(NOW),)).fetchall()
             self.reset()
-        return {OURS: Rival(self._ours), FOUR: Rival(self._four), MANY: Rival(self._single), **sqlite_seed(self)}
+        return {
+            OURS: Rival(self._ours),
+            SMALL: Rival(partial(self._ours, 1_000)),
+            FOUR: Rival(self._four),
+            MANY: Rival(self._single),
+            **sqlite_seed(self),
+        }
 
     @contextmanager
-    def _ours(self) -> Generator[list[Step]]:
+    def _ours(self, page_size: int = PAGE_SIZE) -> Generator[list[Step]]:
         storage = SqliteStorage(self.path, trace=self._counted)
-        with closing(self.connect()) as connection, ours(self, storage, Visits(connection, self._counted)) as steps:
+        with (
+            closing(self.connect()) as connection,
+            ours(self, storage, Visits(connection, self._counted), page_size) as steps,
+        ):
             yield steps
 
     @property
@@ -143,16 +152,10 @@ class SqliteBed:
         connection.executemany(insert, self.rows)
         connection.execute("COMMIT")
 
-    def _due(self, users: str) -> tuple[str, tuple[str]]:
-        """Give the statement that reads who is due, and its value: the schedules, as they are stored."""
-        is_indexed = any(
-            name == "schedule" for _, name, *_ in self.connection.execute("PRAGMA table_xinfo (preferences)")
-        )
-        asked = "schedule" if is_indexed else _STORED
-        rows = self.connection.execute(
-            f"SELECT DISTINCT {asked} FROM preferences WHERE user_id IN (SELECT value FROM json_each(?))", (users,)
-        ).fetchall()
-        return _DUE.format(asked), (json.dumps([schedule for (schedule,) in rows]),)
+    def _due(self, users: str) -> str:
+        """Give the schedules that are due, as they are stored."""
+        question = "SELECT DISTINCT schedule FROM preferences WHERE user_id IN (SELECT value FROM json_each(?))"
+        return json.dumps([schedule for (schedule,) in self.connection.execute(question, (users,))])
 
     @contextmanager
     def _four(self) -> Generator[list[Step]]:
@@ -166,7 +169,7 @@ class SqliteBed:
             self.statements += 3
             found = [
                 connection.execute(statement, values).fetchall()
-                for statement, values in (due, (_ACTIVITY, (NAME, asked)), (_KEYS, (keys,)))
+                for statement, values in ((_DUE, (due,)), (_ACTIVITY, (NAME, asked)), (_KEYS, (keys,)))
             ]
             self._put_rows(connection, f"{self._insert} ON CONFLICT (dedup_key) DO NOTHING")
             return tuple(map(len, found))
@@ -180,10 +183,9 @@ class SqliteBed:
             yield [Step(FOUR, run, check)]
 
 
-_STORED = "json_array(frequency, time_of_day, timezone, day_of_week, days)"
 _DUE = """
 SELECT user_id, frequency, time_of_day, timezone, day_of_week, days, effective_from FROM preferences
-WHERE is_active AND {} IN (SELECT value FROM json_each(?))
+WHERE is_active AND schedule IN (SELECT value FROM json_each(?))
 """
 _ACTIVITY = """
 SELECT visits.user_id, last_visit, (
