@@ -108,13 +108,13 @@ async def test_with_a_mail_server_no_mail_is_sent_twice_and_none_is_forgotten(sc
 
 @pytest.mark.parametrize("name", CARRIERS)
 async def test_a_server_that_is_restarted_while_jobs_run_loses_nothing(
-    name: str, own_postgres: Server, tmp_path: Path
+    name: str, request: pytest.FixtureRequest, own_postgres: Server, tmp_path: Path
 ) -> None:
     users = 200
     with connect(own_postgres.dsn) as connection:
         ledger = Schema(own_postgres.dsn, "ledger", connection)
         ledger.make()
-    carrier = CARRIERS[name](ledger)
+    carrier = CARRIERS[name](request, ledger)
     carrier.install()
     scene = Scene(carrier, ledger, tmp_path)
     await scene.plan(users)
