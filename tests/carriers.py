@@ -58,8 +58,8 @@ class Carrier(Protocol):
         """A dispatcher to where the engine is not installed."""
         ...
 
-    def worker(self) -> Sequence[str]:
-        """The engine's own command that starts a worker of ``engine_app``."""
+    def worker(self, concurrency: int) -> Sequence[str]:
+        """The engine's own command that starts a worker of ``engine_app`` that runs so many jobs at once."""
         ...
 
     def beside(self) -> Sequence[Sequence[str]]:
@@ -139,9 +139,9 @@ class ProcrastinateCarrier(_InPostgres):
     def installing(self) -> Sequence[str]:
         return str(BINARIES / "procrastinate"), "--app=schema_app.app", "schema", "--apply"
 
-    def worker(self) -> Sequence[str]:
+    def worker(self, concurrency: int) -> Sequence[str]:
         return (
-            *(str(BINARIES / "procrastinate"), "--app=procrastinate_app.app", "worker", "--concurrency=10"),
+            *(str(BINARIES / "procrastinate"), "--app=procrastinate_app.app", "worker", f"--concurrency={concurrency}"),
             *("--fetch-job-polling-interval=0.5", "--delete-jobs=successful", "--shutdown-graceful-timeout=5"),
         )
 
@@ -191,21 +191,29 @@ class PgQueuerCarrier(_InPostgres):
     def installing(self) -> Sequence[str]:
         return str(BINARIES / "pgq"), "install"
 
-    def worker(self) -> Sequence[str]:
+    def worker(self, concurrency: int) -> Sequence[str]:
         return (
-            *(str(BINARIES / "pgq"), "run", "--batch-size=50", "--max-concurrent-tasks=100", "--dequeue-timeout=0.1"),
+            *(
+                str(BINARIES / "pgq"),
+                "run",
+                f"--batch-size={concurrency // 2}",
+                f"--max-concurrent-tasks={concurrency}",
+                "--dequeue-timeout=0.1",
+            ),
             *("--heartbeat-timeout=3", "--restart-on-failure", "--restart-delay=0.5"),
             "pgqueuer_app:main",
         )
 
     def bulk(self, keys: Sequence[str]) -> Callable[[], object]:
+        at_once: list[timedelta | None] = [timedelta(0)] * len(keys)
+
         def enqueue() -> None:
             with connect(self.dsn) as connection:
                 SyncQueries(SyncPsycopgDriver(connection)).enqueue(
                     ["alone"] * len(keys),
                     [key.encode() for key in keys],
                     [0] * len(keys),
-                    [timedelta(0)] * len(keys),
+                    at_once,
                     list(keys),
                     on_conflict="skip",
                 )

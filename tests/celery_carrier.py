@@ -89,9 +89,10 @@ class CeleryCarrier:
     def without_tables(self) -> CeleryDispatcher:
         raise NotImplementedError("it has none")
 
-    def worker(self) -> Sequence[str]:
+    def worker(self, concurrency: int) -> Sequence[str]:
+        at_once = concurrency // 5 if self.pool == "prefork" else concurrency  # A process each, which is dear.
         return (
-            *(*COMMAND, "worker", f"--pool={self.pool}", "--concurrency=4", "--loglevel=WARNING"),
+            *(*COMMAND, "worker", f"--pool={self.pool}", f"--concurrency={at_once}", "--loglevel=WARNING"),
             *("--without-gossip", "--without-mingle", f"--hostname={uuid.uuid4()}@%h"),
         )
 

@@ -15,7 +15,7 @@ import pytest
 from fanout_briefs import Briefs, DispatcherPowers, JobRef, JobStatus, Preference, RetryLater
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.postgres import PostgresStorage
-from fanout_briefs.dispatching import Carrier
+from fanout_briefs.dispatching import Carrier, DispatchingStorage
 from fanout_briefs.model import Change, Finish, FollowUp
 from fanout_briefs.serve import Round
 from hosts import Host, Provider
@@ -138,6 +138,10 @@ async def test_an_engine_that_is_away_costs_nothing_but_time(storage: AnyStorage
 async def test_what_a_dead_worker_left_is_handed_over_again(storage: AnyStorage, engine: Engine, clock: Clock) -> None:
     briefs = the_briefs(storage, engine, clock)
     await briefs.plan(NOW)
+    await storage.enqueue([job("bo", type="daily_brief"), job("cy", day=3, type="daily_brief")])
+    await claim(
+        storage, now=NINE, due_by=NINE, lease=HOUR, types=["daily_brief"], key=job("bo", type="daily_brief").dedup_key
+    )
     engine.take()
     await claim(storage, now=NINE, due_by=NINE, lease=MINUTE, types=["daily_brief"])
     assert (await briefs.reconcile(NINE)).returned == 0
@@ -170,6 +174,40 @@ async def test_what_is_cancelled_is_taken_back_where_the_engine_can(storage: Any
         await briefs.retry("ann", now=NOW)
 
 
+async def test_a_job_that_cannot_be_taken_back_is_cancelled_all_the_same(clock: Clock) -> None:
+    class Broken(Engine):
+        async def cancel(self, jobs: Sequence[JobRef]) -> None:
+            raise ConnectionError("the broker is away")
+
+    async with MemoryStorage() as storage:
+        await storage.preferences.put([Preference(user_id="ann")])
+        briefs = the_briefs(storage, Broken(DispatcherPowers(cancels=True)), clock)
+        await briefs.plan(NOW)
+        assert await briefs.cancel("ann", now=NOW)
+        assert (await storage.find([BRIEF]))[BRIEF].status is JobStatus.CANCELLED
+
+
+async def test_what_a_worker_lost_hands_nothing_over(clock: Clock, engine: Engine) -> None:
+    async with MemoryStorage() as storage:
+        carrier = Carrier(dispatcher=engine, grace=MINUTE, clock=clock)
+        told = DispatchingStorage(storage, carrier)
+        await told.enqueue([job()])
+        ((held),) = (await claim(storage)).claims
+        await storage.forget("ann")
+        engine.take()
+        assert not await told.finish(held, Finish(status=JobStatus.EMPTY), [FollowUp(job(type="mail"), b"mail")])
+        assert not await told.retry(held, NOW, "late")
+        assert engine.take() == []
+
+
+def test_a_dispatcher_that_is_none_is_refused_at_once(engine: Engine, clock: Clock) -> None:
+    wrong: Any = object()
+    with pytest.raises(ValueError, match=r"dispatcher=.*: object has no dispatch and no powers"):
+        the_briefs(MemoryStorage(), wrong, clock)
+    with pytest.raises(ValueError, match=r"redispatch_after=datetime.timedelta\(0\): must be more than zero"):
+        the_briefs(MemoryStorage(), engine, clock, redispatch_after=timedelta(0))
+
+
 async def test_an_engine_with_a_short_reach_gets_jobs_as_they_come_near(clock: Clock, tmp_path: Path) -> None:
     engine = Engine(DispatcherPowers(schedules=10 * MINUTE))
     async with MemoryStorage() as storage:
@@ -198,6 +236,7 @@ def test_a_late_job_is_handed_over_each_time_its_lateness_has_doubled(late: int,
 async def test_a_server_with_an_engine_plans_and_reconciles_and_leaves_running_to_its_workers() -> None:
     begun = anyio.current_time()
     engine, host, rounds = Engine(), Host(), list[Round]()
+    engine.is_away = True
 
     def now() -> datetime:
         return NINE + timedelta(seconds=anyio.current_time() - begun)
@@ -213,11 +252,13 @@ async def test_a_server_with_an_engine_plans_and_reconciles_and_leaves_running_t
 
                 def told(done: Round) -> None:
                     rounds.append(done)
+                    engine.is_away = engine.is_away and not done.errors
                     if any(each.reconciled for each in rounds) and any(each.plan for each in rounds):
                         tasks.cancel_scope.cancel()
 
-                await briefs.serve(on_round=told)
+                await briefs.serve(on_round=told, poll=timedelta(milliseconds=5))
     assert not host.requests
+    assert [str(error) for each in rounds for error in each.errors] == ["the broker is away"]
     assert sum(each.reconciled.dispatched for each in rounds if each.reconciled) == 1
     assert "daily_brief:2026-03-02:bo" in engine.take()
 

@@ -81,6 +81,8 @@ async def test_what_is_not_to_be_run_is_answered_with_the_reason_and_when_to_com
     await storage.resume(["daily"], since=NOW)
     await storage.claim(soon, now=soon, lease=LEASE, limit=1, types=["daily"])
     assert await answer(storage, clock) == (JobOutcome.TAKEN, JobStatus.PROCESSING, soon + LEASE)
+    clock.now = NOW  # A run that was made for a later moment holds it.
+    assert await answer(storage, clock) == (JobOutcome.TAKEN, JobStatus.PROCESSING, NOW + LEASE)
 
 
 async def test_a_later_slot_waits_until_the_earlier_one_of_the_user_has_ended(

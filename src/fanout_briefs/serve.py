@@ -147,10 +147,11 @@ class _Serving:
             except Exception as error:
                 _log.exception("reconciling failed; the next turn tries again")
                 self._tell(error=error)
-            else:
-                last = now
-                if found != Reconciled():
-                    self._tell(reconciled=found)
+                await self._pause()
+                continue
+            last = now
+            if found != Reconciled():
+                self._tell(reconciled=found)
             await self._pause(reconciling.every)
 
     async def _keep_working(self, work: Work) -> None:

@@ -71,6 +71,7 @@ class Scene:
     carrier: Carrier
     ledger: Schema
     folder: Path
+    concurrency: int = 20
     environment: dict[str, str] = field(factory=dict[str, str])
     workers: list[subprocess.Popen[bytes]] = field(factory=list[subprocess.Popen[bytes]])
     others: list[subprocess.Popen[bytes]] = field(factory=list[subprocess.Popen[bytes]])
@@ -120,7 +121,7 @@ class Scene:
     # workers -----------------------------------------------------------------------------------------
 
     def start(self, count: int = 1) -> None:
-        self.workers += [self._begin(self.carrier.worker()) for _ in range(count)]
+        self.workers += [self._begin(self.carrier.worker(self.concurrency)) for _ in range(count)]
 
     def _begin(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         with (self.folder / "output").open("ab") as output:
@@ -169,6 +170,9 @@ class Scene:
         among = ", ".join(f"'{status}'" for status in ENDED)
         ((count,),) = self.run(f"SELECT count(*) FROM jobs WHERE status IN ({among})")
         return int(count)
+
+    def has_ended(self, slots: int) -> bool:
+        return self.ended() == slots
 
     def until(self, look: Callable[[], Any], *, keeping: int = 0, within: float = GUARD) -> Any:
         """Look again and again until there is something, and give that; meanwhile keep so many workers."""

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import anyio.to_thread
@@ -21,6 +22,10 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL"),
 ]
+
+nightly = pytest.mark.skipif(
+    os.environ.get("HYPOTHESIS_PROFILE") != "nightly", reason="takes minutes: HYPOTHESIS_PROFILE=nightly"
+)
 
 
 @pytest.fixture
@@ -63,9 +68,7 @@ async def test_a_worker_that_is_killed_in_mid_job_costs_nothing_but_time(scene: 
     await killed_in_mid_job(scene, 300)
 
 
-@pytest.mark.skipif(
-    os.environ.get("HYPOTHESIS_PROFILE") != "nightly", reason="takes minutes: HYPOTHESIS_PROFILE=nightly"
-)
+@nightly
 async def test_ten_thousand_jobs_and_a_worker_that_is_killed(scene: Scene) -> None:
     await killed_in_mid_job(scene, 10_000)
 
@@ -104,6 +107,34 @@ async def test_with_a_mail_server_no_mail_is_sent_twice_and_none_is_forgotten(sc
         assert max(Counter(server.takers).values()) == 1
         # What is called sent was taken; of what is unknown nobody knows, and it may have been.
         assert found.mails["completed"] <= len(server.takers) <= users
+
+
+async def test_a_worker_that_is_told_to_stop_gives_back_what_it_cannot_finish(scene: Scene) -> None:
+    if scene.carrier.name == "pgqueuer":
+        pytest.skip("PgQueuer waits for what runs, however long that takes")
+    await scene.plan(20)
+    scene.hold("u00003")
+    with scene.at_work(2):
+        pid = scene.holder("u00003")
+        os.kill(pid, signal.SIGTERM)
+        scene.until(lambda: scene.ended() == 40)
+    ((attempts,),) = scene.run("SELECT attempts FROM jobs WHERE dedup_key LIKE 'daily_brief:%u00003'")
+    assert attempts == 1  # The one that was given back does not count, as that of a dead worker would.
+
+
+@nightly
+async def test_more_workers_make_more_briefs_a_second(scene: Scene) -> None:
+    scene.environment["ENGINE_TAKES"] = "1"
+    users, rates = 200, dict[int, float]()
+    for workers in (1, 2, 4):
+        await scene.plan(users, f"w{workers}_", late=-LEASE)
+        until, begun = scene.ended() + 2 * users, time.monotonic()
+        with scene.at_work(workers):
+            scene.until(partial(scene.has_ended, until))
+        rates[workers] = users / (time.monotonic() - begun)
+    told = ", ".join(f"{rate:.0f} by {workers}" for workers, rate in rates.items())
+    print(f"\n{scene.carrier.name}: of briefs that take a second each, 20 at once a worker, a second: {told}")
+    assert rates[1] < rates[2] < rates[4]
 
 
 @pytest.mark.parametrize("name", CARRIERS)
