@@ -18,34 +18,33 @@ from celery import Celery
 from fanout_briefs.adapters.celery import CeleryDispatcher
 from services import Schema
 
-__all__ = ["CeleryCarrier"]
+__all__ = ["CeleryCarrier", "the_app"]
 
 APP = Path(__file__).parent / "engines"
 COMMAND = (str(Path(sys.executable).parent / "celery"), "-A", "celery_app")
 QUEUE = "fanout_briefs_tests"
-SEPARATOR = "\x06\x16"
-"""What Kombu puts between a queue's name and a priority."""
 
 
-def the_app(broker: str) -> Celery:
+def the_app(broker: str, queue: str = QUEUE) -> Celery:
     app = Celery("tests", broker=broker, set_as_current=False)
-    app.conf.task_default_queue = QUEUE
+    app.conf.task_default_queue = queue
     app.conf.task_queue_max_priority = 10
     return app
 
 
 @frozen
 class CeleryCarrier:
-    """Celery on a Redis of our own."""
+    """Celery on a Redis of our own, or on a RabbitMQ that others use too, in which ``queue`` is ours."""
 
     ledger: Schema
     broker: str
     pool: str
+    queue: str = QUEUE
     app: Celery = field(init=False)
 
     @app.default
     def _app(self) -> Celery:
-        return the_app(self.broker)
+        return the_app(self.broker, self.queue)
 
     @property
     def name(self) -> str:
@@ -59,7 +58,7 @@ class CeleryCarrier:
         return {
             "PYTHONPATH": str(APP),
             "CELERY_BROKER": self.broker,
-            "CELERY_QUEUE": QUEUE,
+            "CELERY_QUEUE": self.queue,
             "ENGINE_DSN": self.ledger.dsn,
             "ENGINE_SCHEMA": "",
         }
@@ -76,7 +75,7 @@ class CeleryCarrier:
 
     def _waiting(self) -> Iterator[tuple[str, datetime, int]]:
         server = self.redis()
-        for name in server.keys(f"{QUEUE}*"):
+        for name in server.keys(f"{self.queue}*"):
             for message in map(json.loads, server.lrange(name, 0, -1)):
                 (key,), *_ = json.loads(base64.b64decode(message["body"]))
                 eta = message["headers"]["eta"]
