@@ -33,7 +33,7 @@ from fanout_briefs.model import (
     SkipReason,
     Window,
 )
-from fanout_briefs.planner import Verdict
+from fanout_briefs.plans import Verdict
 from fanout_briefs.timing import CatchUp
 
 NINE = datetime(2026, 3, 9, 9, tzinfo=UTC)

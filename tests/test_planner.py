@@ -33,7 +33,8 @@ from fanout_briefs.model import (
     SkipReason,
     Window,
 )
-from fanout_briefs.planner import PlanReport, SchedulePlanner, Verdict
+from fanout_briefs.planner import SchedulePlanner
+from fanout_briefs.plans import PlanReport, Verdict
 from fanout_briefs.ports import Ledger
 from fanout_briefs.timing import CatchUp, Timing
 from slots import DAY, HOUR, AnyStorage, claim, claim_one, found
@@ -873,7 +874,7 @@ async def test_only_the_first_hundred_problems_are_kept_and_all_are_counted(memo
 async def test_more_distinct_schedules_than_are_kept_are_planned_all_the_same(
     memory: MemoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fanout_briefs.planner._KEPT_SCHEDULES", 3)
+    monkeypatch.setattr("fanout_briefs.scan._KEPT_SCHEDULES", 3)
     rows = [person(f"u{number}", f"09:{number:02}") for number in range(10)]
     assert (await plan(memory, rows, NINE - MINUTE)).enqueued == 10
 

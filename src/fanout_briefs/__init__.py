@@ -52,7 +52,8 @@ from fanout_briefs.model import (
     Window,
 )
 from fanout_briefs.operate import Status
-from fanout_briefs.planner import PlanReport, SchedulePlanner, Verdict
+from fanout_briefs.planner import SchedulePlanner
+from fanout_briefs.plans import PlanReport, Verdict
 from fanout_briefs.runs import Ended, Reconciled, RunReport
 from fanout_briefs.schedule import Frequency, Schedule
 from fanout_briefs.settled import (

@@ -36,7 +36,8 @@ from fanout_briefs.model import (
     check_aware,
 )
 from fanout_briefs.operate import Operator, Status
-from fanout_briefs.planner import PlanReport, SchedulePlanner, Verdict
+from fanout_briefs.planner import SchedulePlanner
+from fanout_briefs.plans import PlanReport, Verdict
 from fanout_briefs.ports import Dispatcher, Engagement, Generator, Mailer, Preferences, Projects, Recipients, Storage
 from fanout_briefs.render import render_brief
 from fanout_briefs.runs import Ended, Reconciled, RunReport, Tally

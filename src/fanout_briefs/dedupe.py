@@ -8,10 +8,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
-from fanout_briefs.model import Job, JobStatus
+from fanout_briefs.model import Job, JobStatus, Slot
 
 __all__ = ["BatchDeduplicator"]
+
+_SlotT = TypeVar("_SlotT", bound=Slot)
 
 _LIVE = frozenset({JobStatus.PENDING, JobStatus.PROCESSING})
 
@@ -46,13 +49,13 @@ class BatchDeduplicator:
         else:
             self._times = _live_times(existing_jobs)
 
-    def split(self, candidates: Iterable[Job]) -> tuple[list[Job], list[Job]]:
+    def split(self, candidates: Iterable[_SlotT]) -> tuple[list[_SlotT], list[_SlotT]]:
         """Part the candidates into fresh ones and duplicates, both in the order given.
 
         It may be called again: candidates of an earlier call do not count, the existing jobs are the whole truth.
         """
-        fresh: list[Job] = []
-        duplicates: list[Job] = []
+        fresh: list[_SlotT] = []
+        duplicates: list[_SlotT] = []
         seen: set[str] = set()
         for job in candidates:
             taken = job.dedup_key in seen or self._exists(job)
@@ -60,7 +63,7 @@ class BatchDeduplicator:
             (duplicates if taken else fresh).append(job)
         return fresh, duplicates
 
-    def _exists(self, job: Job) -> bool:
+    def _exists(self, job: Slot) -> bool:
         if self._tolerance is None:
             return job.dedup_key in self._keys
         at = job.occurrence.deliver_at

@@ -6,21 +6,31 @@ happened in between counts. Both get the same answer for the same facts, since b
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, tzinfo
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from attrs import frozen
 
 from fanout_briefs.engagement import EngagementPolicy
 from fanout_briefs.errors import InvalidSchedule
-from fanout_briefs.model import Activity, EngagementDecision, Job, JobStatus, Preference, SkipReason
+from fanout_briefs.model import (
+    Activity,
+    EngagementDecision,
+    Job,
+    JobStatus,
+    Preference,
+    ScheduleFields,
+    SkipReason,
+    Slot,
+)
 from fanout_briefs.ports import Engagement, Ledger
 from fanout_briefs.schedule import Schedule
 
 __all__ = ["Decision", "Eligibility", "Refusal", "local_date", "parse", "superseded", "withdrawn"]
+
+_SlotT = TypeVar("_SlotT", bound=Slot)
 
 _COUNTS_AS_BRIEF = frozenset({JobStatus.PENDING, JobStatus.PROCESSING, JobStatus.COMPLETED})
 
@@ -45,15 +55,13 @@ class Refusal:
 Decision: TypeAlias = EngagementDecision | Refusal
 
 
-def parse(preference: Preference) -> Schedule:
-    """The schedule of a preference.
+def parse(fields: Preference | ScheduleFields) -> Schedule:
+    """The schedule of a preference, or of its fields alone.
 
     Raises:
         InvalidSchedule: Names every bad field.
     """
-    return Schedule.parse(
-        preference.frequency, preference.time_of_day, preference.timezone, preference.day_of_week, preference.days
-    )
+    return Schedule.parse(fields.frequency, fields.time_of_day, fields.timezone, fields.day_of_week, fields.days)
 
 
 def local_date(preference: Preference | None, now: datetime) -> date:
@@ -100,11 +108,11 @@ class Eligibility:
         # Optional and declared as data; a policy that says nothing does not send blindly.
         self._sends_blindly = bool(getattr(policy, "sends_when_unavailable", False))
 
-    async def decide(self, jobs: Sequence[Job], existing: Sequence[Job] = ()) -> Mapping[str, Decision]:
-        """Give each job's decision by its ``dedup_key``.
+    async def decide(self, slots: Sequence[Slot], existing: Sequence[Job] = ()) -> Mapping[str, Decision]:
+        """Give each slot's decision by its ``dedup_key``.
 
         Args:
-            jobs: Slots of one type. Of one user, an earlier slot that is to be sent counts as the last brief
+            slots: Slots of one type. Of one user, an earlier slot that is to be sent counts as the last brief
                 of the later ones.
             existing: Slots of these users that the caller has read already. A refusal recorded in them is not
                 taken back because of a visit after the slot's own instant.
@@ -112,25 +120,24 @@ class Eligibility:
         Raises:
             Exception: What the ledger raises. A failing engagement is a decision, not an error.
         """
-        if self._engagement is None or not jobs:
-            return {job.dedup_key: EVERYONE for job in jobs}
-        by_user = _by_user(jobs)
+        if self._engagement is None or not slots:
+            return {slot.dedup_key: EVERYONE for slot in slots}
+        by_user = _by_user(slots)
         visits, problem = await self._visits(self._engagement, list(by_user))
-        first = {user_id: slots[0].occurrence.deliver_at for user_id, slots in by_user.items()}
-        briefs = await self._ledger.last_briefs(jobs[0].type, first)
+        first = {user_id: theirs[0].occurrence.deliver_at for user_id, theirs in by_user.items()}
+        briefs = await self._ledger.last_briefs(slots[0].type, first)
         known = _by_user([job for job in existing if job.status in _COUNTS_AS_BRIEF])
-        refused = {
-            (job.dedup_key, job.occurrence.deliver_at): job for job in existing if job.code is SkipReason.ENGAGEMENT
-        }
+        refused = {job.dedup_key: job for job in existing if job.code is SkipReason.ENGAGEMENT}
         decisions: dict[str, Decision] = {}
-        for user_id, slots in by_user.items():
+        for user_id, theirs in by_user.items():
             last = briefs.get(user_id)
-            for job in slots:
-                at = job.occurrence.deliver_at
-                earlier = [slot.occurrence.deliver_at for slot in known.get(user_id, ())]
-                last = max((then for then in (last, *earlier) if then is not None and then < at), default=last)
-                decision = self._decide(job, visits, problem, last, refused.get((job.dedup_key, at)))
-                decisions[job.dedup_key] = decision
+            for slot in theirs:
+                at = slot.occurrence.deliver_at
+                for brief in known.get(user_id, ()):
+                    if brief.occurrence.deliver_at < at:
+                        last = brief.occurrence.deliver_at if last is None else max(last, brief.occurrence.deliver_at)
+                decision = self._decide(slot, visits, problem, last, refused.get(slot.dedup_key))
+                decisions[slot.dedup_key] = decision
                 if isinstance(decision, EngagementDecision):
                     last = at
         return decisions
@@ -145,18 +152,23 @@ class Eligibility:
 
     def _decide(
         self,
-        job: Job,
+        slot: Slot,
         visits: Mapping[str, datetime | None],
         problem: str | None,
         last_brief: datetime | None,
         refused: Job | None,
     ) -> Decision:
-        user_id, at = job.user_id, job.occurrence.deliver_at
+        user_id, at = slot.user_id, slot.occurrence.deliver_at
         if user_id not in visits:
             return self._unavailable(problem or "the user's activity could not be read")
         try:
             activity = Activity(user_id, visits[user_id], last_brief)
-            if refused is not None and activity.last_visit is not None and activity.last_visit > at:
+            if (
+                refused is not None
+                and refused.occurrence.deliver_at == at
+                and activity.last_visit is not None
+                and activity.last_visit > at
+            ):
                 # A slot is judged by its own instant, also where another user's failure has it looked at again.
                 return Refusal(SkipReason.ENGAGEMENT, refused.reason)
             decision = self._policy.decide(activity, at)
@@ -170,11 +182,12 @@ class Eligibility:
         return Refusal(SkipReason.ENGAGEMENT_UNAVAILABLE, detail, retryable=True)
 
 
-def _by_user(jobs: Sequence[Job]) -> Mapping[str, list[Job]]:
-    """Each user's jobs, the earliest first."""
-    grouped: dict[str, list[Job]] = defaultdict(list)
-    for job in jobs:
-        grouped[job.user_id].append(job)
-    for slots in grouped.values():
-        slots.sort(key=lambda job: job.occurrence.deliver_at)
+def _by_user(slots: Iterable[_SlotT]) -> Mapping[str, list[_SlotT]]:
+    """Each user's slots, the earliest first."""
+    grouped: dict[str, list[_SlotT]] = {}
+    for slot in slots:
+        grouped.setdefault(slot.user_id, []).append(slot)
+    for theirs in grouped.values():
+        if len(theirs) > 1:
+            theirs.sort(key=lambda slot: slot.occurrence.deliver_at)
     return grouped

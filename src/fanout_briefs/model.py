@@ -11,7 +11,7 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from attrs import Attribute, Factory, field, frozen
 from attrs.validators import optional
@@ -43,13 +43,16 @@ __all__ = [
     "Receipt",
     "Recipient",
     "Rendered",
+    "ScheduleFields",
     "Section",
     "SectionRequest",
     "SkipReason",
+    "Slot",
     "Trouble",
     "Window",
     "check_aware",
     "check_user_id",
+    "slot_key",
 ]
 
 KEPT_PROBLEMS = 100
@@ -205,6 +208,17 @@ class Preference:
     effective_from: datetime | None = None
 
 
+@frozen
+class ScheduleFields:
+    """The fields of a preference that say when, as they are stored; many people share them. As in ``Preference``."""
+
+    frequency: str | None = None
+    time_of_day: str | None = None
+    timezone: str | None = None
+    day_of_week: int | None = None
+    days: Sequence[int] | None = None
+
+
 _T_co = TypeVar("_T_co", covariant=True)
 
 
@@ -247,6 +261,35 @@ class EngagementDecision:
     days_inactive: int = 0
 
 
+def slot_key(type: str, local_date: date, user_id: str) -> str:  # noqa: A002  # as of a job
+    """Give the key of a slot, under which there is one row for good."""
+    return f"{type}:{local_date.isoformat()}:{user_id}"
+
+
+class Slot(Protocol):
+    """What is known of a slot before it is a job; every job is one."""
+
+    @property
+    def type(self) -> str:
+        """The job type."""
+        ...
+
+    @property
+    def user_id(self) -> str:
+        """Whose it is."""
+        ...
+
+    @property
+    def occurrence(self) -> Occurrence:
+        """Its date, and when it is to be delivered."""
+        ...
+
+    @property
+    def dedup_key(self) -> str:
+        """What is unique to it."""
+        ...
+
+
 @frozen(kw_only=True)
 class Job:
     """One slot of the ledger: a brief to make, or a mail to send, for one user and local date.
@@ -283,7 +326,7 @@ class Job:
     demand: Demand | None = None
     dedup_key: str = field(
         init=False,
-        default=Factory(lambda self: f"{self.type}:{self.occurrence.local_date}:{self.user_id}", takes_self=True),
+        default=Factory(lambda self: slot_key(self.type, self.occurrence.local_date, self.user_id), takes_self=True),
     )
 
     @property
@@ -617,7 +660,7 @@ def check_aware(name: str, instant: datetime) -> None:
     Raises:
         ValueError: It is naive; the message names it.
     """
-    if instant.utcoffset() is None:
+    if instant.tzinfo is not UTC and instant.utcoffset() is None:
         raise ValueError(f"{name}={instant!r}: must be aware, give it a tzinfo such as datetime.UTC")
 
 

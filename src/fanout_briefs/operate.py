@@ -124,7 +124,8 @@ class Operator:
         occurrence = schedule.on(on or local_date(preference, now))
         if occurrence is None:
             return None
-        return self.timing.job(self.name, user_id, occurrence, schedule.previous_before(occurrence.deliver_at))
+        window = self.timing.window(occurrence, schedule.previous_before(occurrence.deliver_at))
+        return self.timing.job(self.name, user_id, occurrence, window)
 
     async def regenerate(self, user_id: str, on: date | None, now: datetime, *, resend: bool) -> bool:
         """See ``Briefs.regenerate``."""

@@ -8,169 +8,41 @@ instant planning is complete, so that downtime is caught up with instead of forg
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-
-from attrs import define, evolve, field, frozen
+from typing import Any, TypeAlias
 
 from fanout_briefs.dedupe import BatchDeduplicator
-from fanout_briefs.eligibility import Eligibility, Refusal, parse
+from fanout_briefs.eligibility import Eligibility, Refusal
 from fanout_briefs.engagement import BackoffPolicy, EngagementPolicy
-from fanout_briefs.errors import BadValue, InvalidSchedule
+from fanout_briefs.errors import BadValue, InvalidSchedule, SourceError
 from fanout_briefs.model import (
-    KEPT_PROBLEMS,
     Enqueued,
     Job,
     JobStatus,
-    Occurrence,
     Preference,
-    Problem,
     SkipReason,
+    Slot,
     Window,
     check_aware,
     check_user_id,
+    slot_key,
 )
+from fanout_briefs.plans import Phase, PlanReport, Tally, Verdict
 from fanout_briefs.ports import Engagement, Ledger, Preferences
-from fanout_briefs.schedule import Schedule
+from fanout_briefs.scan import Calendar, Candidate, Due, pages
+from fanout_briefs.settled import Rejected, iter_settled
 from fanout_briefs.timing import CatchUp, Timing
 
-__all__ = ["Phase", "PlanReport", "SchedulePlanner", "Verdict"]
+__all__ = ["SchedulePlanner"]
 
-_KEPT_SCHEDULES = 10_000
+_PAGES_AT_ONCE = 2
+"""While the storage works on one page, the next is read and decided."""
 _FURTHEST_BACK = timedelta(days=31)
 """Slots missed longer ago than this, and than ``max_lateness``, are not even recorded as missed."""
+_Skip: TypeAlias = tuple[Candidate, Refusal]
 _LIVE = (JobStatus.PENDING, JobStatus.PROCESSING)
-
-
-@frozen
-class Phase:
-    """How much one phase handled, and how long it took in seconds."""
-
-    items: int
-    seconds: float
-
-
-@frozen(kw_only=True)
-class Verdict:
-    """What a plan decided about one preference or one of its occurrences.
-
-    Attributes:
-        status: What the slot is now, or would be after a dry run; None where there is no slot.
-        code: Why there is no pending slot.
-        detail: For people.
-        is_new: Whether this plan made or took up the slot.
-    """
-
-    user_id: str
-    occurrence: Occurrence | None = None
-    status: JobStatus | None = None
-    code: SkipReason | None = None
-    detail: str | None = None
-    is_new: bool = False
-
-
-@frozen(kw_only=True)
-class PlanReport:
-    """What one plan did. Every due slot is enqueued, a duplicate, failed or skipped.
-
-    Attributes:
-        now: The moment planned for.
-        window: The span of delivery times that was scanned: from its start, up to and without its end.
-        mark: Up to where planning is complete now; None after a dry run on a fresh ledger.
-        scanned: Preferences read.
-        due: Slots in the window.
-        enqueued: Slots that are pending because of this plan.
-        duplicates: Slots that were there already; ``existing`` says in which states.
-        failed: Due slots about which nothing could be decided or recorded; the next plan tries again.
-        skipped: How many were decided against, by reason; people whose preference is unusable are in here too.
-        problems: The first hundred things to look at.
-        phases: ``due``, ``duplicates``, ``engagement``, ``enqueue``.
-    """
-
-    now: datetime
-    window: Window
-    mark: datetime | None
-    dry_run: bool
-    scanned: int
-    due: int
-    enqueued: int
-    duplicates: int
-    existing: Mapping[JobStatus, int]
-    failed: int
-    skipped: Mapping[SkipReason, int]
-    problems: Sequence[Problem]
-    phases: Mapping[str, Phase]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing needs a person's eye."""
-        return not self.failed and not self.problems
-
-
-@frozen
-class _Due:
-    """One distinct schedule's occurrences in the window, each with the one before it."""
-
-    slots: Sequence[tuple[Occurrence, Occurrence]]
-    schedule: Schedule
-
-
-@define
-class _Tally:
-    """The counts of a plan, or of one page until it is known to be whole."""
-
-    due: int = 0
-    enqueued: int = 0
-    duplicates: int = 0
-    failed: int = 0
-    existing: Counter[JobStatus] = field(factory=Counter[JobStatus])
-    skipped: Counter[SkipReason] = field(factory=Counter[SkipReason])
-    problems: list[Problem] = field(factory=list[Problem])
-    verdicts: list[Verdict] = field(factory=list[Verdict])
-    undecided: datetime | None = None
-
-    def add(self, page: _Tally) -> None:
-        self.due += page.due
-        self.enqueued += page.enqueued
-        self.duplicates += page.duplicates
-        self.failed += page.failed
-        self.existing += page.existing
-        self.skipped += page.skipped
-        self.problems += page.problems[: KEPT_PROBLEMS - len(self.problems)]
-        if page.undecided is not None:
-            self.hold(page.undecided)
-
-    def hold(self, at: datetime) -> None:
-        """Keep the mark from passing a slot that still lacks its last word, so that the next plan sees it."""
-        self.undecided = at if self.undecided is None else min(at, self.undecided)
-
-    def skip(self, job: Job, code: SkipReason, detail: str | None) -> None:
-        self.skipped[code] += 1
-        skipped = JobStatus.SKIPPED
-        self.verdicts.append(
-            Verdict(user_id=job.user_id, occurrence=job.occurrence, status=skipped, code=code, detail=detail)
-        )
-
-    def put_off(self, job: Job, refusal: Refusal) -> None:
-        """Count a slot that nothing is recorded about, since the facts could not be read."""
-        detail = str(refusal.detail)
-        self.skipped[refusal.code] += 1
-        self.verdicts.append(Verdict(user_id=job.user_id, occurrence=job.occurrence, code=refusal.code, detail=detail))
-        self.problems.append(Problem(detail, job.user_id, refusal.code))
-        self.hold(job.occurrence.deliver_at)
-
-    def duplicate(self, job: Job, status: JobStatus, code: SkipReason | None = None) -> None:
-        self.duplicates += 1
-        self.existing[status] += 1
-        self.verdicts.append(Verdict(user_id=job.user_id, occurrence=job.occurrence, status=status, code=code))
-
-    def refuse(self, user_id: str, code: SkipReason, detail: str) -> None:
-        """Count a preference that is unusable; a person should mend it."""
-        self.skipped[code] += 1
-        self.verdicts.append(Verdict(user_id=user_id, code=code, detail=detail))
-        self.problems.append(Problem(detail, user_id, code))
 
 
 class SchedulePlanner:
@@ -238,22 +110,20 @@ class SchedulePlanner:
             The counts; failures of single users or pages are in there and hold the mark back.
 
         Raises:
-            ValueError: ``now`` is naive; or ``preferences.page`` gave a cursor twice.
-            Exception: What ``preferences.page`` raises. Pages before it stay planned.
+            ValueError: ``now`` is naive; or ``preferences`` gave a cursor twice.
+            Exception: What ``preferences`` or ``on_verdict`` raises. Pages before it stay planned.
         """
         check_aware("now", now)
         plan = await _Plan.begin(self, now.astimezone(UTC), dry_run=dry_run, on_verdict=on_verdict, review=review)
-        cursor: str | None = None
-        seen: set[str] = set()
-        while True:
-            page = await self.preferences.page(cursor, self.page_size)
-            await plan.page(page.items)
-            cursor = page.next_cursor
-            if cursor is None:
-                return await plan.end()
-            if cursor in seen:
-                raise ValueError(f"preferences.page gave the cursor {cursor!r} twice, so the scan would never end")
-            seen.add(cursor)
+        read = pages(self.preferences, plan.calendar, self.page_size, everybody=on_verdict is not None)
+        try:
+            async with iter_settled(plan.page, read, limit=_PAGES_AT_ONCE) as planned:
+                async for page in planned:
+                    if isinstance(page, Rejected):
+                        raise page.error
+        except SourceError as error:
+            raise error.__cause__ or error from None
+        return await plan.end()
 
 
 class _Plan:
@@ -278,12 +148,11 @@ class _Plan:
         self._dry_run = dry_run
         self._on_verdict = on_verdict
         self._scanned = 0
-        self._tally = _Tally()
+        self._tally = Tally()
         self._clock: dict[str, tuple[int, float]] = dict.fromkeys(
             ("due", "duplicates", "engagement", "enqueue"), (0, 0.0)
         )
-        self._schedules: dict[object, _Due | InvalidSchedule] = {}
-        self._unpromised: dict[str, Schedule] = {}
+        self.calendar = Calendar(planner.name, planner.timing, window)
 
     @classmethod
     async def begin(
@@ -312,40 +181,38 @@ class _Plan:
     async def page(self, preferences: Sequence[Preference]) -> None:
         """Plan one page; if its storage fails, the page counts as failed and nothing of it is reported as done."""
         self._scanned += len(preferences)
-        self._unpromised = {}
-        refused = _Tally()
+        refused = self._new_tally()
         with self._timed("due") as handled:
             candidates = list(self._due(preferences, refused))
             handled(len(candidates))
-        recorded = await self._record_or_fail(candidates) if candidates else _Tally()
+        recorded = await self._record_or_fail(candidates) if candidates else self._new_tally()
         self._tally.add(refused)
         self._tally.add(recorded)
         if self._on_verdict is not None:
-            heard = {verdict.user_id for verdict in recorded.verdicts}
-            for user_id, schedule in self._unpromised.items():
-                if user_id not in heard:
-                    self._not_yet_due(refused, user_id, schedule)
+            self._tell_of_unpromised(preferences, candidates, refused, recorded)
             for verdict in (*refused.verdicts, *recorded.verdicts):
                 self._on_verdict(verdict)
 
-    async def _record_or_fail(self, candidates: Sequence[Job]) -> _Tally:
-        tally = _Tally()
+    def _tell_of_unpromised(
+        self, preferences: Sequence[Preference], candidates: Sequence[Candidate], refused: Tally, recorded: Tally
+    ) -> None:
+        """Tell of those for whom only slots from before the promise were looked for, and none is there."""
+        unheard = {job.user_id for job in candidates} - {verdict.user_id for verdict in recorded.verdicts}
+        for preference in preferences if unheard else ():
+            if check_user_id(preference.user_id) is None and preference.user_id in unheard:
+                unheard.remove(preference.user_id)  # the first counts, if the page holds the user twice
+                self._not_yet_due(refused, preference)
+
+    def _new_tally(self) -> Tally:
+        return Tally(keeps_verdicts=self._on_verdict is not None)
+
+    async def _record_or_fail(self, candidates: Sequence[Candidate]) -> Tally:
+        tally = self._new_tally()
         try:
             await self._record(candidates, tally)
         except Exception as error:
-            due = [job for job in candidates if self._is_promised(job)]
-            problem = Problem(f"{len(due)} due slots could not be recorded, the next plan tries again: {error!r}")
-            verdicts = [
-                Verdict(
-                    user_id=job.user_id,
-                    occurrence=job.occurrence,
-                    detail=repr(error),
-                    code=SkipReason.STORAGE_UNAVAILABLE,
-                )
-                for job in due
-            ]
-            undecided = min((job.occurrence.deliver_at for job in due), default=None)
-            return _Tally(due=len(due), failed=len(due), problems=[problem], verdicts=verdicts, undecided=undecided)
+            tally = self._new_tally()
+            tally.fail([job for job in candidates if self._is_promised(job)], error)
         return tally
 
     async def end(self) -> PlanReport:
@@ -375,7 +242,7 @@ class _Plan:
 
     # due ---------------------------------------------------------------------------------------------
 
-    def _due(self, preferences: Iterable[Preference], tally: _Tally) -> Iterator[Job]:
+    def _due(self, preferences: Iterable[Preference], tally: Tally) -> Iterator[Candidate]:
         seen: set[str] = set()
         for preference in preferences:
             wrong = check_user_id(preference.user_id)
@@ -390,161 +257,136 @@ class _Plan:
                 seen.add(preference.user_id)
                 yield from self._due_of(preference, tally)
 
-    def _due_of(self, preference: Preference, tally: _Tally) -> Iterator[Job]:
+    def _due_of(self, preference: Preference, tally: Tally) -> Iterator[Candidate]:
         user_id, since = preference.user_id, preference.effective_from
         if not preference.is_active:
-            self._not_due(tally, user_id, SkipReason.SWITCHED_OFF)
+            tally.tell_of(user_id, SkipReason.SWITCHED_OFF)
             return
-        due = self._occurrences(preference)
+        due = self.calendar.of(preference)
         problems = _problems_of(due, since)
         if isinstance(due, InvalidSchedule) or problems:
             tally.refuse(user_id, SkipReason.INVALID_SCHEDULE, str(InvalidSchedule(problems)))
             return
         if not due.slots:
-            self._not_yet_due(tally, user_id, due.schedule)
-        for occurrence, previous in due.slots:
-            if since is not None and occurrence.deliver_at < since:
-                self._not_due(tally, user_id, SkipReason.NOT_YET_EFFECTIVE, occurrence)
-                continue
-            if occurrence.deliver_at < self._promised_from:
-                self._unpromised[user_id] = due.schedule
-            yield self._timing.job(self._name, user_id, occurrence, previous)
+            self._not_yet_due(tally, preference)
+        for slot in due.slots:
+            if since is not None and slot.occurrence.deliver_at < since:
+                tally.tell_of(user_id, SkipReason.NOT_YET_EFFECTIVE, slot.occurrence)
+            else:
+                yield slot.of(self._name, user_id)
 
-    def _not_due(self, tally: _Tally, user_id: str, code: SkipReason, occurrence: Occurrence | None = None) -> None:
-        """Tell who asks for it; such people are the many, so nothing is counted or kept otherwise."""
-        if self._on_verdict is not None:
-            tally.verdicts.append(Verdict(user_id=user_id, occurrence=occurrence, code=code))
-
-    def _not_yet_due(self, tally: _Tally, user_id: str, schedule: Schedule) -> None:
-        if self._on_verdict is not None:
-            coming = schedule.next_after(self._window.end - timedelta(microseconds=1))
-            self._not_due(tally, user_id, SkipReason.NOT_YET_DUE, coming)
-
-    def _occurrences(self, preference: Preference) -> _Due | InvalidSchedule:
-        """Computed once a distinct schedule, not once a user."""
-        days = preference.days
-        raw = (preference.frequency, preference.time_of_day, preference.timezone, preference.day_of_week)
-        try:
-            # Types count: True and 1.0 equal 1, but make no schedule.
-            listed = None if days is None else tuple((type(day), day) for day in days)
-            key = (raw, type(preference.day_of_week), type(days), listed)
-            found = self._schedules.get(key)
-        except TypeError:  # a list where a string belongs; parsing names it
-            return self._compute(preference)
-        if found is None:
-            if len(self._schedules) >= _KEPT_SCHEDULES:
-                self._schedules.clear()
-            found = self._schedules[key] = self._compute(preference)
-        return found
-
-    def _compute(self, preference: Preference) -> _Due | InvalidSchedule:
-        try:
-            schedule = parse(preference)
-        except InvalidSchedule as error:
-            return error
-        slots = [
-            (occurrence, schedule.previous_before(occurrence.deliver_at))
-            for occurrence in schedule.between(self._window.start, self._window.end)
-        ]
-        return _Due(slots, schedule)
+    def _not_yet_due(self, tally: Tally, preference: Preference) -> None:
+        due = self.calendar.of(preference)
+        if tally.keeps_verdicts and isinstance(due, Due):
+            coming = due.schedule.next_after(self._window.end - timedelta(microseconds=1))
+            tally.tell_of(preference.user_id, SkipReason.NOT_YET_DUE, coming)
 
     # duplicates, engagement, enqueue -------------------------------------------------------------------
 
-    async def _record(self, candidates: Sequence[Job], tally: _Tally) -> None:
+    async def _record(self, candidates: Sequence[Candidate], tally: Tally) -> None:
         with self._timed("duplicates") as handled:
             found = await self._ledger.find(self._keys(candidates))
-            candidates = [job for job in candidates if self._is_promised(job) or job.dedup_key in found]
+            candidates = [slot for slot in candidates if self._is_promised(slot) or slot.dedup_key in found]
             tally.due = len(candidates)
-            fresh, nearby = self._without_duplicates(candidates, found, tally)
+            fresh, skips = self._without_duplicates(candidates, found, tally)
             handled(len(candidates))
-        wanted, skips = self._caught_up(candidates, fresh)
-        skips += nearby
+        wanted, missed = self._caught_up(candidates, fresh)
+        skips += missed
         with self._timed("engagement") as handled:
             decisions = await self._eligibility.decide(wanted, tuple(found.values()))
             handled(len(wanted))
         sends: list[Job] = []
-        for job in wanted:
-            decision = decisions[job.dedup_key]
+        for slot in wanted:
+            decision = decisions[slot.dedup_key]
             if not isinstance(decision, Refusal):
-                sends.append(evolve(job, reason=decision.reason))
+                sends.append(self._job(slot, reason=decision.reason))
             elif decision.retryable:
-                tally.put_off(job, decision)
+                tally.put_off(slot, decision)
             else:
-                skips.append(_skipped(job, decision.code, decision.detail))
+                skips.append((slot, decision))
         with self._timed("enqueue") as handled:
-            await self._enqueue(sends, skips, found, tally)
+            await self._enqueue(sends, self._skipped(skips, found, tally), tally)
             handled(len(sends) + len(skips))
 
-    def _is_promised(self, job: Job) -> bool:
-        return job.occurrence.deliver_at >= self._promised_from
+    def _is_promised(self, slot: Candidate) -> bool:
+        return slot.occurrence.deliver_at >= self._promised_from
 
-    def _keys(self, candidates: Sequence[Job]) -> Sequence[str]:
+    def _keys(self, candidates: Sequence[Candidate]) -> Sequence[str]:
         """The slots to look up; with a tolerance also those of the dates around, where zones may have changed."""
         if self._tolerance is None:
-            return [job.dedup_key for job in candidates]
+            return [slot.dedup_key for slot in candidates]
         days = range(-2, 3)
         return [
-            f"{job.type}:{job.occurrence.local_date + timedelta(days=day)}:{job.user_id}"
-            for job in candidates
+            slot_key(slot.type, slot.occurrence.local_date + timedelta(days=day), slot.user_id)
+            for slot in candidates
             for day in days
         ]
 
     def _without_duplicates(
-        self, candidates: Sequence[Job], found: Mapping[str, Job], tally: _Tally
-    ) -> tuple[list[Job], list[Job]]:
+        self, candidates: Sequence[Candidate], found: Mapping[str, Job], tally: Tally
+    ) -> tuple[list[Candidate], list[_Skip]]:
         """Count what exists already; give what is to be decided, and what a job nearby rules out."""
-        for job in candidates:
-            if not self._is_promised(job):
-                self._tell(job, found[job.dedup_key], tally)
+        for slot in candidates:
+            if not self._is_promised(slot):
+                _tell(slot, found[slot.dedup_key], tally)
         blocking = [job for job in found.values() if not job.can_be_taken_up]
         fresh, duplicates = BatchDeduplicator(blocking).split(filter(self._is_promised, candidates))
-        for job in duplicates:
-            slot = found[job.dedup_key]
-            tally.duplicate(job, slot.status, slot.code)
-            if slot.status in _LIVE and slot.occurrence.deliver_at != job.occurrence.deliver_at:
+        for slot in duplicates:
+            job = found[slot.dedup_key]
+            tally.duplicate(slot, job.status, job.code)
+            if job.status in _LIVE and job.occurrence.deliver_at != slot.occurrence.deliver_at:
                 # The time was changed after planning. A worker will cancel this slot as superseded, and the mark
                 # must not have passed the new time by then.
-                tally.hold(job.occurrence.deliver_at)
+                tally.hold(slot.occurrence.deliver_at)
         if self._tolerance is None:
             return fresh, []
         fresh, nearby = BatchDeduplicator(blocking, self._tolerance).split(fresh)
-        detail = f"another job lies within {self._tolerance}"
-        return fresh, [_skipped(job, SkipReason.NEARBY_JOB, detail) for job in nearby]
+        refusal = Refusal(SkipReason.NEARBY_JOB, f"another job lies within {self._tolerance}")
+        return fresh, [(slot, refusal) for slot in nearby]
 
-    def _tell(self, job: Job, slot: Job, tally: _Tally) -> None:
-        """Count a slot as it stands in the ledger."""
-        if slot.status is JobStatus.SKIPPED and slot.code is not None:
-            tally.skip(job, slot.code, slot.reason)
-        else:
-            tally.duplicate(job, slot.status, slot.code)
-
-    def _caught_up(self, candidates: Sequence[Job], fresh: Sequence[Job]) -> tuple[list[Job], list[Job]]:
+    def _caught_up(
+        self, candidates: Sequence[Candidate], fresh: Sequence[Candidate]
+    ) -> tuple[list[Candidate], list[_Skip]]:
         """Split what is fresh by the catch-up policy: what may be sent, and what was missed for good."""
         policy = self._timing.catch_up
         latest: dict[str, datetime] = {}
-        for job in candidates:
-            at = job.occurrence.deliver_at
+        for slot in candidates:
+            at = slot.occurrence.deliver_at
             if at < self._now:
-                latest[job.user_id] = max(at, latest.get(job.user_id, at))
-        wanted: list[Job] = []
-        skips: list[Job] = []
-        for job in fresh:
-            at = job.occurrence.deliver_at
+                latest[slot.user_id] = max(at, latest.get(slot.user_id, at))
+        wanted: list[Candidate] = []
+        missed: list[_Skip] = []
+        for slot in fresh:
+            at = slot.occurrence.deliver_at
             if at >= self._now:
-                wanted.append(job)
+                wanted.append(slot)
             elif at < self._now - self._timing.max_lateness:
-                skips.append(_skipped(job, SkipReason.TOO_LATE))
+                missed.append((slot, Refusal(SkipReason.TOO_LATE)))
             elif policy is CatchUp.SKIP:
-                skips.append(_skipped(job, SkipReason.MISSED))
-            elif policy is CatchUp.LATEST and at < latest[job.user_id]:
-                skips.append(_skipped(job, SkipReason.NEWER_OCCURRENCE))
+                missed.append((slot, Refusal(SkipReason.MISSED)))
+            elif policy is CatchUp.LATEST and at < latest[slot.user_id]:
+                missed.append((slot, Refusal(SkipReason.NEWER_OCCURRENCE)))
             else:
-                wanted.append(job)
-        return wanted, skips
+                wanted.append(slot)
+        return wanted, missed
 
-    async def _enqueue(
-        self, sends: Sequence[Job], skips: Sequence[Job], found: Mapping[str, Job], tally: _Tally
-    ) -> None:
+    def _job(self, slot: Candidate, **decided: Any) -> Job:
+        return self._timing.job(slot.type, slot.user_id, slot.occurrence, slot.window, **decided)
+
+    def _skipped(self, skips: Sequence[_Skip], found: Mapping[str, Job], tally: Tally) -> list[Job]:
+        """Count what is skipped; give what is not on record yet. A slot that was skipped before keeps its first reason."""
+        new: list[Job] = []
+        for slot, refusal in skips:
+            job = found.get(slot.dedup_key)
+            if job is None:
+                new.append(self._job(slot, status=JobStatus.SKIPPED, code=refusal.code, reason=refusal.detail))
+            elif job.status is JobStatus.SKIPPED:
+                _tell(slot, job, tally)
+            else:
+                tally.skip(slot, refusal.code, refusal.detail)
+        return new
+
+    async def _enqueue(self, sends: Sequence[Job], skips: Sequence[Job], tally: Tally) -> None:
         jobs = [*sends, *skips]
         if self._dry_run or not jobs:
             outcomes: Sequence[Enqueued] = [Enqueued.CREATED] * len(jobs)
@@ -552,18 +394,13 @@ class _Plan:
             outcomes = await self._ledger.enqueue(jobs)
         for job, outcome in zip(jobs, outcomes, strict=True):
             if job.status is JobStatus.SKIPPED:
-                # A slot that was skipped before keeps its first reason.
-                slot = found.get(job.dedup_key, job)
-                self._tell(job, slot if slot.status is JobStatus.SKIPPED else job, tally)
+                _tell(job, job, tally)
             elif outcome is Enqueued.DUPLICATE:  # another planner was faster
                 tally.duplicate(job, JobStatus.PENDING)
             elif outcome is Enqueued.PAUSED:
                 tally.skip(job, SkipReason.PAUSED, None)
             else:
-                tally.enqueued += 1
-                tally.verdicts.append(
-                    Verdict(user_id=job.user_id, occurrence=job.occurrence, status=JobStatus.PENDING, is_new=True)
-                )
+                tally.enqueue(job)
 
     @contextmanager
     def _timed(self, phase: str) -> Generator[Callable[[int], None]]:
@@ -581,7 +418,7 @@ class _Plan:
             self._clock[phase] = (items + count, seconds + time.perf_counter() - begun)
 
 
-def _problems_of(due: _Due | InvalidSchedule, effective_from: object) -> Sequence[BadValue]:
+def _problems_of(due: Due | InvalidSchedule, effective_from: object) -> Sequence[BadValue]:
     """Everything that keeps a preference from being used, so that one report is enough to mend it."""
     problems = list(due.problems) if isinstance(due, InvalidSchedule) else []
     if effective_from is None:
@@ -593,5 +430,9 @@ def _problems_of(due: _Due | InvalidSchedule, effective_from: object) -> Sequenc
     return problems
 
 
-def _skipped(job: Job, code: SkipReason, reason: str | None = None) -> Job:
-    return evolve(job, status=JobStatus.SKIPPED, code=code, reason=reason)
+def _tell(slot: Slot, job: Job, tally: Tally) -> None:
+    """Count a slot as it stands in the ledger."""
+    if job.status is JobStatus.SKIPPED and job.code is not None:
+        tally.skip(slot, job.code, job.reason)
+    else:
+        tally.duplicate(slot, job.status, job.code)

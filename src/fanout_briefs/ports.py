@@ -36,6 +36,7 @@ from fanout_briefs.model import (
     ProjectBrief,
     Receipt,
     Recipient,
+    ScheduleFields,
     SectionRequest,
     Window,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "Preferences",
     "Projects",
     "Recipients",
+    "ScheduleIndex",
     "Storage",
     "Work",
 ]
@@ -80,6 +82,39 @@ class Preferences(Protocol):
         """Give the preferences of these users as they are now; unknown users are absent.
 
         Called before work starts, so that a switch to off or a changed time wins over an older plan.
+        """
+        ...
+
+
+class ScheduleIndex(Preferences, Protocol):
+    """Preferences that can be read by schedule, so that a plan costs what is due and not how many users there are.
+
+    A capability, declared by the attribute ``schedule_index``: without it, each plan reads every preference.
+    """
+
+    @property
+    def schedule_index(self) -> bool:
+        """True: the methods below may be called."""
+        ...
+
+    async def schedules(self) -> Mapping[str, ScheduleFields]:
+        """Give each distinct combination of schedule fields that an active preference has, under an id of yours.
+
+        Fields that make no schedule are in it too: the planner reports the people who have them. An id must mean
+        the same fields from here to the end of the scan. One that nobody has any more does no harm.
+        """
+        ...
+
+    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
+        """Give up to ``limit`` active preferences that have one of these schedules, as ``page`` does.
+
+        Args:
+            schedules: Ids of ``schedules``; the same ones for each page of a scan. Unknown ones have nobody.
+            cursor: None for the first page, then the ``next_cursor`` of the page before.
+            limit: At least 1.
+
+        Somebody whose schedule changes during the scan may appear twice or not at all: what they are due by the new
+        one lies ahead, and the next plan scans that again.
         """
         ...
 

@@ -11,7 +11,7 @@ import anyio
 from attrs import field, frozen
 from attrs.validators import ge, gt, optional
 
-from fanout_briefs.planner import PlanReport
+from fanout_briefs.plans import PlanReport
 from fanout_briefs.runs import Ended, Reconciled, RunReport, Tally
 
 __all__ = ["Reconciling", "Round", "Server", "Work"]
@@ -184,8 +184,10 @@ class _Serving:
         if self._server.on_round is None or not has_news:
             return
         now = self._server.clock()
-        run = self._tally.report(now) if self._has_ended else None
-        self._tally, self._has_ended = self._server.tally(), False
+        run: RunReport | None = None
+        if self._has_ended:  # else what was noted so far, of a brief under way, is told when that has ended
+            run = self._tally.report(now)
+            self._tally, self._has_ended = self._server.tally(), False
         try:
             errors = () if error is None else (error,)
             self._server.on_round(Round(now=now, plan=plan, run=run, reconciled=reconciled, errors=errors))

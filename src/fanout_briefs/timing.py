@@ -10,13 +10,14 @@ from datetime import datetime, timedelta
 from attrs import field, frozen
 from attrs.validators import ge, le
 
-from fanout_briefs.model import Job, Occurrence, Window
+from fanout_briefs.model import Job, JobStatus, Occurrence, SkipReason, Window
 
 __all__ = ["FURTHEST", "CatchUp", "Retrying", "Timing"]
 
 FURTHEST = timedelta(days=366)
 """No job is put off for longer; a moment beyond the calendar could not even be stored."""
 
+_MICROSECOND = timedelta(microseconds=1)
 _not_negative = ge(timedelta(0))
 
 
@@ -61,17 +62,34 @@ class Timing:
     def generate_at(self, name: str, user_id: str, deliver_at: datetime) -> datetime:
         """When generation starts: spread over the lead by a stable hash of the user, so that not all start at once."""
         digest = hashlib.blake2b(f"{name}:{user_id}".encode(), digest_size=8).digest()
-        share = int.from_bytes(digest) / 2**64
-        return deliver_at - self.lead + share * max(self.lead - self.deadline, timedelta(0))
+        spread = max((self.lead - self.deadline) // _MICROSECOND, 0)
+        return deliver_at - self.lead + timedelta(microseconds=(int.from_bytes(digest) * spread) >> 64)
 
-    def job(self, name: str, user_id: str, occurrence: Occurrence, previous: Occurrence) -> Job:
-        """The slot of an occurrence; its content begins where that of the previous one was cut off."""
+    def window(self, occurrence: Occurrence, previous: Occurrence) -> Window:
+        """What an occurrence covers: from where the content of the previous one was cut off."""
+        return Window(previous.deliver_at - self.lead, occurrence.deliver_at - self.lead)
+
+    def job(
+        self,
+        name: str,
+        user_id: str,
+        occurrence: Occurrence,
+        window: Window,
+        *,
+        status: JobStatus = JobStatus.PENDING,
+        code: SkipReason | None = None,
+        reason: str | None = None,
+    ) -> Job:
+        """The job of an occurrence, with the moment at which its generation starts."""
         return Job(
             type=name,
             user_id=user_id,
             occurrence=occurrence,
             run_at=self.generate_at(name, user_id, occurrence.deliver_at),
-            window=Window(previous.deliver_at - self.lead, occurrence.deliver_at - self.lead),
+            window=window,
+            status=status,
+            code=code,
+            reason=reason,
         )
 
 

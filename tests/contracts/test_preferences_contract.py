@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from attrs import asdict
 
 from fanout_briefs.errors import InvalidPreferences
-from fanout_briefs.model import Preference
+from fanout_briefs.model import Preference, ScheduleFields
 from slots import DAY, NOW, AnyStorage, claim, job
 
 pytest_plugins = ["storages"]
@@ -166,3 +168,124 @@ async def test_thousands_of_preferences_are_put_and_got_at_once(storage: AnyStor
     await storage.preferences.put([Preference(user_id=user_id) for user_id in reversed(ids)])
     assert len(await storage.preferences.get(ids)) == 9_000
     assert [row.user_id for row in await scan(storage, 4_000)] == ids
+
+
+# Preferences by schedule: the capability ``schedule_index``.
+
+
+async def people_of(storage: AnyStorage, schedules: Collection[str], limit: int = 100) -> list[Preference]:
+    """Read everybody who has one of these schedules."""
+    found: list[Preference] = []
+    cursor: str | None = None
+    while True:
+        page = await storage.preferences.page_for(schedules, cursor, limit)
+        assert len(page.items) <= limit
+        found += page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            return found
+
+
+MORNING = ScheduleFields(time_of_day="07:00", timezone="Europe/Vienna")
+ALIKE = [
+    ScheduleFields(),
+    ScheduleFields(frequency=""),
+    ScheduleFields(time_of_day=""),
+    ScheduleFields(timezone=""),
+    ScheduleFields(timezone="NULL"),
+    ScheduleFields(timezone="'"),
+    ScheduleFields(timezone="\\"),
+    ScheduleFields(frequency="a", time_of_day="b"),
+    ScheduleFields(frequency="ab"),
+    ScheduleFields(frequency="a' 'b"),
+    ScheduleFields(day_of_week=1),
+    ScheduleFields(day_of_week=-1),
+    ScheduleFields(day_of_week=11),
+    ScheduleFields(day_of_week=1, days=(1,)),
+    ScheduleFields(days=()),
+    ScheduleFields(days=(1,)),
+    ScheduleFields(days=(1, 1)),
+    ScheduleFields(days=(11,)),
+    ScheduleFields(days=(2**63 - 1, -(2**63))),
+    ScheduleFields(frequency="custom", days=(2, 1)),
+    ScheduleFields(frequency="custom", days=(1, 2)),
+    ScheduleFields(frequency="Ä", timezone="😀"),
+]
+
+
+def having(user_id: str, fields: ScheduleFields, **more: Any) -> Preference:
+    return Preference(user_id=user_id, **asdict(fields), **more)
+
+
+async def test_each_distinct_schedule_is_listed_once_however_many_have_it(storage: AnyStorage) -> None:
+    assert storage.preferences.schedule_index
+    assert await storage.preferences.schedules() == {}
+    rows = [having(f"{copy}-{place}", fields) for copy in range(3) for place, fields in enumerate(ALIKE)]
+    await storage.preferences.put(rows)
+    listed = await storage.preferences.schedules()
+    assert sorted(map(repr, listed.values())) == sorted(map(repr, ALIKE))
+    for schedule, fields in listed.items():
+        assert await people_of(storage, [schedule]) == [
+            row for row in rows if row.user_id.endswith(f"-{ALIKE.index(fields)}")
+        ]
+
+
+async def test_schedules_are_those_of_active_preferences_as_they_are_now(storage: AnyStorage) -> None:
+    await storage.preferences.put([having("ann", MORNING), having("bob", ALIKE[0], is_active=False)])
+    assert list((await storage.preferences.schedules()).values()) == [MORNING]
+    await storage.preferences.put([having("ann", ALIKE[0])])
+    ((schedule, fields),) = (await storage.preferences.schedules()).items()
+    assert fields == ALIKE[0]
+    assert await people_of(storage, [schedule]) == [having("ann", ALIKE[0])]
+    await storage.preferences.remove(["ann"])
+    assert await storage.preferences.schedules() == {}
+    assert await people_of(storage, [schedule]) == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 100])
+async def test_pages_for_schedules_give_everybody_who_has_one_of_them_once(storage: AnyStorage, limit: int) -> None:
+    times = [ScheduleFields(time_of_day=f"0{hour}:00") for hour in range(4)]
+    ids = ["z", "a", "Ä", "😀", "\ue000", "a'b", "A"]
+    rows = [having(f"{user_id}{place}", fields) for user_id in ids for place, fields in enumerate(times)]
+    await storage.preferences.put([*rows, having("off", times[0], is_active=False)])
+    listed = await storage.preferences.schedules()
+    asked = [schedule for schedule, fields in listed.items() if fields in times[1:3]]
+    found = await people_of(storage, [*asked, "unknown", "nul\0", "\ud800"], limit)
+    wanted = [row for row in rows if row.user_id[-1] in "12"]
+    assert sorted(found, key=lambda row: row.user_id) == sorted(wanted, key=lambda row: row.user_id)
+    assert await people_of(storage, set(asked), 100) == found
+    assert await people_of(storage, []) == []
+
+
+async def test_a_scan_by_schedule_goes_on_when_rows_come_and_go_meanwhile(storage: AnyStorage) -> None:
+    await storage.preferences.put([having(user_id, MORNING) for user_id in "bdfh"])
+    schedules = list(await storage.preferences.schedules())
+    page = await storage.preferences.page_for(schedules, None, 2)
+    await storage.preferences.remove(["d", "unknown"])
+    await storage.preferences.put([having("a", MORNING), having("g", MORNING)])
+    rest = await storage.preferences.page_for(schedules, page.next_cursor, 9)
+    assert [row.user_id for row in rest.items] == ["f", "g", "h"]
+    assert rest.next_cursor is None
+
+
+@pytest.mark.parametrize("length", [239, 240, 3_000, 100_000])
+async def test_fields_of_any_length_make_a_schedule_of_their_own(storage: AnyStorage, length: int) -> None:
+    long = [ScheduleFields(timezone="😀" * length + end) for end in ("", "x", "y")]
+    user = "😀" * 254
+    await storage.preferences.put([having(f"{user}{place}", fields) for place, fields in enumerate(long)])
+    listed = await storage.preferences.schedules()
+    assert sorted(map(str, listed.values())) == sorted(map(str, long))
+    for schedule, fields in listed.items():
+        assert await people_of(storage, [schedule]) == [having(f"{user}{long.index(fields)}", fields)]
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+async def test_a_page_of_nothing_for_schedules_is_refused(storage: AnyStorage, limit: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        await storage.preferences.page_for([], None, limit)
+
+
+async def test_somebody_forgotten_leaves_no_schedule(storage: AnyStorage) -> None:
+    await storage.preferences.put([having("ann", MORNING)])
+    assert await storage.forget("ann") == 1
+    assert await storage.preferences.schedules() == {}

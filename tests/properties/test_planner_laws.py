@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.engagement import BackoffPolicy
 from fanout_briefs.model import Activity, Change, Enqueued, Job, Page, Preference
-from fanout_briefs.planner import PlanReport, SchedulePlanner
+from fanout_briefs.planner import SchedulePlanner
+from fanout_briefs.plans import PlanReport
 from fanout_briefs.ports import Ledger
 from fanout_briefs.timing import Timing
 

@@ -22,6 +22,7 @@ from fanout_briefs.model import (
     JobStatus,
     Occurrence,
     Preference,
+    ScheduleFields,
     SkipReason,
     Window,
     check_user_id,
@@ -43,6 +44,8 @@ __all__ = [
     "check_limit",
     "check_new",
     "enqueued",
+    "fields_of",
+    "is_storable",
     "normal",
     "not_open",
     "readable",
@@ -147,6 +150,11 @@ def utc(instant: datetime) -> datetime:
     return instant.astimezone(UTC)
 
 
+def is_storable(text: str) -> bool:
+    """Whether a database can hold this text, as it does every key: it has neither NUL nor lone surrogates."""
+    return "\0" not in text and (text.isascii() or not any(0xD800 <= ord(char) < 0xE000 for char in text))
+
+
 def readable(text: str | None) -> str | None:
     """Give text for people that can be stored: an error may carry lone surrogates, from file names for instance."""
     return None if text is None else text.encode("utf-8", "backslashreplace").decode()
@@ -220,6 +228,13 @@ def storable(preferences: Iterable[Preference]) -> Sequence[Preference]:
     ]
 
 
+def fields_of(preference: Preference) -> ScheduleFields:
+    """Give what a stored preference says of when."""
+    return ScheduleFields(
+        preference.frequency, preference.time_of_day, preference.timezone, preference.day_of_week, preference.days
+    )
+
+
 def _problems(preference: Preference) -> Iterator[BadValue]:
     owner = preference.user_id if check_user_id(preference.user_id) is None else None
     for name, check in _CHECKS.items():
@@ -233,7 +248,7 @@ def _text_problem(value: object) -> str | None:
         return None
     if not isinstance(value, str):
         return f"must be a string or None, not {type(value).__name__}"
-    if any(0xD800 <= ord(char) < 0xE000 or char == "\0" for char in value):
+    if not is_storable(value):
         return "must hold neither NUL nor lone surrogates"
     return None
 

@@ -26,6 +26,7 @@ from fanout_briefs.model import (
     ProjectBrief,
     Receipt,
     Recipient,
+    ScheduleFields,
     SectionRequest,
     Window,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "SyncPreferences",
     "SyncProjects",
     "SyncRecipients",
+    "SyncScheduleIndex",
     "in_thread",
 ]
 
@@ -47,6 +49,15 @@ class SyncPreferences(Protocol):
 
     def page(self, cursor: str | None, limit: int) -> Page[Preference]: ...
     def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]: ...
+
+
+class SyncScheduleIndex(SyncPreferences, Protocol):
+    """``ports.ScheduleIndex`` without ``async``."""
+
+    @property
+    def schedule_index(self) -> bool: ...
+    def schedules(self) -> Mapping[str, ScheduleFields]: ...
+    def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]: ...
 
 
 class SyncProjects(Protocol):
@@ -89,6 +100,10 @@ class SyncDispatcher(Protocol):
     def dispatch(self, jobs: Sequence[JobRef]) -> None: ...
 
 
+@overload
+def in_thread(
+    port: SyncScheduleIndex, *, limiter: int | anyio.CapacityLimiter | None = None
+) -> ports.ScheduleIndex: ...
 @overload
 def in_thread(port: SyncPreferences, *, limiter: int | anyio.CapacityLimiter | None = None) -> ports.Preferences: ...
 @overload

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
-from itertools import filterfalse, islice
+from itertools import chain, filterfalse, islice
 from types import TracebackType
 from typing import Final, Self
 
@@ -31,6 +31,7 @@ from fanout_briefs.adapters._rules import (
     check_limit,
     check_new,
     enqueued,
+    fields_of,
     normal,
     not_open,
     readable,
@@ -52,6 +53,7 @@ from fanout_briefs.model import (
     Overview,
     Page,
     Preference,
+    ScheduleFields,
     SkipReason,
     Trouble,
     Window,
@@ -424,21 +426,50 @@ class MemoryStorage:
 
 
 class MemoryPreferences:
-    """The preferences that a ``MemoryStorage`` keeps, in order of their user ids."""
+    """The preferences that a ``MemoryStorage`` keeps, in order of their user ids; they can be read by schedule."""
+
+    schedule_index = True
 
     def __init__(self, ready: Callable[[], Awaitable[None]]) -> None:
         self._ready = ready
         self._rows: dict[str, Preference] = {}
         self._order: list[str] | None = None
+        self._by_schedule: dict[str, list[str]] = {}
+        self._fields: dict[str, ScheduleFields] = {}
 
     async def page(self, cursor: str | None, limit: int) -> Page[Preference]:
         await self._ready()
         check_limit(limit)
+        return self._page(self._in_order(), cursor, limit)
+
+    async def schedules(self) -> Mapping[str, ScheduleFields]:
+        await self._ready()
+        self._in_order()
+        return dict(self._fields)
+
+    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
+        await self._ready()
+        check_limit(limit)
+        self._in_order()
+        asked = [self._by_schedule.get(schedule, []) for schedule in set(schedules)]
+        return self._page(sorted(chain.from_iterable(asked)), cursor, limit)
+
+    def _in_order(self) -> list[str]:
         if self._order is None:
             self._order = sorted(self._rows)
-        begin = 0 if cursor is None else bisect_right(self._order, cursor)
-        items = [self._rows[user_id] for user_id in self._order[begin : begin + limit]]
-        return Page(items, items[-1].user_id if begin + limit < len(self._order) else None)
+            self._by_schedule, self._fields = {}, {}
+            for user_id in self._order:
+                row = self._rows[user_id]
+                if row.is_active:
+                    fields = fields_of(row)
+                    self._fields[repr(fields)] = fields
+                    self._by_schedule.setdefault(repr(fields), []).append(user_id)
+        return self._order
+
+    def _page(self, order: Sequence[str], cursor: str | None, limit: int) -> Page[Preference]:
+        begin = 0 if cursor is None else bisect_right(order, cursor)
+        items = [self._rows[user_id] for user_id in order[begin : begin + limit]]
+        return Page(items, items[-1].user_id if begin + limit < len(order) else None)
 
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
         await self._ready()

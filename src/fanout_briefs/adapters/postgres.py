@@ -6,6 +6,7 @@ on trio. The tables stand in a schema of the host's choosing, beside the host's 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -24,6 +25,7 @@ from fanout_briefs.adapters._rules import (
     check_finish,
     check_limit,
     check_new,
+    is_storable,
     not_open,
     storable,
     utc,
@@ -44,6 +46,7 @@ from fanout_briefs.model import (
     Overview,
     Page,
     Preference,
+    ScheduleFields,
 )
 
 __all__ = ["OnPending", "PoolUse", "PostgresPreferences", "PostgresStorage"]
@@ -209,7 +212,7 @@ class PostgresStorage:
         )
 
     async def last_briefs(self, type: str, before: Mapping[str, datetime]) -> Mapping[str, datetime]:  # noqa: A002  # the port's name
-        users = [user_id for user_id in before if convert.is_askable(user_id)]
+        users = [user_id for user_id in before if is_storable(user_id)]
         values = {"type": type, "users": users, "before": [utc(before[user_id]) for user_id in users]}
         rows = await self._lanes().work(_rows(sql.LAST_BRIEFS, values))
         return {user_id: utc(latest) for user_id, latest in rows}
@@ -241,14 +244,14 @@ class PostgresStorage:
         values = {"name": name, **{key: None if at is None else utc(at) for key, at in instants.items()}}
         statement = sql.START_MARK if start else sql.MOVE_MARK if to or planned_at else sql.MARK
         lanes = self._lanes()
-        if start is None and not convert.is_askable(name):
+        if start is None and not is_storable(name):
             return None
         rows = await lanes.work(_rows(statement, values))
         return utc(rows[0][0]) if rows else None
 
     async def forget(self, user_id: str) -> int:
         lanes = self._lanes()
-        return await lanes.work(partial(_forget, user_id=user_id)) if convert.is_askable(user_id) else 0
+        return await lanes.work(partial(_forget, user_id=user_id)) if is_storable(user_id) else 0
 
     async def claim(
         self,
@@ -271,7 +274,7 @@ class PostgresStorage:
             "types": convert.askable(types),
             "key": key,
         }
-        if key is not None and not convert.is_askable(key):
+        if key is not None and not is_storable(key):
             return Claims([])
         rows = await lanes.work(_rows(sql.CLAIM if key is None else sql.CLAIM_ONE, values))
         held_until = rows[0][0]
@@ -307,7 +310,7 @@ class PostgresStorage:
 
     async def brief(self, type: str, user_id: str, on: date | None = None) -> Brief | None:  # noqa: A002  # the port's name
         lanes = self._lanes()
-        if not convert.is_askable(user_id + type):
+        if not is_storable(user_id + type):
             return None
         statement = sql.LAST_BRIEF if on is None else sql.BRIEF_ON
         rows = await lanes.work(_rows(statement, {"type": type, "user": user_id, "on": on}))
@@ -359,7 +362,9 @@ class PostgresStorage:
 
 
 class PostgresPreferences:
-    """The preferences that a ``PostgresStorage`` keeps, in order of their user ids."""
+    """The preferences that a ``PostgresStorage`` keeps, in order of their user ids; they can be read by schedule."""
+
+    schedule_index = True
 
     def __init__(self, lanes: Callable[[], Lanes]) -> None:
         self._lanes = lanes
@@ -371,6 +376,23 @@ class PostgresPreferences:
         rows = await lanes.work(_rows(sql.PREFERENCES_AFTER, (cursor or "", limit + 1)))
         items = [convert.to_preference(row) for row in rows]
         return Page(items[:limit], items[limit - 1].user_id if len(items) > limit else None)
+
+    async def schedules(self) -> Mapping[str, ScheduleFields]:
+        return convert.to_schedules(await self._lanes().work(_rows(sql.SCHEDULES, ())))
+
+    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
+        lanes = self._lanes()
+        check_limit(limit)
+        last, after = ("", "") if cursor is None else json.loads(cursor)
+        values = {
+            "schedules": convert.askable(schedule for schedule in schedules if schedule >= last),
+            "last": last,
+            "after": after,
+            "limit": limit + 1,
+        }
+        rows = await lanes.work(_rows(sql.PREFERENCES_FOR, values))
+        items = [convert.to_preference(row[:-1]) for row in rows[:limit]]
+        return Page(items, json.dumps([rows[limit - 1][-1], items[-1].user_id]) if len(rows) > limit else None)
 
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
         rows = await self._lanes().work(_rows(sql.PREFERENCES, (convert.askable(user_ids),)))

@@ -9,9 +9,10 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeAlias
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
 
-from fanout_briefs.adapters._rules import readable, utc
+from fanout_briefs.adapters._rules import is_storable, readable, utc
 from fanout_briefs.adapters.postgres_statements import COLUMNS, PREFERENCE
 from fanout_briefs.encoding import encode_brief
 from fanout_briefs.model import (
@@ -25,6 +26,7 @@ from fanout_briefs.model import (
     Overview,
     Preference,
     Progress,
+    ScheduleFields,
     SkipReason,
     Trouble,
     Window,
@@ -39,26 +41,24 @@ __all__ = [
     "from_jobs",
     "from_page_cursor",
     "from_preferences",
-    "is_askable",
     "to_claim",
     "to_job",
     "to_overviews",
     "to_page_cursor",
     "to_preference",
+    "to_schedules",
     "words",
 ]
 
 _Rows: TypeAlias = Sequence[Sequence[Any]]
 
-
-def is_askable(text: str) -> bool:
-    """Whether PostgreSQL can hold this text; no key that it holds is equal to one that it cannot."""
-    return "\0" not in text and (text.isascii() or not any(0xD800 <= ord(char) < 0xE000 for char in text))
+_STATUSES: Final = {status.value: status for status in JobStatus}
+"""Looking one up is much faster than making it of its value, and every row has one."""
 
 
 def askable(texts: Iterable[str]) -> list[str]:
     """Give the texts that PostgreSQL can be asked about, each once, in order of its keys."""
-    return sorted({text for text in texts if is_askable(text)})
+    return sorted({text for text in texts if is_storable(text)})
 
 
 def words(text: str | None) -> str | None:
@@ -113,7 +113,7 @@ def to_job(row: Sequence[Any]) -> Job:
         occurrence=Occurrence(local_date=on, deliver_at=utc(at)),
         run_at=utc(run_at),
         window=Window(start=utc(start), end=utc(end)),
-        status=JobStatus(status),
+        status=_STATUSES[status],
         code=None if code is None else SkipReason(code),
         reason=reason,
         error=error,
@@ -135,7 +135,7 @@ def from_claims(claims: Iterable[Claim]) -> dict[str, list[Any]]:
     asked = [
         (claim.job.dedup_key, claim.token, _from_progress(claim.progress))
         for claim in claims
-        if is_askable(claim.job.dedup_key)
+        if is_storable(claim.job.dedup_key)
     ]
     return dict(zip(("keys", "tokens", "progress"), columns(asked, 3), strict=True))
 
@@ -169,8 +169,7 @@ def _from_preference(preference: Preference) -> tuple[object, ...]:
         preference.time_of_day,
         preference.timezone,
         preference.day_of_week,
-        # Lists of different lengths make no array of arrays; so each travels as the text of one.
-        None if days is None else "{" + ",".join(map(str, days)) + "}",
+        None if days is None else json.dumps(days),
         preference.is_active,
         preference.effective_from,
     )
@@ -185,10 +184,23 @@ def to_preference(row: Sequence[Any]) -> Preference:
         time_of_day=time_of_day,
         timezone=timezone,
         day_of_week=day_of_week,
-        days=None if days is None else tuple(days),
+        days=_days(days),
         is_active=is_active,
         effective_from=None if effective_from is None else utc(effective_from),
     )
+
+
+def to_schedules(rows: _Rows) -> dict[str, ScheduleFields]:
+    """Give the schedules of rows that begin with their ids."""
+    return {
+        schedule: ScheduleFields(frequency, time_of_day, timezone, day_of_week, _days(days))
+        for schedule, frequency, time_of_day, timezone, day_of_week, days in rows
+    }
+
+
+@lru_cache(maxsize=4096)
+def _days(stored: str | None) -> tuple[int, ...] | None:
+    return None if stored is None else tuple(json.loads(stored))
 
 
 def to_page_cursor(job: Job) -> str:

@@ -51,12 +51,14 @@ __all__ = [
     "PREFERENCE",
     "PREFERENCES",
     "PREFERENCES_AFTER",
+    "PREFERENCES_FOR",
     "PRUNE",
     "PUT_PREFERENCES",
     "RELEASE",
     "REMOVE_PREFERENCES",
     "RESUME",
     "RETRY",
+    "SCHEDULES",
     "SELECT",
     "SNAPSHOT",
     "STANDING",
@@ -447,16 +449,41 @@ PREFERENCE: Final = {
     "time_of_day": "text",
     "timezone": "text",
     "day_of_week": "bigint",
-    "days": "text",
+    "days": "jsonb",
     "is_active": "boolean",
     "effective_from": "timestamptz",
 }
 _WISHES: Final = ", ".join(PREFERENCE)
-PREFERENCES_AFTER: Final = f"SELECT {_WISHES} FROM @preferences WHERE user_id > %b::text ORDER BY user_id LIMIT %b"
-PREFERENCES: Final = f"SELECT {_WISHES} FROM @preferences WHERE user_id = ANY (%b::text[])"
+# Few different ones come, so each text of JSON is read once.
+_READ: Final = _WISHES.replace("days", "days::text")
+PREFERENCES_AFTER: Final = f"SELECT {_READ} FROM @preferences WHERE user_id > %b::text ORDER BY user_id LIMIT %b"
+PREFERENCES: Final = f"SELECT {_READ} FROM @preferences WHERE user_id = ANY (%b::text[])"
+# From one schedule to the next by the index, so that it costs their number and not that of the people who have them.
+SCHEDULES: Final = """
+WITH RECURSIVE one AS (
+    (SELECT * FROM @preferences WHERE is_active ORDER BY schedule LIMIT 1)
+    UNION ALL
+    SELECT next.* FROM one CROSS JOIN LATERAL (
+        SELECT * FROM @preferences WHERE is_active AND schedule > one.schedule ORDER BY schedule LIMIT 1
+    ) AS next
+)
+SELECT schedule, frequency, time_of_day, timezone, day_of_week, days::text FROM one
+"""
+# In order of schedule and user, of which the index gives the second: PostgreSQL then stops at the limit.
+PREFERENCES_FOR: Final = f"""
+SELECT {_READ}, schedule FROM (
+    SELECT id FROM unnest(%(schedules)b::text[]) AS asked (id) ORDER BY id COLLATE "C"
+) AS asked CROSS JOIN LATERAL (
+    SELECT * FROM @preferences
+    WHERE is_active AND schedule = asked.id COLLATE "C"
+        AND user_id > CASE WHEN asked.id = %(last)b THEN %(after)b ELSE '' END COLLATE "C"
+    ORDER BY user_id LIMIT %(limit)b
+) AS wish
+ORDER BY id COLLATE "C", user_id LIMIT %(limit)b
+"""
 PUT_PREFERENCES: Final = f"""
 INSERT INTO @preferences ({_WISHES})
-SELECT {_WISHES.replace("days,", "days::bigint[],")} FROM unnest({_arrays(PREFERENCE.values())}) AS asked ({_WISHES})
+SELECT {_WISHES} FROM unnest({_arrays(PREFERENCE.values())}) AS asked ({_WISHES})
 ORDER BY user_id COLLATE "C"
 ON CONFLICT (user_id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in PREFERENCE if name != "user_id")}
 """

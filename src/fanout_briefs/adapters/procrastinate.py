@@ -124,7 +124,7 @@ JOIN procrastinate_jobs AS job ON job.queueing_lock = asked.id AND job.status = 
 """
 
 # A worker that is only stopped may keep a row locked, for which nobody else must wait. What waits again already, since
-# the ledger handed it over anew, is ended; so is what comes again by itself.
+# the ledger handed it over anew, is ended; so is what comes again by itself, and of equal ones all but the newest.
 _RESCUE: Final = """
 WITH stalled AS (
     SELECT job.id, job.queueing_lock FROM procrastinate_jobs AS job
@@ -137,6 +137,8 @@ SELECT CASE
     WHEN stalled.queueing_lock LIKE 'fanout_briefs.%%' OR EXISTS (
         SELECT FROM procrastinate_jobs AS other
         WHERE other.queueing_lock = stalled.queueing_lock AND other.status = 'todo'
+    ) OR EXISTS (
+        SELECT FROM stalled AS newer WHERE newer.queueing_lock = stalled.queueing_lock AND newer.id > stalled.id
     ) THEN procrastinate_finish_job_v1(stalled.id, 'failed', false)
     ELSE procrastinate_retry_job_v2(stalled.id, now(), NULL, NULL, NULL)
 END

@@ -25,6 +25,7 @@ from fanout_briefs.adapters._rules import (
     check_limit,
     check_new,
     enqueued,
+    is_storable,
     not_open,
     readable,
     storable,
@@ -45,6 +46,7 @@ from fanout_briefs.model import (
     Overview,
     Page,
     Preference,
+    ScheduleFields,
     SkipReason,
 )
 
@@ -269,7 +271,9 @@ class SqliteStorage:
 
 
 class SqlitePreferences:
-    """The preferences that a ``SqliteStorage`` keeps, in order of their user ids."""
+    """The preferences that a ``SqliteStorage`` keeps, in order of their user ids; they can be read by schedule."""
+
+    schedule_index = True
 
     def __init__(self, session: Callable[[], Session]) -> None:
         self._session = session
@@ -280,6 +284,20 @@ class SqlitePreferences:
         # One row more than asked for tells whether this page is the last.
         items = await reader.read(_preferences(sql.PREFERENCES_AFTER, (cursor or "", limit + 1)))
         return Page(items[:limit], items[limit - 1].user_id if len(items) > limit else None)
+
+    async def schedules(self) -> Mapping[str, ScheduleFields]:
+        rows = await self._session().reader.read(_all(sql.SCHEDULES, ()))
+        return {schedule: sql.to_schedule(schedule) for (schedule,) in rows}
+
+    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
+        reader = self._session().reader
+        check_limit(limit)
+        last, after = ("", "") if cursor is None else json.loads(cursor)
+        wanted = sorted(schedule for schedule in set(schedules) if schedule >= last and is_storable(schedule))
+        asked = {schedule: after if schedule == last else "" for schedule in wanted}
+        rows = await reader.read(partial(_preferences_for, asked=asked, limit=limit + 1))
+        items = [row for _, row in rows[:limit]]
+        return Page(items, json.dumps([rows[limit - 1][0], items[-1].user_id]) if len(rows) > limit else None)
 
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
         rows = await self._session().reader.read(_preferences(sql.PREFERENCES, (sql.array(user_ids),)))
@@ -309,6 +327,17 @@ def _all(statement: str, values: Any) -> Unit[list[Any]]:
 
 def _preferences(statement: str, values: Any) -> Unit[list[Preference]]:
     return lambda connection: [sql.to_preference(row) for row in connection.execute(statement, values)]
+
+
+def _preferences_for(connection: Connection, asked: Mapping[str, str], limit: int) -> list[tuple[str, Preference]]:
+    """Give active preferences beside their schedules, of each schedule those after a user; all in one unit of work."""
+    found: list[tuple[str, Preference]] = []
+    for schedule, after in asked.items():
+        rows = connection.execute(sql.PREFERENCES_FOR, (schedule, after, limit - len(found)))
+        found += [(schedule, sql.to_preference(row)) for row in rows]
+        if len(found) == limit:
+            break
+    return found
 
 
 def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:

@@ -37,6 +37,7 @@ from fanout_briefs.model import (
     Overview,
     Preference,
     Progress,
+    ScheduleFields,
     SkipReason,
     Trouble,
     Window,
@@ -66,6 +67,7 @@ __all__ = [
     "PAUSES",
     "PREFERENCES",
     "PREFERENCES_AFTER",
+    "PREFERENCES_FOR",
     "PRUNABLE",
     "PRUNE",
     "PRUNE_FENCE",
@@ -97,6 +99,7 @@ __all__ = [
     "to_job",
     "to_overview",
     "to_preference",
+    "to_schedule",
 ]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -333,6 +336,19 @@ PREFERENCES_AFTER: Final = f"SELECT {_PREFERENCE} FROM preferences WHERE user_id
 PREFERENCES: Final = f"""
 SELECT {_PREFERENCE} FROM (SELECT value AS asked FROM json_each(?)) CROSS JOIN preferences ON user_id = asked
 """
+# From one schedule to the next by the index, so that it costs their number and not that of the people who have them.
+SCHEDULES: Final = """
+WITH RECURSIVE one (schedule) AS (
+    SELECT min(schedule) FROM preferences WHERE is_active
+    UNION ALL
+    SELECT (SELECT min(schedule) FROM preferences WHERE is_active AND schedule > one.schedule)
+    FROM one WHERE schedule IS NOT NULL
+)
+SELECT schedule FROM one WHERE schedule IS NOT NULL
+"""
+PREFERENCES_FOR: Final = f"""
+SELECT {_PREFERENCE} FROM preferences WHERE is_active AND schedule = ? AND user_id > ? ORDER BY user_id LIMIT ?
+"""
 PUT_PREFERENCE: Final = f"""
 INSERT INTO preferences ({_PREFERENCE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (user_id) DO UPDATE SET
@@ -475,6 +491,12 @@ def from_preference(preference: Preference) -> tuple[object, ...]:
         preference.is_active,
         None if preference.effective_from is None else micros(preference.effective_from),
     )
+
+
+def to_schedule(stored: str) -> ScheduleFields:
+    """Give the schedule of its column."""
+    frequency, time_of_day, timezone, day_of_week, days = json.loads(stored)
+    return ScheduleFields(frequency, time_of_day, timezone, day_of_week, None if days is None else tuple(days))
 
 
 def to_preference(row: tuple[Any, ...]) -> Preference:

@@ -13,7 +13,7 @@ from fanout_briefs.cli.exits import do, fail, load_or_exit, log, out
 from fanout_briefs.cli.options import GRACE, App, AsOf, Grace, Json, duration, refuse_the_future
 from fanout_briefs.cli.signals import Stop
 from fanout_briefs.model import JobStatus
-from fanout_briefs.planner import PlanReport, Verdict
+from fanout_briefs.plans import PlanReport, Verdict
 from fanout_briefs.runs import RunReport
 
 __all__ = ["plan", "run", "run_and_show", "serve_and_show", "worker"]

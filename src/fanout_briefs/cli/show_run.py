@@ -15,7 +15,7 @@ from rich.console import Console
 
 from fanout_briefs.cli import show
 from fanout_briefs.model import Brief, JobStatus, Occurrence, Problem, SkipReason
-from fanout_briefs.planner import PlanReport, Verdict
+from fanout_briefs.plans import PlanReport, Verdict
 from fanout_briefs.runs import Ended, RunReport
 from fanout_briefs.serve import Round
 

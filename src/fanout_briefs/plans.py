@@ -1,0 +1,188 @@
+"""What a plan did: what it decided about each slot, its counts and its report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from attrs import define, field, frozen
+
+from fanout_briefs.eligibility import Refusal
+from fanout_briefs.model import KEPT_PROBLEMS, JobStatus, Occurrence, Problem, SkipReason, Slot, Window
+
+__all__ = ["Phase", "PlanReport", "Tally", "Verdict"]
+
+
+@frozen
+class Phase:
+    """How much one phase handled, and how long it took in seconds."""
+
+    items: int
+    seconds: float
+
+
+@frozen(kw_only=True)
+class Verdict:
+    """What a plan decided about one preference or one of its occurrences.
+
+    Attributes:
+        status: What the slot is now, or would be after a dry run; None where there is no slot.
+        code: Why there is no pending slot.
+        detail: For people.
+        is_new: Whether this plan made or took up the slot.
+    """
+
+    user_id: str
+    occurrence: Occurrence | None = None
+    status: JobStatus | None = None
+    code: SkipReason | None = None
+    detail: str | None = None
+    is_new: bool = False
+
+
+@frozen(kw_only=True)
+class PlanReport:
+    """What one plan did. Every due slot is enqueued, a duplicate, failed or skipped.
+
+    Attributes:
+        now: The moment planned for.
+        window: The span of delivery times that was scanned: from its start, up to and without its end.
+        mark: Up to where planning is complete now; None after a dry run on a fresh ledger.
+        scanned: Preferences read: all, or those that may be due where they can be read by schedule.
+        due: Slots in the window.
+        enqueued: Slots that are pending because of this plan.
+        duplicates: Slots that were there already; ``existing`` says in which states.
+        failed: Due slots about which nothing could be decided or recorded; the next plan tries again.
+        skipped: How many were decided against, by reason; people whose preference is unusable are in here too.
+        problems: The first hundred things to look at.
+        phases: ``due``, ``duplicates``, ``engagement``, ``enqueue``.
+    """
+
+    now: datetime
+    window: Window
+    mark: datetime | None
+    dry_run: bool
+    scanned: int
+    due: int
+    enqueued: int
+    duplicates: int
+    existing: Mapping[JobStatus, int]
+    failed: int
+    skipped: Mapping[SkipReason, int]
+    problems: Sequence[Problem]
+    phases: Mapping[str, Phase]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing needs a person's eye."""
+        return not self.failed and not self.problems
+
+
+@define
+class Tally:
+    """The counts of a plan, or of one page until it is known to be whole.
+
+    Attributes:
+        keeps_verdicts: Whether somebody listens; verdicts are many, and otherwise only counted.
+    """
+
+    keeps_verdicts: bool = False
+    due: int = 0
+    enqueued: int = 0
+    duplicates: int = 0
+    failed: int = 0
+    existing: Counter[JobStatus] = field(factory=Counter[JobStatus])
+    skipped: Counter[SkipReason] = field(factory=Counter[SkipReason])
+    problems: list[Problem] = field(factory=list[Problem])
+    verdicts: list[Verdict] = field(factory=list[Verdict])
+    undecided: datetime | None = None
+
+    def add(self, page: Tally) -> None:
+        """Take in the counts of a page."""
+        self.due += page.due
+        self.enqueued += page.enqueued
+        self.duplicates += page.duplicates
+        self.failed += page.failed
+        self.existing += page.existing
+        self.skipped += page.skipped
+        self.problems += page.problems[: KEPT_PROBLEMS - len(self.problems)]
+        if page.undecided is not None:
+            self.hold(page.undecided)
+
+    def hold(self, at: datetime) -> None:
+        """Keep the mark from passing a slot that still lacks its last word, so that the next plan sees it."""
+        self.undecided = at if self.undecided is None else min(at, self.undecided)
+
+    def enqueue(self, slot: Slot) -> None:
+        """Count a slot that is pending because of this plan."""
+        self.enqueued += 1
+        self.tell(slot, JobStatus.PENDING, is_new=True)
+
+    def skip(self, slot: Slot, code: SkipReason, detail: str | None) -> None:
+        """Count a slot that was decided against."""
+        self.skipped[code] += 1
+        self.tell(slot, JobStatus.SKIPPED, code, detail)
+
+    def duplicate(self, slot: Slot, status: JobStatus, code: SkipReason | None = None) -> None:
+        """Count a slot that was there already."""
+        self.duplicates += 1
+        self.existing[status] += 1
+        self.tell(slot, status, code)
+
+    def put_off(self, slot: Slot, refusal: Refusal) -> None:
+        """Count a slot that nothing is recorded about, since the facts could not be read."""
+        detail = str(refusal.detail)
+        self.skipped[refusal.code] += 1
+        self.tell(slot, None, refusal.code, detail)
+        self._look_at(Problem(detail, slot.user_id, refusal.code))
+        self.hold(slot.occurrence.deliver_at)
+
+    def fail(self, slots: Sequence[Slot], error: Exception) -> None:
+        """Count slots that could not be recorded."""
+        self.due += len(slots)
+        self.failed += len(slots)
+        message = f"{len(slots)} due slots could not be recorded, the next plan tries again: {error!r}"
+        self._look_at(Problem(message))
+        for slot in slots:
+            self.tell(slot, None, SkipReason.STORAGE_UNAVAILABLE, repr(error))
+            self.hold(slot.occurrence.deliver_at)
+
+    def refuse(self, user_id: str, code: SkipReason, detail: str) -> None:
+        """Count a preference that is unusable; a person should mend it."""
+        self.skipped[code] += 1
+        self.tell_of(user_id, code, detail=detail)
+        self._look_at(Problem(detail, user_id, code))
+
+    def tell(
+        self,
+        slot: Slot,
+        status: JobStatus | None,
+        code: SkipReason | None = None,
+        detail: str | None = None,
+        *,
+        is_new: bool = False,
+    ) -> None:
+        """Keep what was decided about a slot, for who listens."""
+        if self.keeps_verdicts:
+            self.verdicts.append(
+                Verdict(
+                    user_id=slot.user_id,
+                    occurrence=slot.occurrence,
+                    status=status,
+                    code=code,
+                    detail=detail,
+                    is_new=is_new,
+                )
+            )
+
+    def tell_of(
+        self, user_id: str, code: SkipReason, occurrence: Occurrence | None = None, detail: str | None = None
+    ) -> None:
+        """Keep why somebody has no slot, for who listens."""
+        if self.keeps_verdicts:
+            self.verdicts.append(Verdict(user_id=user_id, occurrence=occurrence, code=code, detail=detail))
+
+    def _look_at(self, problem: Problem) -> None:
+        if len(self.problems) < KEPT_PROBLEMS:
+            self.problems.append(problem)
