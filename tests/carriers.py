@@ -17,9 +17,10 @@ from pgqueuer.db import SyncPsycopgDriver
 from pgqueuer.queries import SyncQueries
 from procrastinate.jobs import Job
 
+from celery_carrier import CeleryCarrier
 from fanout_briefs.adapters.pgqueuer import PgQueuerDispatcher
 from fanout_briefs.adapters.procrastinate import ProcrastinateDispatcher
-from fanout_briefs.ports import CancellingDispatcher
+from fanout_briefs.ports import Dispatcher
 from services import Schema, connect, with_parts
 
 __all__ = ["CARRIERS", "Carrier", "PgQueuerCarrier", "ProcrastinateCarrier"]
@@ -35,7 +36,7 @@ class Carrier(Protocol):
     def name(self) -> str: ...
 
     @property
-    def dispatcher(self) -> CancellingDispatcher: ...
+    def dispatcher(self) -> Dispatcher: ...
 
     def environment(self) -> Mapping[str, str]:
         """What its workers need to know."""
@@ -49,16 +50,20 @@ class Carrier(Protocol):
         """Key, time and priority of each message that waits, in order of their keys and times."""
         ...
 
-    def with_priorities(self, priorities: Mapping[str, int]) -> CancellingDispatcher:
+    def with_priorities(self, priorities: Mapping[str, int]) -> Dispatcher:
         """A dispatcher with these priorities."""
         ...
 
-    def without_tables(self) -> CancellingDispatcher:
+    def without_tables(self) -> Dispatcher:
         """A dispatcher to where the engine is not installed."""
         ...
 
     def worker(self, concurrency: int) -> Sequence[str]:
         """The engine's own command that starts a worker of ``engine_app`` that runs so many jobs at once."""
+        ...
+
+    def beside(self) -> Sequence[Sequence[str]]:
+        """The engine's own commands that start what it needs once, beside its workers."""
         ...
 
     def bulk(self, keys: Sequence[str]) -> Callable[[], object]:
@@ -108,6 +113,9 @@ class _InPostgres:
 
     def installing(self) -> Sequence[str]:
         raise NotImplementedError
+
+    def beside(self) -> Sequence[Sequence[str]]:
+        return []
 
     def environment(self) -> Mapping[str, str]:
         return {"PYTHONPATH": str(APP), "PGDSN": self.dsn, "ENGINE_DSN": self.ledger.dsn, "ENGINE_SCHEMA": self.schema}
@@ -219,14 +227,16 @@ class PgQueuerCarrier(_InPostgres):
         )
 
 
-CARRIERS: Mapping[str, Callable[[Schema], Carrier]] = {
-    "procrastinate": ProcrastinateCarrier,
-    "pgqueuer": PgQueuerCarrier,
+CARRIERS: Mapping[str, Callable[[pytest.FixtureRequest, Schema], Carrier]] = {
+    "procrastinate": lambda _, ledger: ProcrastinateCarrier(ledger),
+    "pgqueuer": lambda _, ledger: PgQueuerCarrier(ledger),
+    "celery-prefork": lambda request, ledger: CeleryCarrier(ledger, request.getfixturevalue("redis_url"), "prefork"),
+    "celery-threads": lambda request, ledger: CeleryCarrier(ledger, request.getfixturevalue("redis_url"), "threads"),
 }
 
 
 @pytest.fixture(params=list(CARRIERS))
 def carrier(request: pytest.FixtureRequest, postgres: Schema) -> Carrier:
-    made = CARRIERS[request.param](postgres)
+    made = CARRIERS[request.param](request, postgres)
     made.install()
     return made

@@ -74,6 +74,7 @@ class Scene:
     concurrency: int = 20
     environment: dict[str, str] = field(factory=dict[str, str])
     workers: list[subprocess.Popen[bytes]] = field(factory=list[subprocess.Popen[bytes]])
+    others: list[subprocess.Popen[bytes]] = field(factory=list[subprocess.Popen[bytes]])
 
     def __attrs_post_init__(self) -> None:
         for name in ("hold", "held"):
@@ -120,25 +121,25 @@ class Scene:
     # workers -----------------------------------------------------------------------------------------
 
     def start(self, count: int = 1) -> None:
-        for _ in range(count):
-            with (self.folder / "output").open("ab") as output:
-                self.workers.append(
-                    subprocess.Popen(
-                        self.carrier.worker(self.concurrency),
-                        cwd=self.folder,
-                        env={
-                            **os.environ,
-                            **self.carrier.environment(),
-                            "ENGINE_LEDGER": self.ledger.name,
-                            "ENGINE_FOLDER": str(self.folder),
-                            "ENGINE_LEASE": str(LEASE.total_seconds()),
-                            **self.environment,
-                        },
-                        stdin=subprocess.DEVNULL,
-                        stdout=output,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
+        self.workers += [self._begin(self.carrier.worker(self.concurrency)) for _ in range(count)]
+
+    def _begin(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        with (self.folder / "output").open("ab") as output:
+            return subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env={
+                    **os.environ,
+                    **self.carrier.environment(),
+                    "ENGINE_LEDGER": self.ledger.name,
+                    "ENGINE_FOLDER": str(self.folder),
+                    "ENGINE_LEASE": str(LEASE.total_seconds()),
+                    **self.environment,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
 
     def keep(self, count: int) -> None:
         """Start workers in place of those that ended, as a supervisor does."""
@@ -147,11 +148,12 @@ class Scene:
 
     @contextmanager
     def at_work(self, count: int) -> Generator[None]:
+        self.others += [self._begin(command) for command in self.carrier.beside()]
         self.start(count)
         try:
             yield
         finally:
-            for worker in self.workers:
+            for worker in (*self.workers, *self.others):
                 if worker.poll() is None:
                     worker.send_signal(signal.SIGCONT)
                     worker.kill()

@@ -110,8 +110,8 @@ async def test_with_a_mail_server_no_mail_is_sent_twice_and_none_is_forgotten(sc
 
 
 async def test_a_worker_that_is_told_to_stop_gives_back_what_it_cannot_finish(scene: Scene) -> None:
-    if scene.carrier.name == "pgqueuer":
-        pytest.skip("PgQueuer waits for what runs, however long that takes")
+    if scene.carrier.name in ("pgqueuer", "celery, threads"):
+        pytest.skip(f"{scene.carrier.name} waits for what runs, however long that takes")
     await scene.plan(20)
     scene.hold("u00003")
     with scene.at_work(2):
@@ -139,13 +139,13 @@ async def test_more_workers_make_more_briefs_a_second(scene: Scene) -> None:
 
 @pytest.mark.parametrize("name", CARRIERS)
 async def test_a_server_that_is_restarted_while_jobs_run_loses_nothing(
-    name: str, own_postgres: Server, tmp_path: Path
+    name: str, request: pytest.FixtureRequest, own_postgres: Server, tmp_path: Path
 ) -> None:
     users = 200
     with connect(own_postgres.dsn) as connection:
         ledger = Schema(own_postgres.dsn, "ledger", connection)
         ledger.make()
-    carrier = CARRIERS[name](ledger)
+    carrier = CARRIERS[name](request, ledger)
     carrier.install()
     scene = Scene(carrier, ledger, tmp_path)
     await scene.plan(users)
@@ -166,6 +166,6 @@ async def test_enqueueing_through_the_ledger_keeps_pace_with_the_engine(scene: S
     rounds, slots = 3, 10_000
     through_ledger = max([await scene.plan(slots, f"r{number}_", late=-LEASE) for number in range(rounds)])
     alone = max(scene.alone(slots, number) for number in range(rounds))
-    needed = {"procrastinate": 5_000, "pgqueuer": 10_000}[scene.carrier.name]
+    needed = {"procrastinate": 5_000, "pgqueuer": 10_000}.get(scene.carrier.name, 2_000)
     print(f"\n{scene.carrier.name}: {through_ledger:,.0f} slots/s through the ledger, {alone:,.0f} messages/s alone")
     assert through_ledger >= min(needed, 0.7 * alone)

@@ -1,25 +1,17 @@
-"""What adapters for engines in PostgreSQL share: how they reach its tables, and how a worker keeps briefs open."""
+"""What adapters for engines share: what they run, and how a worker keeps briefs open."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-import psycopg
-from anyio import to_thread
-from attrs import field, frozen
-from psycopg.rows import tuple_row
-
-from fanout_briefs.adapters.postgres_schema import quoted
 from fanout_briefs.engine import JobRun
-from fanout_briefs.errors import StorageUnavailable
 from fanout_briefs.model import JobRef
 
-__all__ = ["JobRunner", "Opener", "Tables", "distinct", "dividing_a_minute"]
+__all__ = ["JobRunner", "Opener", "distinct", "dividing_a_minute"]
 
 _CHUNK: Final = 10_000
 
@@ -71,57 +63,6 @@ def distinct(jobs: Sequence[JobRef]) -> Generator[list[JobRef]]:
     ordered = [by_id[key] for key in sorted(by_id)]
     for begin in range(0, len(ordered), _CHUNK):
         yield ordered[begin : begin + _CHUNK]
-
-
-@frozen(kw_only=True)
-class Tables:
-    """An engine's own tables.
-
-    Attributes:
-        engine: What it is called.
-        install: The command that makes its tables.
-        dsn: How to reach them outside of a ledger's transaction.
-        schema: Where they are.
-    """
-
-    engine: str
-    install: str
-    dsn: str = field(repr=False)
-    schema: str
-
-    @contextmanager
-    def on(self, connection: psycopg.Connection[Any]) -> Generator[psycopg.Cursor[Any]]:
-        """Give a cursor that sees the engine's tables first, as a part of the transaction there is, or else as one."""
-        with connection.transaction():
-            cursor = psycopg.Cursor(connection, row_factory=tuple_row)
-            # Read and set in one; the engine's own functions and triggers name their tables without a schema.
-            ((before, _),) = cursor.execute(_LOOK_IN, (quoted(self.schema),)).fetchall()
-            try:
-                yield cursor
-            except (
-                psycopg.errors.UndefinedTable,
-                psycopg.errors.UndefinedFunction,
-                psycopg.errors.UndefinedObject,
-            ) as e:
-                raise StorageUnavailable(
-                    f"{self.engine} has no tables in schema {self.schema!r} of this database: run `{self.install}`, or "
-                    "give schema= where they are"
-                ) from e
-            cursor.execute("SELECT set_config('search_path', %s, true)", (before,))
-
-    async def in_thread(self, work: Callable[[psycopg.Connection[Any]], None]) -> None:
-        """Do work on a connection of its own, in a thread that is never abandoned."""
-
-        def run() -> None:
-            with psycopg.Connection[Any].connect(self.dsn, autocommit=True, connect_timeout=10) as connection:
-                connection.execute(_LIMITS)
-                work(connection)
-
-        await to_thread.run_sync(run)
-
-
-_LIMITS: Final = "SET statement_timeout = '20s'; SET lock_timeout = '10s'"
-_LOOK_IN: Final = "SELECT current_setting('search_path'), set_config('search_path', %s || ', pg_temp', true)"
 
 
 class Opener:

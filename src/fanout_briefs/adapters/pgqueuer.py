@@ -23,7 +23,8 @@ import anyio
 from attrs import frozen
 from psycopg.rows import dict_row
 
-from fanout_briefs.adapters._engines import JobRunner, Tables, distinct
+from fanout_briefs.adapters._engine_tables import Tables
+from fanout_briefs.adapters._engines import JobRunner, distinct
 from fanout_briefs.engine import DispatcherPowers, JobOutcome
 from fanout_briefs.model import JobRef
 

@@ -18,7 +18,8 @@ except ModuleNotFoundError as missing:
         "ProcrastinateDispatcher needs Procrastinate: pip install 'fanout-briefs[procrastinate]'"
     ) from missing
 
-from fanout_briefs.adapters._engines import JobRunner, Opener, Tables, distinct, dividing_a_minute
+from fanout_briefs.adapters._engine_tables import Tables
+from fanout_briefs.adapters._engines import JobRunner, Opener, distinct, dividing_a_minute
 from fanout_briefs.engine import DispatcherPowers
 from fanout_briefs.model import JobRef
 
