@@ -15,7 +15,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, model_validator
 from sqlalchemy import select, update
 
-from fanout_briefs import Brief, Explanation, InvalidSchedule, Schedule
+from fanout_briefs import Schedule
 
 from .briefs import briefs
 from .database import Session, Task, User, engine, hash_of, new_token
@@ -42,10 +42,7 @@ class Preferences(BaseModel):
 
     @model_validator(mode="after")
     def _make_a_schedule(self) -> Self:
-        try:
-            Schedule.parse(self.frequency, self.time_of_day, self.timezone)
-        except InvalidSchedule as error:
-            raise ValueError(str(error)) from error  # FastAPI cannot show the values that the other one carries.
+        Schedule.parse(self.frequency, self.time_of_day, self.timezone)
         return self
 
 
@@ -112,7 +109,7 @@ async def prefer(me: Me, wanted: Preferences) -> Preferences:
 @app.get("/me/brief")
 async def latest(me: Me) -> dict[str, Any]:
     """The latest brief."""
-    brief: Brief | None = await briefs.latest(me.id)
+    brief = await briefs.latest(me.id)
     if brief is None:
         raise HTTPException(404, "there is no brief yet")
     return {"date": brief.occurrence.local_date, **asdict(brief.rendered)}
@@ -134,7 +131,7 @@ async def next_brief(me: Me) -> dict[str, Any]:
 @app.get("/admin/brief/why", dependencies=[AsAdmin])
 async def why(user_id: str, on: date | None = None) -> dict[str, Any]:
     """What became of a user's brief of one date (default: today, where the user is), and why."""
-    found: Explanation = await briefs.explain(user_id, on)
+    found = await briefs.explain(user_id, on)
     return {"user_id": found.user_id, "on": found.on, "code": found.code, "stages": [asdict(s) for s in found.stages]}
 
 
