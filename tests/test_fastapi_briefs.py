@@ -6,8 +6,6 @@ import email
 import email.policy
 import os
 import secrets
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,10 +17,8 @@ from typing import Any
 import httpx
 import pytest
 from attrs import frozen
-from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import URL
 
-from services import connect
+from services import as_url, connect, ended_with, free_port
 
 ROOT = Path(__file__).parent.parent
 ADMIN = secrets.token_hex()
@@ -90,9 +86,7 @@ class Service:
 def service(postgres_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     name = f"fanout_briefs_fastapi_{os.getpid()}"
     folder = tmp_path_factory.mktemp("fastapi")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -106,25 +100,15 @@ def service(postgres_database: str, tmp_path_factory: pytest.TempPathFactory) ->
         with (folder / "output").open("wb") as output:
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE) as client:
+            with (
+                ended_with(process),
+                httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE) as client,
+            ):
                 service = Service(folder, environment, process, client)
                 service.until(service.answers)
                 yield service
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(PATIENCE)
-            finally:
-                process.kill()
-                connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
-
-
-def as_url(dsn: str, database: str) -> str:
-    """The address of another database of the same server."""
-    parts: dict[str, Any] = conninfo_to_dict(dsn)
-    names = {"username": "user", "password": "password", "host": "host", "port": "port"}
-    given: dict[str, Any] = {ours: parts.get(theirs) for ours, theirs in names.items()}
-    return URL.create("postgresql", database=database, **given).render_as_string(hide_password=False)
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
 
 
 def in_(time_from_now: timedelta) -> dict[str, str]:
@@ -179,8 +163,10 @@ def test_preferences_that_make_no_schedule_are_refused_and_every_bad_field_is_na
     _, token = service.sign_up("dee")
     refused = service.ask("PUT", "/me/preferences", token, time_of_day="25:00", timezone="Mars/Olympus")
     assert refused.status_code == 422
-    assert "25:00" in refused.text
-    assert "Mars/Olympus" in refused.text
+    (told,) = refused.json()["detail"]
+    bad = {(problem["field"], problem["value"]) for problem in told["ctx"]["error"]["problems"]}
+    assert bad == {("time_of_day", "25:00"), ("timezone", "Mars/Olympus")}
+    assert "25:00" in told["msg"]
 
 
 def test_only_administrators_may_ask_about_others(service: Service) -> None:

@@ -13,10 +13,12 @@ from django.db import close_old_connections
 from django.template.loader import render_to_string
 
 from fanout_briefs import Briefs, Html, Page, Preference, Project, ProjectBrief, Recipient, SectionRequest, Window
+from fanout_briefs.adapters.celery import CeleryDispatcher
 from fanout_briefs.adapters.eml import EmlMailer
 from fanout_briefs.adapters.in_thread import in_thread
 from fanout_briefs.adapters.postgres import PostgresStorage
 from fanout_briefs.adapters.sqlite import SqliteStorage
+from mysite.celery import app
 
 from . import models
 
@@ -102,6 +104,9 @@ def _preference(row: models.BriefPreference) -> Preference:
     )
 
 
+dispatcher = CeleryDispatcher(app)
+
+
 def make_briefs() -> Briefs:
     """The briefs of the site."""
     ledger = settings.DATABASE_URL
@@ -112,6 +117,7 @@ def make_briefs() -> Briefs:
         preferences=in_thread(Preferences()),
         recipients=in_thread(Recipients()),
         mailer=EmlMailer(settings.BRIEFS_OUTBOX),  # SmtpMailer in production.
+        dispatcher=dispatcher if settings.CELERY_BROKER_URL else None,
     )
 
 

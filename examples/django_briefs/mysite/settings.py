@@ -13,9 +13,12 @@ ALLOWED_HOSTS = ["localhost", "127.0.0.1", *os.environ.get("ALLOWED_HOSTS", "").
 # PostgreSQL for site and briefs alike; without it, a file of SQLite for each.
 DATABASE_URL = os.environ.get("DATABASE_URL")
 DATABASES = {"default": dj_database_url.config(default=f"sqlite:///{BASE_DIR / 'site.db'}")}
+# Without a broker, run_briefs makes the briefs from cron.
+CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL")
 BRIEFS_LEDGER = BASE_DIR / "briefs.db"
 BRIEFS_OUTBOX = BASE_DIR / "outbox"
 
+ROOT_URLCONF = "mysite.urls"
 INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions", "digests"]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
