@@ -72,11 +72,13 @@ class Service:
             time.sleep(0.05)
         return found
 
-    def answers(self) -> bool:
+    def has_planned(self) -> bool:
+        """Whether it answers, and the worker has made its first plan, from which on what is missed is caught up with."""
         try:
-            return self.ask("GET", "/openapi.json").status_code == 200
+            told = self.ask("GET", "/admin/brief/status", ADMIN)
         except httpx.TransportError:
             return False
+        return told.json()["briefs"]["planned_at"] is not None
 
     def output(self) -> str:
         return (self.folder / "output").read_text(errors="replace")[-4000:]
@@ -105,7 +107,7 @@ def service(postgres_database: str, tmp_path_factory: pytest.TempPathFactory) ->
                 httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE) as client,
             ):
                 service = Service(folder, environment, process, client)
-                service.until(service.answers)
+                service.until(service.has_planned)
                 yield service
         finally:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
