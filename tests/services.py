@@ -28,6 +28,7 @@ import pytest
 from attrs import field, frozen
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy import URL
 
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.postgres import PostgresStorage
@@ -52,6 +53,27 @@ def with_parts(dsn: str, **parts: str) -> str:
     """Give a DSN with some of its parts replaced."""
     known: dict[str, Any] = {**conninfo_to_dict(dsn), **parts}
     return make_conninfo("", **known)
+
+
+@contextmanager
+def ended_with(process: subprocess.Popen[bytes]) -> Generator[None]:
+    """Have a process end afterwards: as whoever supervises it asks it to, and in any case."""
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+
+
+def as_url(dsn: str, database: str) -> str:
+    """The address of another database of the same server."""
+    parts: dict[str, Any] = conninfo_to_dict(dsn)
+    names = {"username": "user", "password": "password", "host": "host", "port": "port"}
+    given: dict[str, Any] = {ours: parts.get(theirs) for ours, theirs in names.items()}
+    return URL.create("postgresql", database=database, **given).render_as_string(hide_password=False)
 
 
 @frozen
