@@ -38,6 +38,7 @@ _HIGHEST: Final = 9
 _AHEAD_OF_OTHERS: Final = 3
 """The least by which a priority has to differ so that Redis, which has four of them, sees it."""
 _PATIENCE: Final = 10.0
+"""Seconds to wait for a connection of the pool, or before trying again to open the briefs."""
 
 
 class CeleryDispatcher:
@@ -235,7 +236,7 @@ class _Process:
     def _begun(self) -> BlockingPortal:
         with self._lock:
             if self._portal is None:
-                self._portal = self._stack.enter_context(start_blocking_portal(name=f"{self._briefs.name}"))
+                self._portal = self._stack.enter_context(start_blocking_portal(name=self._briefs.name))
             return self._portal
 
 
