@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 from celery import Celery
 
 from fanout_briefs.adapters.celery import CeleryDispatcher
@@ -40,11 +40,7 @@ class CeleryCarrier:
     broker: str
     pool: str
     queue: str = QUEUE
-    app: Celery = field(init=False)
-
-    @app.default
-    def _app(self) -> Celery:
-        return the_app(self.broker, self.queue)
+    app: Celery = field(init=False, default=Factory(lambda self: the_app(self.broker, self.queue), takes_self=True))
 
     @property
     def name(self) -> str:
@@ -68,7 +64,8 @@ class CeleryCarrier:
 
     def redis(self) -> Any:
         """The server, beside Celery."""
-        return redis.Redis.from_url(self.broker)
+        client: Any = redis.Redis
+        return client.from_url(self.broker)
 
     def waiting(self) -> Sequence[tuple[str, datetime, int]]:
         return sorted(self._waiting())

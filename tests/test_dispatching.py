@@ -152,6 +152,17 @@ async def test_what_a_dead_worker_left_is_handed_over_again(storage: AnyStorage,
     assert set(engine.take()) == {BRIEF}
 
 
+@pytest.mark.parametrize("reports_duplicates", [True, False])
+async def test_a_copy_of_what_may_be_in_line_still_does_not_go_ahead_of_what_was_lost(
+    reports_duplicates: bool, storage: AnyStorage, clock: Clock
+) -> None:
+    engine = Engine(DispatcherPowers(reports_duplicates=reports_duplicates))
+    briefs = the_briefs(storage, engine, clock)
+    await briefs.plan(NOW)
+    await briefs.reconcile(NINE + MINUTE)
+    assert [ref.again for ref in engine.waiting] == [False, reports_duplicates]
+
+
 async def test_paused_jobs_are_handed_over_when_they_are_resumed(
     storage: AnyStorage, engine: Engine, clock: Clock
 ) -> None:

@@ -215,11 +215,14 @@ class Operator:
         types = [kind for kind in self._types if kind not in paused]
         # A slot is to be run no earlier than its lead before it is delivered, and they come in order of that.
         end = self.carrier.furthest(now) + self.timing.lead
+        # An engine that cannot tell may have them all in line still; then copies that go ahead would hold up what was lost.
+        goes_ahead = self.carrier.dispatcher.powers.reports_duplicates
         dispatched = 0
         async with aclosing(self._pages([JobStatus.PENDING], _EVER, types)) as pages:
             async for jobs in pages:
                 wanted = [job for job in jobs if self.carrier.is_wanted(job.run_at, now, last)]
-                await self.carrier.hand_over([JobRef.of(job, again=job.run_at <= now) for job in wanted])
+                refs = [JobRef.of(job, again=goes_ahead and job.run_at <= now) for job in wanted]
+                await self.carrier.hand_over(refs)
                 dispatched += len(wanted)
                 if jobs and jobs[-1].occurrence.deliver_at > end:
                     break

@@ -9,6 +9,7 @@ from fanout_briefs.adapters.celery import CeleryDispatcher, add_tasks
 
 app = Celery("engine_app", broker=os.environ["CELERY_BROKER"])
 app.conf.task_default_queue = os.environ["CELERY_QUEUE"]
+app.conf.event_exchange = f"{app.conf.task_default_queue}.events"
 app.conf.task_queue_max_priority = 10
 app.conf.worker_prefetch_multiplier = 1
 app.conf.worker_enable_remote_control = False
