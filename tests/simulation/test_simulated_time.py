@@ -142,7 +142,9 @@ def pairs_of(
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(scene, id=scene.name, marks=[pytest.mark.slow] if scene.is_long else []) for scene in SCENES],
+    params=[
+        pytest.param(scene, id=scene.name, marks=[pytest.mark.nightly] if scene.is_long else []) for scene in SCENES
+    ],
 )
 def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Played:
     scene: Scene = request.param

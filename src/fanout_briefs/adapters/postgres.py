@@ -146,7 +146,7 @@ class PostgresStorage:
             raise not_open(self._database.place)
         return self._session
 
-    def _told(self, unit: Callable[[Tables], tuple[_T, Sequence[JobRef]]]) -> Callable[[Tables], _T]:
+    def _told(self, unit: Callable[[Tables], tuple[_T, Iterable[JobRef]]]) -> Callable[[Tables], _T]:
         """Have what a unit made pending told in the unit's own transaction."""
         tell = self.on_pending
         if tell is None:
@@ -155,8 +155,8 @@ class PostgresStorage:
         def told(tables: Tables) -> _T:
             with tables.transaction():
                 result, pending = unit(tables)
-                if pending:
-                    tell(tables.connection, pending)
+                if refs := list(pending):
+                    tell(tables.connection, refs)
             return result
 
         return told
@@ -430,13 +430,22 @@ def _refs(rows: Iterable[Sequence[Any]]) -> list[JobRef]:
     return [JobRef(key, kind, utc(run_at)) for key, kind, run_at in rows]
 
 
-def _enqueue(tables: Tables, jobs: Sequence[Job]) -> tuple[dict[str, Enqueued], Sequence[JobRef]]:
+def _enqueue(tables: Tables, jobs: Sequence[Job]) -> tuple[dict[str, Enqueued], Iterable[JobRef]]:
     types = sorted({job.type for job in jobs})
-    rows = tables.rows(sql.ENQUEUE, [*convert.from_jobs(jobs), types])
-    recorded = {key: (is_new, status) for key, is_new, status in rows}
-    made = [job for job in jobs if job.dedup_key in recorded]
-    pending = [JobRef.of(job) for job in made if recorded[job.dedup_key][1] == JobStatus.PENDING]
-    return {job.dedup_key: _outcome(job, *recorded[job.dedup_key]) for job in made}, pending
+    if convert.are_plain(jobs):
+        rows = tables.rows(sql.ENQUEUE_PLAIN, [*convert.from_plain_jobs(jobs), types])
+    else:
+        rows = tables.rows(sql.ENQUEUE, [*convert.from_jobs(jobs), types])
+    told = {key: (is_new, status) for key, is_new, status in rows}
+    are_all_recorded, _ = told.pop(None)
+    outcomes = {job.dedup_key: Enqueued.CREATED for job in jobs} if are_all_recorded else {}
+    if told:
+        outcomes |= {job.dedup_key: _outcome(job, *told[job.dedup_key]) for job in jobs if job.dedup_key in told}
+    return outcomes, (
+        JobRef.of(job)
+        for job in jobs
+        if job.status is JobStatus.PENDING and outcomes.get(job.dedup_key, Enqueued.PAUSED) is not Enqueued.PAUSED
+    )
 
 
 def _outcome(job: Job, is_new: bool, status: str) -> Enqueued:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 from fanout_briefs.adapters._rules import is_storable, readable, utc
-from fanout_briefs.adapters.postgres_statements import COLUMNS, PREFERENCE
+from fanout_briefs.adapters.postgres_statements import COLUMNS, PLAIN_COLUMNS, PREFERENCE
 from fanout_briefs.encoding import encode_brief
 from fanout_briefs.model import (
     Brief,
@@ -33,6 +33,7 @@ from fanout_briefs.model import (
 )
 
 __all__ = [
+    "are_plain",
     "askable",
     "columns",
     "from_brief",
@@ -40,6 +41,7 @@ __all__ = [
     "from_follow_ups",
     "from_jobs",
     "from_page_cursor",
+    "from_plain_jobs",
     "from_preferences",
     "to_claim",
     "to_job",
@@ -76,6 +78,19 @@ def from_jobs(jobs: Iterable[Job]) -> list[list[Any]]:
     return columns(map(_from_job, jobs), len(COLUMNS))
 
 
+def are_plain(jobs: Iterable[Job]) -> bool:
+    """Whether ``from_plain_jobs`` says all there is to say of these jobs."""
+    return all(
+        job.epoch == 1 and not job.attempts and job.error is None and job.progress is None and job.demand is None
+        for job in jobs
+    )
+
+
+def from_plain_jobs(jobs: Iterable[Job]) -> list[list[Any]]:
+    """Give new slots as columns: those that differ from one to the other."""
+    return columns(map(_from_plain_job, jobs), len(PLAIN_COLUMNS))
+
+
 def from_follow_ups(follow_ups: Collection[FollowUp]) -> dict[str, list[Any]]:
     """Give follow-ups as columns by their names."""
     given = from_jobs(follow_up.job for follow_up in follow_ups)
@@ -83,6 +98,17 @@ def from_follow_ups(follow_ups: Collection[FollowUp]) -> dict[str, list[Any]]:
 
 
 def _from_job(job: Job) -> tuple[object, ...]:
+    return (
+        *_from_plain_job(job),
+        words(job.error),
+        job.epoch,
+        job.attempts,
+        _from_progress(job.progress),
+        None if job.demand is None else job.demand.value,
+    )
+
+
+def _from_plain_job(job: Job) -> tuple[object, ...]:
     occurrence, window = job.occurrence, job.window
     return (
         job.dedup_key,
@@ -96,11 +122,6 @@ def _from_job(job: Job) -> tuple[object, ...]:
         job.status.value,
         None if job.code is None else job.code.value,
         words(job.reason),
-        words(job.error),
-        job.epoch,
-        job.attempts,
-        _from_progress(job.progress),
-        None if job.demand is None else job.demand.value,
     )
 
 
