@@ -30,6 +30,17 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+# Celery's pool of threads runs the same code as its pool of processes, which is tried every day.
+DAILY = [pytest.param(name, marks=[pytest.mark.nightly] if name == "celery-threads" else []) for name in CARRIERS]
+
+
+@pytest.fixture(params=DAILY)
+def carrier(request: pytest.FixtureRequest, postgres: Schema) -> Carrier:
+    made = CARRIERS[request.param](request, postgres)
+    made.install()
+    return made
+
+
 @pytest.fixture
 def scene(carrier: Carrier, postgres: Schema, tmp_path: Path) -> Scene:
     return Scene(carrier, postgres, tmp_path)
@@ -133,7 +144,7 @@ async def test_more_workers_make_more_briefs_a_second(scene: Scene) -> None:
     assert rates[1] < rates[2] < rates[4]
 
 
-@pytest.mark.parametrize("name", CARRIERS)
+@pytest.mark.parametrize("name", DAILY)
 async def test_a_server_that_is_restarted_while_jobs_run_loses_nothing(
     name: str, request: pytest.FixtureRequest, own_postgres: Server, tmp_path: Path
 ) -> None:
