@@ -119,7 +119,18 @@ OPENING = [
         {ENTER: "        if self._users:\n            raise RuntimeError\n" + ENTER},
         fails=("opening.twice-is-harmless",),
     ),
-    Wrong("stays open", {LEAVE: "        pass\n"}, fails=()),
+    Wrong(
+        "stays open",
+        {LEAVE: "        pass\n"},
+        fails=(
+            "opening.closed-says-so",
+            "opening.twice-is-harmless",
+            "opening.closing-once-more-is-harmless",
+            "opening.cancelled-opening-closes",
+            "opening.leaving-while-cancelled-closes",
+            "preferences.closed-says-so",
+        ),
+    ),
     Wrong(
         "is opened as something else",
         {

@@ -62,7 +62,8 @@ async def _many_workers_at_once_never_get_the_same_job(storage: Storage) -> None
     got: list[str] = []
 
     async def work() -> None:
-        while claims := (await claim(storage, limit=7)).claims:
+        # Whoever gives a job twice might do so for good.
+        while len(got) <= 200 and (claims := (await claim(storage, limit=7)).claims):
             got.extend(held.job.user_id for held in claims)
 
     async with anyio.create_task_group() as tasks:

@@ -230,7 +230,8 @@ async def _two_processes(storage: Storage, other: Storage) -> None:
         outcomes.extend(await each.enqueue([job(user_id) for user_id in batch]))
 
     async def work(each: Storage) -> None:
-        while claims := (await claim(each, limit=7)).claims:
+        # Whoever gives a job twice might do so for good.
+        while len(got) <= 100 and (claims := (await claim(each, limit=7)).claims):
             got.extend(held.job.user_id for held in claims)
 
     ids = [slot.user_id for slot in jobs]

@@ -12,6 +12,9 @@ from fanout_briefs.testing.checks import holds, refuses, same
 from fanout_briefs.testing.kits import OpenableStorageWithPreferences, StorageWithPreferences, storage_kit
 from fanout_briefs.testing.slots import DAY, NOW, claim, job
 
+_MOST = 5_000
+"""No clause puts more preferences."""
+
 
 async def _scan(storage: StorageWithPreferences, limit: int) -> list[Preference]:
     items: list[Preference] = []
@@ -20,6 +23,7 @@ async def _scan(storage: StorageWithPreferences, limit: int) -> list[Preference]
         page = await storage.preferences.page(cursor, limit)
         holds(len(page.items) <= limit, "no more than `limit` in a page")
         items += page.items
+        holds(len(items) <= _MOST, "a scan that ends, and gives each user once")
         cursor = page.next_cursor
         if cursor is None:
             return items

@@ -52,6 +52,7 @@ async def _people_of(
         page = await storage.preferences.page_for(schedules, cursor, limit)
         holds(len(page.items) <= limit, "no more than `limit` in a page")
         people += page.items
+        holds(len(people) <= 1_000, "a scan that ends, and gives each user once")
         cursor = page.next_cursor
         if cursor is None:
             return people
