@@ -14,17 +14,12 @@ import argparse
 import asyncio
 import gc
 import json
-import platform
 import random
-import resource
 import subprocess
 import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
-from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
-from math import log10
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -33,6 +28,7 @@ from typing import Any
 import anyio
 from attrs import define, field, frozen
 
+from _report import Bar, Entry, claims, is_installed, peak_kib, plot, setting, write_page
 from fanout_briefs import Fulfilled, Rejected, Settled, gather_settled, iter_settled
 
 LIMIT = 100
@@ -43,8 +39,6 @@ ROUNDS = {10: 40, 100: 25, 1_000: 9, 10_000: 9, 100_000: 2}
 QUICK = {10: 5, 100: 5, 1_000: 3}
 ENOUGH = 1.5  # seconds: a peer that has used them up at one size gets no more rounds there,
 TOO_SLOW = 30.0  # and one that takes more microseconds an item than this is not asked for ten times as many
-
-FIGURES = "<!-- Everything below is written by benchmarks/settle.py. -->"
 
 Func = Callable[[int], Awaitable[int]]
 Run = Callable[[Func, range], Awaitable[list[int]]]
@@ -234,14 +228,6 @@ class Peer:
         return is_installed(self.package) and (self.run is not anyio_amap or hasattr(anyio, "amap"))
 
 
-def is_installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
-
-
 OURS, TIMED, STREAM, FLOOR = "gather_settled", "gather_settled, item_timeout", "iter_settled", "loop, same outcomes"
 EVERYWHERE = [
     Peer(OURS, settled),
@@ -404,14 +390,6 @@ def drain_here(name: str, size: int) -> None:
     print(json.dumps({"MiB": (peak_kib() - before) / 1024, "us an item": seconds / size * 1e6}))
 
 
-def peak_kib() -> int:
-    """The most memory this process has had. Not getrusage's figure: a child inherits that of its parent."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(status.read_text(encoding="utf-8").partition("VmHWM:")[2].split()[0])
-
-
 def drain_apart(name: str, size: int) -> dict[str, float] | None:
     if not is_installed(DRAINS[name][0]):
         return None
@@ -439,20 +417,6 @@ def table(timings: Timings, backend: str, shape: str, sizes: Iterable[int]) -> s
         rows.append((last or 1e9, f"| {name} | " + " | ".join(cells) + " |"))
     head = f"| {backend}, {shape} | " + " | ".join(f"N = {size:,}" for size in sizes) + " |"
     return "\n".join([head, "|---|" + "---|" * len(sizes), *(row for _, row in sorted(rows))])
-
-
-@frozen
-class Bar:
-    """A claim: ``found`` is at most ``most``."""
-
-    claim: str
-    found: float | None
-    most: float
-
-    def __str__(self) -> str:
-        found = "missing" if self.found is None else f"{self.found:.2f}"
-        verdict = "" if self.found is None else "yes" if self.found <= self.most else "no"
-        return f"| {self.claim} | {self.most:g} | {found} | {verdict} |"
 
 
 def bars(timings: Timings, sizes: Iterable[int], held: dict[str, float], lazy: dict[str, Any]) -> list[Bar]:
@@ -502,57 +466,23 @@ def beaten_by(timings: Timings, sizes: Iterable[int]) -> list[str]:
     ]
 
 
-def setting() -> str:
-    packages = sorted({peer.package for peers in PEERS.values() for peer in peers} | {"trio"})
-    found = ", ".join(f"{package} {version(package)}" for package in packages if is_installed(package))
-    return (
-        f"{datetime.now(UTC):%Y-%m-%d}, {platform.python_implementation()} {platform.python_version()}, "
-        f"{platform.system()} {platform.release()}, {processor()}; {found}."
-    )
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} logical cores" if names else platform.machine()
-
-
-def plot(timings: Timings, size: int) -> str:
-    """Bars of microseconds an item, on a logarithmic scale, as SVG."""
-    width, row, left = 760, 17, 190
-    parts: list[str] = []
-    top = 30
+def picture(timings: Timings, size: int) -> str:
+    """Plot microseconds an item."""
+    groups: list[tuple[str, list[Entry]]] = []
     for shape in SHAPES["asyncio"]:
-        found = [(timings.micros("asyncio", shape, size, peer.name), peer) for peer in PEERS["asyncio"]]
-        entries = sorted((micros, peer.name) for micros, peer in found if micros is not None)
-        scale = (width - left - 70) / (1 + log10(entries[-1][0]))
-        parts.append(f'<text x="8" y="{top}" class="shape">{shape}</text>')
-        for micros, name in entries:
-            top += row
-            length = max(2.0, scale * (1 + log10(micros)))
-            kind = "ours" if name in {OURS, TIMED, STREAM} else "peer"
-            parts.append(f'<text x="{left - 6}" y="{top + 4}" class="name">{name}</text>')
-            parts.append(f'<rect x="{left}" y="{top - 7}" width="{length:.0f}" height="12" class="{kind}"/>')
-            parts.append(f'<text x="{left + length + 5:.0f}" y="{top + 4}">{micros:.2f}</text>')
-        top += 2 * row
-    style = (
-        "text{font:11px sans-serif;fill:#555}.name{text-anchor:end}.shape{font-weight:bold;font-size:13px}"
-        ".ours{fill:#00897b}.peer{fill:#b0bec5}"
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top}" role="img" '
-        f'aria-label="Microseconds an item, {size:,} items, limit {LIMIT}, logarithmic scale">'
-        f"<style>{style}</style>\n" + "\n".join(parts) + "\n</svg>\n"
-    )
+        found = [(timings.micros("asyncio", shape, size, peer.name), peer.name) for peer in PEERS["asyncio"]]
+        ours = {OURS, TIMED, STREAM}
+        groups.append((shape, [Entry(micros, name, name in ours) for micros, name in found if micros is not None]))
+    return plot(f"Microseconds an item, {size:,} items, limit {LIMIT}, logarithmic scale", groups, lowest=0.1)
+
+
+def packages() -> set[str]:
+    return {peer.package for peers in PEERS.values() for peer in peers} | {"trio"}
 
 
 def report(timings: Timings, sizes: Iterable[int], held: dict[str, float], lazy: dict[str, Any]) -> str:
     """Everything that was measured, as Markdown."""
-    parts = [setting(), "| claim | at most | found | met |\n|---|---|---|---|"]
-    parts[-1] += "".join(f"\n{bar}" for bar in bars(timings, sizes, held, lazy))
+    parts = [setting(packages()), claims(bars(timings, sizes, held, lazy))]
     faster = beaten_by(timings, sizes)
     parts.append(
         "\n".join(["Bounded peers that are faster from 1,000 items on:", "", *(f"- {each}" for each in faster)])
@@ -603,13 +533,10 @@ def main() -> None:
     print(text)
     if arguments.json:
         figures = [[*key, seconds] for key, seconds in timings.seconds.items()]
-        everything = {"setting": setting(), "seconds": figures, "held_ms": held, "lazy": lazy}
+        everything = {"setting": setting(packages()), "seconds": figures, "held_ms": held, "lazy": lazy}
         arguments.json.write_text(json.dumps(everything, indent=1), encoding="utf-8")
     if arguments.docs:
-        before, _, _ = arguments.docs.read_text(encoding="utf-8").partition(FIGURES)
-        arguments.docs.write_text(f"{before}{FIGURES}\n\n{text}", encoding="utf-8")
-        picture = plot(timings, min(max(sizes), 10_000))
-        arguments.docs.with_name("settle.svg").write_text(picture, encoding="utf-8")
+        write_page(arguments.docs, "settle", text, picture(timings, min(max(sizes), 10_000)))
 
 
 if __name__ == "__main__":

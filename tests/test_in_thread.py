@@ -15,6 +15,7 @@ import pytest
 
 from fanout_briefs import ports
 from fanout_briefs.adapters.in_thread import in_thread
+from fanout_briefs.engine import DispatcherPowers
 from fanout_briefs.model import (
     JobRef,
     Mail,
@@ -70,6 +71,8 @@ class Post:
 
 
 class Queue:
+    powers = DispatcherPowers()
+
     def dispatch(self, jobs: Sequence[JobRef]) -> None:
         return None
 
@@ -112,7 +115,7 @@ async def test_the_thread_sees_context_variables_and_keeps_its_own_changes() -> 
     tenant.reset(token)
 
 
-class Meeting:
+class Meeting(Queue):
     """Counts how many are inside at once; each waits until the expected number has come."""
 
     def __init__(self, expected: int) -> None:
@@ -148,7 +151,7 @@ async def test_a_limiter_may_be_shared_and_two_numbers_are_not() -> None:
     shared = anyio.CapacityLimiter(2)
     borrowed: list[float] = []
 
-    class Look:
+    class Look(Queue):
         def dispatch(self, jobs: Sequence[JobRef]) -> None:
             borrowed.append(shared.borrowed_tokens)
 
@@ -161,7 +164,7 @@ async def test_a_cancelled_call_ends_only_when_the_method_does() -> None:
     done = threading.Event()
     scope = anyio.CancelScope()
 
-    class Slow:
+    class Slow(Queue):
         def dispatch(self, jobs: Sequence[JobRef]) -> None:
             anyio.from_thread.run_sync(scope.cancel)
             done.set()
@@ -200,7 +203,7 @@ def test_async_methods_and_generators_are_refused_at_once_and_all_named() -> Non
 
 
 async def test_a_coroutine_that_comes_out_of_a_plain_method_is_refused_too() -> None:
-    class Hidden:
+    class Hidden(Queue):
         def dispatch(self, jobs: Sequence[JobRef]) -> Any:
             return anyio.lowlevel.checkpoint()
 

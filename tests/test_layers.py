@@ -14,10 +14,11 @@ import fanout_briefs
 
 ROOT = Path(fanout_briefs.__file__).parent
 PURE = {"settled", "schedule", "engagement", "dedupe", "render", "timing"}
-VALUES = {"model", "errors"}
+VALUES = {"model", "errors", "engine"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "model": set(),
+    "engine": {"model"},
     "encoding": VALUES,
     "ports": VALUES,
     **dict.fromkeys(PURE, VALUES),
@@ -32,10 +33,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "screen": VALUES | PURE | {"ports", "eligibility"},
     "held": VALUES | PURE | {"screen"},
     "runs": VALUES,
+    "dispatching": VALUES | {"ports"},
     "worker": VALUES | PURE | {"ports", "eligibility", "screen", "held", "runs"},
+    "errands": VALUES | {"ports", "held", "runs", "worker"},
     "serve": {"plans", "runs"},
     "explain": VALUES | PURE | {"ports", "eligibility", "delivery"},
-    "operate": VALUES | PURE | {"ports", "eligibility", "delivery", "worker"},
+    "operate": VALUES | PURE | {"ports", "eligibility", "delivery", "dispatching", "runs", "worker"},
 }
 USE_CASES = set(MAY_IMPORT)
 MAY_IMPORT["briefs"] = USE_CASES

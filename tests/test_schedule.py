@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from itertools import islice, pairwise
@@ -599,31 +596,3 @@ def test_an_argument_outside_the_calendar_is_refused_by_name() -> None:
 def test_a_window_is_computed_as_it_is_taken() -> None:
     endless = Schedule.parse("monthly").between(utc("2026-11-23"), LAST)
     assert [str(one.local_date) for one in islice(endless, 2)] == ["2026-12-01", "2027-01-01"]
-
-
-ON_ANOTHER_MACHINE = """
-import time
-time.tzset()
-from datetime import UTC, datetime
-from fanout_briefs.schedule import Schedule
-window = datetime(2024, 3, 9, tzinfo=UTC), datetime(2024, 3, 12, tzinfo=UTC)
-print(time.tzname, end=";")
-for zone in "America/New_York", "Europe/Berlin", "UTC":
-    for one in Schedule.parse("daily", "02:30", zone).between(*window):
-        print(one.local_date, one.deliver_at.isoformat(), end=" ")
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="TZ does not change the zone of a process there")
-def test_the_machines_own_zone_never_matters() -> None:
-    answers: dict[str, str] = {}
-    for zone in ("UTC", "America/New_York", "Australia/Lord_Howe"):
-        environment = {**os.environ, "TZ": zone, "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(
-            [sys.executable, "-c", ON_ANOTHER_MACHINE], env=environment, capture_output=True, text=True, check=True
-        )
-        machine, _, answer = done.stdout.partition(";")
-        answers[machine] = answer
-    assert len(answers) == 3, "the machines were in three zones"
-    assert len(set(answers.values())) == 1
-    assert "2024-03-10 2024-03-10T07:30:00+00:00" in answers.popitem()[1]

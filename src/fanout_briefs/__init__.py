@@ -6,6 +6,7 @@ Start with ``Briefs``. Adapters are imported from ``fanout_briefs.adapters``, on
 from fanout_briefs.briefs import BriefProgress, Briefs
 from fanout_briefs.dedupe import BatchDeduplicator
 from fanout_briefs.engagement import BackoffPolicy, EngagementPolicy
+from fanout_briefs.engine import DispatcherPowers, JobOutcome, JobRun
 from fanout_briefs.errors import (
     BadValue,
     BriefFailed,
@@ -30,6 +31,7 @@ from fanout_briefs.model import (
     EngagementDecision,
     Html,
     Job,
+    JobRef,
     JobStatus,
     Mail,
     Occurrence,
@@ -49,10 +51,10 @@ from fanout_briefs.model import (
     Trouble,
     Window,
 )
-from fanout_briefs.operate import Reconciled, Status
+from fanout_briefs.operate import Status
 from fanout_briefs.planner import SchedulePlanner
 from fanout_briefs.plans import PlanReport, Verdict
-from fanout_briefs.runs import Ended, RunReport
+from fanout_briefs.runs import Ended, Reconciled, RunReport
 from fanout_briefs.schedule import Frequency, Schedule
 from fanout_briefs.settled import (
     Fulfilled,
@@ -77,6 +79,7 @@ __all__ = [
     "Briefs",
     "CatchUp",
     "Demand",
+    "DispatcherPowers",
     "Ended",
     "EngagementDecision",
     "EngagementPolicy",
@@ -88,6 +91,9 @@ __all__ = [
     "InvalidSchedule",
     "ItemCancelled",
     "Job",
+    "JobOutcome",
+    "JobRef",
+    "JobRun",
     "JobStatus",
     "Mail",
     "NotSent",

@@ -14,8 +14,11 @@ from attrs import evolve, frozen
 
 from fanout_briefs.builder import BriefBuilder
 from fanout_briefs.delivery import SENDING, Delivery, mail_job, mail_type
+from fanout_briefs.dispatching import Carrier, DispatchingStorage
 from fanout_briefs.eligibility import Eligibility
 from fanout_briefs.engagement import BackoffPolicy, EngagementPolicy
+from fanout_briefs.engine import JobRun
+from fanout_briefs.errands import Errands
 from fanout_briefs.explain import Explainer, Explanation
 from fanout_briefs.held import Held, Lane
 from fanout_briefs.model import (
@@ -32,14 +35,14 @@ from fanout_briefs.model import (
     Section,
     check_aware,
 )
-from fanout_briefs.operate import Operator, Reconciled, Status
+from fanout_briefs.operate import Operator, Status
 from fanout_briefs.planner import SchedulePlanner
 from fanout_briefs.plans import PlanReport, Verdict
-from fanout_briefs.ports import Engagement, Generator, Mailer, Preferences, Projects, Recipients, Storage
+from fanout_briefs.ports import Dispatcher, Engagement, Generator, Mailer, Preferences, Projects, Recipients, Storage
 from fanout_briefs.render import render_brief
-from fanout_briefs.runs import Ended, RunReport, Tally
+from fanout_briefs.runs import Ended, Reconciled, RunReport, Tally
 from fanout_briefs.screen import Cleared, Screen
-from fanout_briefs.serve import Round, Server
+from fanout_briefs.serve import Reconciling, Round, Server
 from fanout_briefs.timing import CatchUp, Retrying, Timing
 from fanout_briefs.worker import Worker
 
@@ -78,6 +81,8 @@ class Briefs:
         engagement: When users were last seen; None sends to everyone.
         recipients: Where mail goes.
         mailer: Sends it; needs ``recipients``. None makes briefs without mailing them.
+        dispatcher: Carries jobs to workers on an engine of yours, whose tasks call ``run_job``. None: workers find them
+            in the storage by themselves.
         policy: Decides from visits and briefs; None is ``BackoffPolicy()``.
         title: What a brief is called in its subject; None makes it from ``name``.
         render: Lays out a brief's sections; None is ``render.render_brief`` under ``title``, which tells the reader
@@ -98,6 +103,8 @@ class Briefs:
             ends unknown, or is sent again if the mailer is idempotent; keep it above the mailer's own timeouts.
         lease: How long a claim outlives a worker that died.
         retrying: How failed attempts at a brief are repeated; None is six within some half an hour.
+        redispatch_after: How long after its time a job that nobody began is handed to the dispatcher again by
+            reconciling; then after twice that time, and so on.
         mail_retrying: How failed attempts at a mail are repeated; None is twelve within some six hours, since mail
             servers are away for longer.
         on_progress: Called, synchronously, at each step of each brief. If it raises, that is logged and
@@ -107,6 +114,8 @@ class Briefs:
     Attributes:
         name: As given.
         horizon: As given.
+        lease: As given.
+        job_types: The types of its jobs, and how many of each are in the making at once; the mails' come last.
 
     Raises:
         ValueError: A bad argument; the message names it.
@@ -123,6 +132,7 @@ class Briefs:
         engagement: Engagement | None = None,
         recipients: Recipients | None = None,
         mailer: Mailer | None = None,
+        dispatcher: Dispatcher | None = None,
         policy: EngagementPolicy | None = None,
         title: str | None = None,
         render: Callable[[Occurrence, Sequence[Section]], Rendered] | None = None,
@@ -140,6 +150,7 @@ class Briefs:
         section_timeout: timedelta | None = timedelta(seconds=60),
         send_timeout: timedelta = timedelta(seconds=60),
         lease: timedelta = timedelta(seconds=30),
+        redispatch_after: timedelta = timedelta(minutes=1),
         retrying: Retrying | None = None,
         mail_retrying: Retrying | None = None,
         on_progress: Callable[[BriefProgress], object] | None = None,
@@ -161,12 +172,22 @@ class Briefs:
             ("engagement", engagement, ("last_visits",)),
             ("recipients", recipients, ("get",)),
             ("mailer", mailer, ("send", "idempotent")),
+            ("dispatcher", dispatcher, ("dispatch", "powers")),
         ):
             _check_port(port, given, methods)
+        if redispatch_after <= timedelta(0):
+            raise ValueError(f"redispatch_after={redispatch_after!r}: must be more than zero")
+        self._resource = storage
+        preferences = _preferences_of(storage) if preferences is None else preferences
+        carrier: Carrier | None = None
+        if dispatcher is not None:
+            carrier = Carrier(dispatcher=dispatcher, grace=redispatch_after, clock=clock)
+            storage = _told_of(storage, carrier)
         self.name = name
         self.horizon = horizon
+        self.lease = lease
         self._storage = storage
-        self._preferences = _preferences_of(storage) if preferences is None else preferences
+        self._preferences = preferences
         self._on_progress = on_progress
         self._hook_problems: list[Problem] = []
         policy = BackoffPolicy() if policy is None else policy
@@ -202,6 +223,7 @@ class Briefs:
         if mailer is not None and recipients is not None:
             self._delivery = Delivery(recipients, mailer, send_timeout)
             lanes.append(Lane(mail_type(name), self._deliver, mail_concurrency, mail_retrying or _MAIL_RETRYING))
+        self.job_types = {lane.type: lane.concurrency for lane in lanes}
         eligibility = Eligibility(engagement, storage, policy)
         self._explainer = Explainer(name, self._preferences, eligibility, storage, timing, mailer is not None)
         self._worker = Worker(
@@ -226,18 +248,20 @@ class Briefs:
             timing=timing,
             worker=self._worker,
             mails=mailer is not None,
+            carrier=carrier,
         )
+        self._errands = Errands(storage, self._worker)
 
     async def __aenter__(self) -> Self:
-        if isinstance(self._storage, AbstractAsyncContextManager):
-            await self._storage.__aenter__()
+        if isinstance(self._resource, AbstractAsyncContextManager):
+            await self._resource.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(self._storage, AbstractAsyncContextManager):
-            await self._storage.__aexit__(kind, error, traceback)
+        if isinstance(self._resource, AbstractAsyncContextManager):
+            await self._resource.__aexit__(kind, error, traceback)
 
     async def plan(
         self,
@@ -282,6 +306,25 @@ class Briefs:
         hook_problems, self._hook_problems = self._hook_problems, []
         return evolve(report, problems=[*report.problems, *hook_problems])
 
+    async def run_job(self, key: str, *, draining: anyio.Event | None = None) -> JobRun:
+        """Run one job that an engine carried here, if the ledger says that it is to be run, by the wall clock.
+
+        For the task of an engine, which may be started any number of times for the same job, in any processes: the
+        claim in the ledger lets one of them run it. What is not to be run now is answered at once, with the reason;
+        nothing is waited for. A brief's mail becomes pending with it; attempts that failed are put off in the ledger,
+        and both are handed to the dispatcher anew. So a task ends well whatever the answer, and has only to see to
+        ``again_at``, where there is one.
+
+        Args:
+            key: The job's ``dedup_key``.
+            draining: Once it is set, the job is not begun, but given back.
+
+        Raises:
+            ValueError: It is a job of another kind than these ``job_types``.
+            Exception: What the storage raises. The job is run again when its lease has ended.
+        """
+        return await self._errands.run(key, draining)
+
     def _tally(self) -> Tally:
         """A count for the next report of a server, which is told of hooks that fail, too."""
         tally = Tally(self.name)
@@ -294,6 +337,7 @@ class Briefs:
         every: timedelta | None = timedelta(minutes=5),
         poll: timedelta = timedelta(seconds=2),
         grace: timedelta = timedelta(seconds=30),
+        work: bool | None = None,
         on_round: Callable[[Round], object] | None = None,
     ) -> None:
         """Plan and run until cancelled; for the lifespan of a host, as a task of its own.
@@ -302,11 +346,16 @@ class Briefs:
         processes may serve one storage; the ledger shares the work out. What fails is logged, told, and tried
         again. Cancelling begins nothing more, lets what runs finish within ``grace``, and gives the rest back.
 
+        With a ``dispatcher``, running is left to the engine's workers. Instead it is seen to, three times a lease, that
+        what dead workers left is run again, and that what was lost on the way to a worker is dispatched again.
+
         Args:
             every: How often to plan; less than the horizon. None leaves planning to others.
             poll: How often to look for due work, and at most to tell.
             grace: How long running work may take to finish once this is cancelled.
-            on_round: Told, synchronously, of each plan, of each failure, and of what ended since it was told before.
+            work: Whether to run what is due here; None: unless there is a dispatcher.
+            on_round: Told, synchronously, of each plan, of each failure, of what was put right, and of what ended
+                since it was told before.
                 If it raises, that is logged.
 
         Raises:
@@ -314,9 +363,16 @@ class Briefs:
         """
         if every is not None and every > self.horizon:
             raise ValueError(f"every={every}: must not be longer than the horizon of {self.horizon}")
+        operator, carrier = self._operator, self._operator.carrier
         await Server(
             plan=self.plan,
-            work=self._worker.serve,
+            work=self._worker.serve if work or (work is None and carrier is None) else None,
+            reconciling=()
+            if carrier is None
+            else (
+                Reconciling(operator.put_back, self._worker.lease / 3),
+                Reconciling(operator.dispatch_again, carrier.every),
+            ),
             tally=self._tally,
             every=every,
             poll=poll,
@@ -475,15 +531,17 @@ class Briefs:
         now = _or_now(now)
         return await self._operator.status(now, now - since)
 
-    async def reconcile(self, now: datetime | None = None) -> Reconciled:
-        """Put right what workers left behind that died, without running anything: for a host whose workers are down.
+    async def reconcile(self, now: datetime | None = None, *, last: datetime | None = None) -> Reconciled:
+        """Put right what workers left behind that died, and dispatch again what nobody began in time; run nothing.
 
-        Every run does the same for the jobs that it comes across.
+        Every run does the same for the jobs that it comes across. With a dispatcher, ``serve`` does it all the time.
 
         Args:
             now: The moment by the wall clock, aware; None is the present.
+            last: When this was done before, aware, for those who do it again and again: then a late job is dispatched
+                only where its lateness has doubled since. None: every late one is.
         """
-        return await self._operator.reconcile(_or_now(now))
+        return await self._operator.reconcile(_or_now(now), None if last is None else _aware(last))
 
     async def prune(self, older_than: timedelta, now: datetime | None = None) -> int:
         """Erase slots that ended, with briefs and mails, but each user's latest ones; return how many slots that were.
@@ -554,6 +612,13 @@ def _check_port(port: str, given: object, methods: Sequence[str]) -> None:
     if missing:
         kind = type(given).__name__
         raise ValueError(f"{port}={given!r}: {kind} has no {' and no '.join(missing)}; see fanout_briefs.ports")
+
+
+def _told_of(storage: Storage, carrier: Carrier) -> Storage:
+    """Give the storage with what becomes pending in it told, unless it tells that itself in its own transactions."""
+    if getattr(storage, "on_pending", None) is not None:
+        return storage
+    return cast("Storage", DispatchingStorage(storage, carrier))
 
 
 def _preferences_of(storage: object) -> Preferences:

@@ -126,7 +126,7 @@ class Eligibility:
         visits, problem = await self._visits(self._engagement, list(by_user))
         first = {user_id: theirs[0].occurrence.deliver_at for user_id, theirs in by_user.items()}
         briefs = await self._ledger.last_briefs(slots[0].type, first)
-        known = _by_user([job for job in existing if job.status in _COUNTS_AS_BRIEF])
+        known = _by_user(job for job in existing if job.user_id in by_user and job.status in _COUNTS_AS_BRIEF)
         refused = {job.dedup_key: job for job in existing if job.code is SkipReason.ENGAGEMENT}
         decisions: dict[str, Decision] = {}
         for user_id, theirs in by_user.items():

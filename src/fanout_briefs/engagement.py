@@ -6,7 +6,7 @@ Pure: a decision follows from visits, briefs and the occurrence's own instant, n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from attrs import frozen
@@ -145,7 +145,7 @@ def _briefed_since(activity: Activity, visit: datetime, days: int) -> bool:
 
 def _elapsed(start: datetime, end: datetime) -> timedelta:
     """Subtract instants; datetimes of one zone subtract by wall clock, so what the clock moved is taken out again."""
-    if start.tzinfo is not end.tzinfo:
+    if start.tzinfo is not end.tzinfo or start.tzinfo is UTC:
         return end - start
     return end - start - ((end.utcoffset() or _NOTHING) - (start.utcoffset() or _NOTHING))
 

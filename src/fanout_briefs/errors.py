@@ -32,7 +32,7 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
 
-@frozen
+@frozen(slots=False)  # FastAPI turns errors inside of errors into JSON by their ``__dict__``, and fails without one.
 class BadValue:
     """One value that was refused, and why.
 

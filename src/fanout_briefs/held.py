@@ -1,4 +1,4 @@
-"""A claimed job in a worker's hands, and the lane that it runs in."""
+"""A claimed job in a worker's hands, the lane that it runs in, and what runs beside it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fanout_briefs.model import Claim, Finish, FollowUp, Job, Progress
 from fanout_briefs.screen import Cleared
 from fanout_briefs.timing import Retrying
 
-__all__ = ["Handler", "Held", "Lane", "Lost"]
+__all__ = ["Company", "Handler", "Held", "Lane", "Lost"]
 
 
 class Lost(Exception):
@@ -88,3 +88,30 @@ class Lane:
     handler: Handler
     concurrency: int = field(validator=ge(1))
     retrying: Retrying
+
+
+@define(eq=False)
+class Company:
+    """What runs side by side in one process, in one run or in many, so that a suspect can be left alone.
+
+    Attributes:
+        held: All claims in hand.
+        claiming: How many claims are being made; who they bring is not known yet.
+        solo: Held by a suspect while it runs.
+        stirred: Set when something changed that somebody may wait for.
+    """
+
+    held: set[Held] = field(factory=set[Held])
+    claiming: int = 0
+    solo: anyio.Lock = field(factory=anyio.Lock)
+    stirred: anyio.Event = field(factory=anyio.Event)
+
+    @property
+    def is_suspect_alone(self) -> bool:
+        """Whether nothing but suspects, which wait for each other, is in hand."""
+        return not self.claiming and all(each.is_suspect for each in self.held)
+
+    def wake(self) -> None:
+        """Have everybody look who waits for something to change."""
+        stirred, self.stirred = self.stirred, anyio.Event()
+        stirred.set()

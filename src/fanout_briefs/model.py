@@ -344,11 +344,27 @@ class Job:
 
 @frozen
 class JobRef:
-    """What an engine carries: enough to claim the job in the ledger, nothing to run it from."""
+    """What an engine carries: enough to claim the job in the ledger, nothing to run it from.
+
+    Attributes:
+        again: It had its turn, and was given back or lost on the way: where the engine has priorities, it goes ahead of
+            others of its type.
+    """
 
     dedup_key: str
     type: str
-    run_at: datetime
+    run_at: datetime = field(validator=_aware)
+    again: bool = False
+
+    @classmethod
+    def of(cls, job: Job, *, again: bool = False) -> JobRef:
+        """The reference of a job, for the time it is to be run at."""
+        return cls(job.dedup_key, job.type, job.run_at, again)
+
+    @property
+    def id(self) -> str:
+        """One a slot and time: what waits in an engine under the same id is the same message."""
+        return f"{self.dedup_key}@{self.run_at.astimezone(UTC).isoformat()}"
 
 
 class Enqueued(enum.StrEnum):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, date, datetime, timedelta
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from fanout_briefs.delivery import mail_type
+from fanout_briefs.dispatching import Carrier
 from fanout_briefs.eligibility import local_date, parse
 from fanout_briefs.errors import BriefFailed, UnknownUser
 from fanout_briefs.model import (
@@ -16,6 +18,7 @@ from fanout_briefs.model import (
     Change,
     Demand,
     Job,
+    JobRef,
     JobStatus,
     Occurrence,
     Overview,
@@ -23,10 +26,11 @@ from fanout_briefs.model import (
     Window,
 )
 from fanout_briefs.ports import Preferences, Storage
+from fanout_briefs.runs import Reconciled
 from fanout_briefs.timing import CatchUp, Timing
 from fanout_briefs.worker import Worker
 
-__all__ = ["Operator", "Reconciled", "Status"]
+__all__ = ["Operator", "Status"]
 
 _EVER = datetime(1, 1, 2, tzinfo=UTC)
 _BATCH = 1000
@@ -57,26 +61,6 @@ class Status:
 
 
 @frozen(kw_only=True)
-class Reconciled:
-    """What became of jobs whose worker had let the lease end.
-
-    Attributes:
-        returned: Put back, to be run again.
-        unknown: Mails that may or may not have left; they are not sent again by themselves.
-        failed: Given up, since workers keep dying of them.
-    """
-
-    returned: int = 0
-    unknown: int = 0
-    failed: int = 0
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing needs a person's eye."""
-        return not (self.unknown or self.failed)
-
-
-@frozen(kw_only=True)
 class Operator:
     """Does by hand to the slots of one kind of brief what planners and workers would not do by themselves."""
 
@@ -86,6 +70,7 @@ class Operator:
     timing: Timing
     worker: Worker
     mails: bool
+    carrier: Carrier | None = None
 
     @property
     def _types(self) -> Sequence[str]:
@@ -100,14 +85,18 @@ class Operator:
     async def retry_all(self, statuses: Sequence[JobStatus], since: datetime) -> int:
         """See ``Briefs.retry_all``."""
         retried = 0
-        async for jobs in self._pages(statuses, since):
-            retried += len(await self.storage.change([job.dedup_key for job in jobs], Change.RETRY))
+        async with aclosing(self._pages(statuses, since)) as pages:
+            async for jobs in pages:
+                retried += len(await self.storage.change([job.dedup_key for job in jobs], Change.RETRY))
         return retried
 
-    async def _pages(self, statuses: Sequence[JobStatus], since: datetime) -> AsyncIterator[Sequence[Job]]:
+    async def _pages(
+        self, statuses: Sequence[JobStatus], since: datetime, types: Sequence[str] | None = None
+    ) -> AsyncGenerator[Sequence[Job]]:
         cursor: str | None = None
+        types = self._types if types is None else types
         while True:
-            page = await self.storage.select(self._types, statuses, since=since, cursor=cursor, limit=_BATCH)
+            page = await self.storage.select(types, statuses, since=since, cursor=cursor, limit=_BATCH)
             yield page.items
             cursor = page.next_cursor
             if cursor is None:
@@ -121,7 +110,11 @@ class Operator:
             if planned is None:
                 return False
             await self.storage.enqueue([planned])  # So that there is a slot that says so, which no plan takes up.
-        return bool(await self.storage.change([brief, mail], Change.CANCEL))
+        cancelled = await self.storage.change([brief, mail], Change.CANCEL)
+        if self.carrier is not None and cancelled:
+            jobs = await self.storage.find(cancelled)
+            await self.carrier.take_back([JobRef.of(job) for job in jobs.values()])
+        return bool(cancelled)
 
     async def _planned(self, user_id: str, on: date | None, now: datetime) -> Job | None:
         preference = (await self.preferences.get([user_id])).get(user_id)
@@ -181,7 +174,13 @@ class Operator:
     async def resume(self, now: datetime) -> int | None:
         """See ``Briefs.resume``."""
         late = timedelta(0) if self.timing.catch_up is CatchUp.SKIP else self.timing.max_lateness
-        return await self.storage.resume(self._types, since=now - late)
+        resumed = await self.storage.resume(self._types, since=now - late)
+        if self.carrier is not None and resumed is not None:
+            # All that wait, for messages of those that had stayed pending may have been spent during the pause.
+            async with aclosing(self._pages([JobStatus.PENDING], _EVER)) as pages:
+                async for jobs in pages:
+                    await self.carrier.tell([JobRef.of(job) for job in jobs])
+        return resumed
 
     async def status(self, now: datetime, since: datetime) -> Status:
         """See ``Briefs.status``."""
@@ -189,16 +188,45 @@ class Operator:
         briefs, mails = (seen[kind] for kind in self._types)
         return Status(name=self.name, now=now, since=since, briefs=briefs, mails=mails if self.mails else None)
 
-    async def reconcile(self, now: datetime) -> Reconciled:
+    async def reconcile(self, now: datetime, last: datetime | None = None) -> Reconciled:
         """See ``Briefs.reconcile``."""
+        put_back = await self.put_back(now)
+        return evolve(put_back, dispatched=(await self.dispatch_again(now, last)).dispatched)
+
+    async def put_back(self, now: datetime, last: datetime | None = None) -> Reconciled:  # noqa: ARG002  # As the other.
+        """Put back what dead workers left, or end it where running it again would be wrong."""
         ended: Counter[JobStatus | None] = Counter()
-        async for jobs in self._pages([JobStatus.PROCESSING], _EVER):
-            ended.update([await self.worker.take_back(job, now) for job in jobs])
+        seen = await self.storage.overview(self._types, now=now, since=now)
+        if any(each.abandoned for each in seen.values()):
+            async with aclosing(self._pages([JobStatus.PROCESSING], _EVER)) as pages:
+                async for jobs in pages:
+                    ended.update([await self.worker.take_back(job, now) for job in jobs])
         return Reconciled(
             returned=ended[JobStatus.PENDING],
             unknown=ended[JobStatus.UNKNOWN],
             failed=ended[JobStatus.FAILED],
         )
+
+    async def dispatch_again(self, now: datetime, last: datetime | None = None) -> Reconciled:
+        """Dispatch what nobody began in time, and what came within the engine's reach since ``last``."""
+        if self.carrier is None:
+            return Reconciled()
+        paused = await self.storage.paused(self._types)
+        types = [kind for kind in self._types if kind not in paused]
+        # A slot is to be run no earlier than its lead before it is delivered, and they come in order of that.
+        end = self.carrier.furthest(now) + self.timing.lead
+        # An engine that cannot tell may have them all in line still; then copies that go ahead would hold up what was lost.
+        goes_ahead = self.carrier.dispatcher.powers.reports_duplicates
+        dispatched = 0
+        async with aclosing(self._pages([JobStatus.PENDING], _EVER, types)) as pages:
+            async for jobs in pages:
+                wanted = [job for job in jobs if self.carrier.is_wanted(job.run_at, now, last)]
+                refs = [JobRef.of(job, again=goes_ahead and job.run_at <= now) for job in wanted]
+                await self.carrier.hand_over(refs)
+                dispatched += len(wanted)
+                if jobs and jobs[-1].occurrence.deliver_at > end:
+                    break
+        return Reconciled(dispatched=dispatched)
 
     async def prune(self, older_than: timedelta, now: datetime) -> int:
         """See ``Briefs.prune``."""

@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Protocol
 
+from fanout_briefs.engine import DispatcherPowers
 from fanout_briefs.model import (
     Brief,
     Change,
@@ -41,6 +42,7 @@ from fanout_briefs.model import (
 )
 
 __all__ = [
+    "CancellingDispatcher",
     "Dispatcher",
     "Engagement",
     "Generator",
@@ -211,13 +213,35 @@ class Mailer(Protocol):
 
 
 class Dispatcher(Protocol):
-    """Carries references of jobs to workers, on an engine of the host's choice."""
+    """Carries references of jobs to workers, on an engine of the host's choice.
+
+    What arrives there is given to ``Briefs.run_job``, which asks the ledger whether there is anything to run.
+    """
+
+    @property
+    def powers(self) -> DispatcherPowers:
+        """What it can do."""
+        ...
 
     async def dispatch(self, jobs: Sequence[JobRef]) -> None:
-        """Hand over references of jobs that are committed in the ledger; the engine may deliver each more than once.
+        """Hand over references of jobs that are committed in the ledger, for their ``run_at``.
+
+        The engine may deliver each more than once. Called again with the same job, at worst it does.
 
         Raises:
-            Exception: The jobs stay in the ledger, to be dispatched again.
+            Exception: The jobs stay in the ledger, and are dispatched again by the next reconciling.
+        """
+        ...
+
+
+class CancellingDispatcher(Dispatcher, Protocol):
+    """A dispatcher that declares ``cancels``."""
+
+    async def cancel(self, jobs: Sequence[JobRef]) -> None:
+        """Take back what still waits in the engine of jobs that were cancelled; it spares a worker the look.
+
+        Raises:
+            Exception: They are delivered, and found cancelled in the ledger.
         """
         ...
 
@@ -461,5 +485,6 @@ class Storage(Ledger, Work, Oversight, Protocol):
 
     A storage may keep preferences too; it says so by an attribute ``preferences`` that implements
     ``Preferences``. Where it is an async context manager, ``Briefs`` opens and closes it; opening twice
-    at once must be harmless, and the last one to leave closes.
+    at once must be harmless, and the last one to leave closes. One that itself tells an engine what becomes
+    pending, in its own transactions, says so by an attribute ``on_pending`` that is not None.
     """

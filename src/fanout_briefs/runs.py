@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 
 from fanout_briefs.model import KEPT_PROBLEMS, Brief, Job, JobStatus, Problem
 
-__all__ = ["Ended", "RunReport", "Tally"]
+__all__ = ["Ended", "Reconciled", "RunReport", "Tally"]
 
 _TROUBLED = (JobStatus.PENDING, JobStatus.FAILED, JobStatus.UNKNOWN)
 
@@ -58,6 +58,28 @@ class RunReport:
         """Whether nothing failed, is stuck or needs a person's eye."""
         stuck = (JobStatus.FAILED, JobStatus.UNKNOWN)
         return not (self.retrying or self.problems or any(self.briefs.get(s) or self.mails.get(s) for s in stuck))
+
+
+@frozen(kw_only=True)
+class Reconciled:
+    """What was put right: jobs whose worker had let the lease end, and jobs that nobody began in time.
+
+    Attributes:
+        returned: Put back, to be run again.
+        unknown: Mails that may or may not have left; they are not sent again by themselves.
+        failed: Given up, since workers keep dying of them.
+        dispatched: Pending jobs that were handed to the engine again; always 0 where there is none.
+    """
+
+    returned: int = 0
+    unknown: int = 0
+    failed: int = 0
+    dispatched: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing needs a person's eye."""
+        return not (self.unknown or self.failed)
 
 
 @define

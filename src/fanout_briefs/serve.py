@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -12,9 +12,9 @@ from attrs import field, frozen
 from attrs.validators import ge, gt, optional
 
 from fanout_briefs.plans import PlanReport
-from fanout_briefs.runs import Ended, RunReport, Tally
+from fanout_briefs.runs import Ended, Reconciled, RunReport, Tally
 
-__all__ = ["Round", "Server", "Work"]
+__all__ = ["Reconciling", "Round", "Server", "Work"]
 
 _log = logging.getLogger("fanout_briefs")
 
@@ -27,12 +27,14 @@ class Round:
         now: The moment.
         plan: The plan that was made; None: none was, or it failed.
         run: What ended; None: nothing did.
+        reconciled: What was put right; None: there was nothing.
         errors: What failed; it is tried again.
     """
 
     now: datetime
     plan: PlanReport | None = None
     run: RunReport | None = None
+    reconciled: Reconciled | None = None
     errors: tuple[Exception, ...] = ()
 
 
@@ -44,13 +46,27 @@ class Work(Protocol):
         ...
 
 
+@frozen
+class Reconciling:
+    """Something to put right every so often: what engines and dead workers left behind.
+
+    Attributes:
+        reconcile: Does so for a moment, given when it was done before.
+        every: How often.
+    """
+
+    reconcile: Callable[[datetime, datetime | None], Awaitable[Reconciled]]
+    every: timedelta
+
+
 @frozen(kw_only=True)
 class Server:
     """Plans every so often, and beside that runs what is due: neither waits for the other.
 
     Attributes:
         plan: Plans for a moment.
-        work: Runs what is due.
+        work: Runs what is due; None leaves that to others.
+        reconciling: What to put right meanwhile; nothing where whoever runs what is due does.
         tally: A new count of what ends, for one report.
         every: How often to plan; None never plans, which leaves that to others.
         poll: How often to look for due work, to tell, and to try again what failed.
@@ -60,7 +76,8 @@ class Server:
     """
 
     plan: Callable[[datetime], Awaitable[PlanReport]]
-    work: Work
+    work: Work | None
+    reconciling: Sequence[Reconciling]
     tally: Callable[[], Tally]
     every: timedelta | None = field(validator=optional(gt(timedelta(0))))
     poll: timedelta = field(validator=gt(timedelta(0)))
@@ -96,7 +113,10 @@ class _Serving:
         with work:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._keep_planning)
-                tasks.start_soon(self._keep_working)
+                if self._server.work is not None:
+                    tasks.start_soon(self._keep_working, self._server.work)
+                for each in self._server.reconciling:
+                    tasks.start_soon(self._keep_reconciling, each)
                 await self._keep_telling()
         self._tell()
 
@@ -118,10 +138,26 @@ class _Serving:
             _log.exception("planning for %s failed; the next turn tries again", now)
             self._tell(error=error)
 
-    async def _keep_working(self) -> None:
+    async def _keep_reconciling(self, reconciling: Reconciling) -> None:
+        last: datetime | None = None
+        while not self._draining.is_set():
+            now = self._server.clock()
+            try:
+                found = await reconciling.reconcile(now, last)
+            except Exception as error:
+                _log.exception("reconciling failed; the next turn tries again")
+                self._tell(error=error)
+                await self._pause()
+                continue
+            last = now
+            if found != Reconciled():
+                self._tell(reconciled=found)
+            await self._pause(reconciling.every)
+
+    async def _keep_working(self, work: Work) -> None:
         while not self._draining.is_set():
             try:
-                await self._server.work(self._note, draining=self._draining, poll=self._server.poll)
+                await work(self._note, draining=self._draining, poll=self._server.poll)
             except Exception as error:
                 _log.exception("running what is due failed; the next turn tries again")
                 self._tell(error=error)
@@ -132,17 +168,20 @@ class _Serving:
             await self._pause()
             self._tell()
 
-    async def _pause(self) -> None:
-        with anyio.move_on_after(self._server.poll.total_seconds()):
+    async def _pause(self, wait: timedelta | None = None) -> None:
+        with anyio.move_on_after((wait or self._server.poll).total_seconds()):
             await self._draining.wait()
 
     def _note(self, ended: Ended) -> None:
         self._tally.note(ended)
         self._has_ended = True
 
-    def _tell(self, plan: PlanReport | None = None, error: Exception | None = None) -> None:
+    def _tell(
+        self, plan: PlanReport | None = None, error: Exception | None = None, reconciled: Reconciled | None = None
+    ) -> None:
         """Tell what there is to tell; of what ended, all that was not told yet."""
-        if self._server.on_round is None or (plan is None and error is None and not self._has_ended):
+        has_news = self._has_ended or any(each is not None for each in (plan, error, reconciled))
+        if self._server.on_round is None or not has_news:
             return
         now = self._server.clock()
         run: RunReport | None = None
@@ -150,7 +189,8 @@ class _Serving:
             run = self._tally.report(now)
             self._tally, self._has_ended = self._server.tally(), False
         try:
-            self._server.on_round(Round(now=now, plan=plan, run=run, errors=() if error is None else (error,)))
+            errors = () if error is None else (error,)
+            self._server.on_round(Round(now=now, plan=plan, run=run, reconciled=reconciled, errors=errors))
         except Exception:
             _log.exception("the hook for turns failed; the server goes on")
 

@@ -18,9 +18,10 @@ from attrs.validators import gt
 
 from fanout_briefs.eligibility import Refusal
 from fanout_briefs.errors import NotSent, PermanentFailure, RetryLater, SourceError
-from fanout_briefs.held import Held, Lane, Lost
+from fanout_briefs.held import Company, Held, Lane, Lost
 from fanout_briefs.model import (
     Brief,
+    Claims,
     Finish,
     FollowUp,
     Job,
@@ -111,6 +112,40 @@ class Worker:
         """
         await _Run(self, self.clock, self.clock, on_ended, draining, poll=poll).to_the_end()
 
+    async def run_one(self, key: str, company: Company, draining: anyio.Event | None = None) -> Ended | Claims:
+        """Run one job if it can be claimed right now, by the wall clock; wait for nobody.
+
+        Args:
+            key: The job's ``dedup_key``.
+            company: What else runs in this process, which a suspect waits for to end.
+            draining: As for ``run``.
+
+        Returns:
+            What became of it; or what claiming answered, where the job was not to be had or was given back.
+
+        Raises:
+            ValueError: No lane runs jobs of this type.
+            Exception: As ``run`` does.
+        """
+        lanes = [lane for lane in self.lanes if key.startswith(f"{lane.type}:")]
+        if not lanes:
+            types = " or ".join(repr(lane.type) for lane in self.lanes)
+            raise ValueError(f"key={key!r}: is no job of {types}, which are what is run here")
+        ended: list[Ended] = []
+        run = _Run(
+            self,
+            self.clock,
+            self.clock,
+            ended.append,
+            draining or anyio.Event(),
+            lanes=lanes,
+            key=key,
+            company=company,
+            once=True,
+        )
+        await run.to_the_end()
+        return ended[0] if ended else run.got
+
     async def take_back(self, job: Job, now: datetime) -> JobStatus | None:
         """Put back a job whose lease ended, or end it where running it again would be wrong.
 
@@ -151,7 +186,10 @@ class _Run:
         now: The present, on the timeline of ``due_by``; what is tried again is put off from here.
         on_ended: Told of every job that leaves its hands.
         draining: Once it is set, no further job is begun.
+        lanes: The lanes to run; None: all of the worker's.
         key: The one slot to run; None: all.
+        company: What runs in this process; None: only this run.
+        once: Claims once, and waits for nothing.
         poll: How often to look again when there is nothing to do; None ends the run then.
     """
 
@@ -163,10 +201,17 @@ class _Run:
         on_ended: Callable[[Ended], object],
         draining: anyio.Event,
         *,
+        lanes: Sequence[Lane] | None = None,
         key: str | None = None,
+        company: Company | None = None,
+        once: bool = False,
         poll: timedelta | None = None,
     ) -> None:
+        self.got = Claims([])  # What the latest claim answered.
         self._worker = worker
+        self._lanes = worker.lanes if lanes is None else lanes
+        self._company = company or Company()
+        self._once = once
         self._due_by = due_by
         self._now = now
         self._on_ended = on_ended
@@ -174,12 +219,10 @@ class _Run:
         self._key = key
         self._poll = poll
         self._held: dict[str, Held] = {}
-        self._types = {lane.type for lane in worker.lanes}
+        self._types = {lane.type for lane in self._lanes}
         self._news: set[str] = set()  # Lanes that have to look again,
         self._idle: set[str] = set()  # and those that found nothing and wait for that.
         self._held_until: dict[str, datetime | None] = {}  # When the first lease of somebody else's ends, by type.
-        self._stirred = anyio.Event()
-        self._solo = anyio.Lock()
         self._is_broken = False
 
     async def to_the_end(self) -> None:
@@ -188,10 +231,12 @@ class _Run:
             beside.start_soon(self._keep_beating)
             beside.start_soon(self._wake_when_draining)
             try:
-                ended = await gather_settled(self._drain, self._worker.lanes, limit=len(self._worker.lanes))
+                ended = await gather_settled(self._drain, self._lanes, limit=len(self._lanes))
                 failure = next((lane.error for lane in ended if isinstance(lane, Rejected)), None)
             finally:
                 await self._release()
+                self._company.held.difference_update(self._held.values())
+                self._wake()
                 beside.cancel_scope.cancel()
         if failure is not None:
             raise failure
@@ -268,7 +313,7 @@ class _Run:
     async def _claims(self, lane: Lane) -> AsyncIterator[Held]:
         """Claim in batches no larger than what can run at once, until nothing due is left in any lane, with anybody."""
         while not self._is_stopping:
-            async with self._solo:
+            async with self._company.solo:
                 pass  # While a suspect runs, nothing else is begun.
             held = await self._claim(lane)
             runnable = await self._screened(held)
@@ -280,27 +325,31 @@ class _Run:
                     yield each
             for each in runnable:
                 if each.is_suspect:
-                    async with self._solo:
+                    async with self._company.solo:
                         if await self._is_left_alone(each):
                             yield each
                             await self._until_done(each)
-            if not held and not await self._is_there_more(lane):
+            if self._once or (not held and not await self._is_there_more(lane)):
                 return
 
     async def _claim(self, lane: Lane) -> Sequence[Held]:
         self._news.discard(lane.type)
-        got = await self._worker.work.claim(
-            self._due_by(),
-            now=self._worker.clock(),
-            lease=self._worker.lease,
-            limit=lane.concurrency,
-            types=[lane.type],
-            key=self._key,
-        )
-        self._held_until[lane.type] = got.held_until
-        held = [Held(claim, self._beat, lane, progress=claim.job.progress) for claim in got.claims]
-        for each in held:
-            self._take(each)
+        self._company.claiming += 1
+        try:
+            self.got = await self._worker.work.claim(
+                self._due_by(),
+                now=self._worker.clock(),
+                lease=self._worker.lease,
+                limit=lane.concurrency,
+                types=[lane.type],
+                key=self._key,
+            )
+            self._held_until[lane.type] = self.got.held_until
+            held = [Held(claim, self._beat, lane, progress=claim.job.progress) for claim in self.got.claims]
+            for each in held:
+                self._take(each)
+        finally:
+            self._company.claiming -= 1
         return held
 
     async def _is_there_more(self, lane: Lane) -> bool:
@@ -308,13 +357,13 @@ class _Run:
         if self._poll is not None:
             with anyio.move_on_after(self._poll.total_seconds()):
                 while lane.type not in self._news and not self._is_stopping:
-                    await self._stirred.wait()
+                    await self._company.stirred.wait()
             return True
         self._idle.add(lane.type)
         self._wake()
         while lane.type not in self._news and not self._is_stopping:
             if self._held or self._news or self._types - self._idle:
-                await self._stirred.wait()
+                await self._company.stirred.wait()
                 continue
             # Nothing of ours runs; what others hold may end without them, or leave work for any lane.
             held_until = min((until for until in self._held_until.values() if until is not None), default=None)
@@ -332,13 +381,12 @@ class _Run:
         self._wake()
 
     def _wake(self) -> None:
-        stirred, self._stirred = self._stirred, anyio.Event()
-        stirred.set()
+        self._company.wake()
 
     async def _is_left_alone(self, held: Held) -> bool:
         """Wait until nothing else runs, and put that on record before this job does; False if it was lost by then."""
-        while not all(each.is_suspect for each in self._held.values()) and not self._is_stopping:
-            await self._stirred.wait()
+        while not self._company.is_suspect_alone and not self._is_stopping:
+            await self._company.stirred.wait()
         held.is_alone, held.is_suspect = True, False
         if not await self._beat([held]):
             return True
@@ -347,13 +395,15 @@ class _Run:
 
     async def _until_done(self, held: Held) -> None:
         while self._held.get(held.job.dedup_key) is held and not self._is_stopping:
-            await self._stirred.wait()
+            await self._company.stirred.wait()
 
     def _take(self, held: Held) -> None:
         ours = self._held.get(held.job.dedup_key)
         if ours is not None:  # Its lease had ended, as when a machine wakes from sleep: the older claim is stale.
             ours.scope.cancel()
+            self._company.held.discard(ours)
         self._held[held.job.dedup_key] = held
+        self._company.held.add(held)
 
     async def _screened(self, held: Sequence[Held]) -> Sequence[Held]:
         """End at once what is not to be run."""
@@ -445,6 +495,7 @@ class _Run:
     ) -> None:
         if self._held.get(held.job.dedup_key) is held:
             del self._held[held.job.dedup_key]
+            self._company.held.discard(held)
         self._stir({held.job.type})
         if status is None:
             brief, detail = None, _LEASE_ENDED

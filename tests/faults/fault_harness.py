@@ -30,10 +30,10 @@ import fault_app
 import pytest
 from attrs import define, evolve, field, frozen
 from fault_app import BEGIN, Settings
-from mail_server import MailServer
 
 from fanout_briefs import JobStatus, Preference, SkipReason
 from fanout_briefs.adapters.sqlite import SqliteStorage
+from mail_server import MailServer
 
 __all__ = ["GUARD", "Child", "Found", "Scene", "needs_posix", "scene", "side_by_side"]
 

@@ -18,7 +18,6 @@ from typing import Any
 import anyio
 import pytest
 from fault_harness import needs_posix, scene, side_by_side
-from mail_server import HOLD, MailServer
 
 from fanout_briefs import (
     Briefs,
@@ -34,6 +33,7 @@ from fanout_briefs import (
 )
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.serve import Round
+from mail_server import HOLD, MailServer
 from virtual_time import in_virtual_time
 
 EIGHT = datetime(2026, 3, 9, 8, tzinfo=UTC)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fault_harness import MAILS, Found, Scene, needs_posix, scene, side_by_side
+
 from mail_server import MailServer
 
 pytestmark = [pytest.mark.slow, needs_posix]

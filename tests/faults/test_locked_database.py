@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from fault_harness import GUARD, needs_posix, scene, side_by_side
+
 from mail_server import HOLD, MailServer
 
 MADE, ASKED, GIVEN = "u004", "u005", "u006"

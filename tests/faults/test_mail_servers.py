@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fault_harness import needs_posix, scene
+
 from mail_server import DROP, HOLD, STALL, TAKE_AND_DROP, MailServer
 
 pytestmark = [pytest.mark.slow, needs_posix]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fault_harness import MAILS, needs_posix, scene, side_by_side
+
 from mail_server import HOLD, STALL, MailServer
 
 LONG = 3600.0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from fault_harness import Child, Scene, needs_posix, scene, side_by_side
+
 from mail_server import HOLD, MailServer
 
 SEED = 20260310

@@ -142,7 +142,9 @@ def pairs_of(
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(scene, id=scene.name, marks=[pytest.mark.slow] if scene.is_long else []) for scene in SCENES],
+    params=[
+        pytest.param(scene, id=scene.name, marks=[pytest.mark.nightly] if scene.is_long else []) for scene in SCENES
+    ],
 )
 def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Played:
     scene: Scene = request.param
@@ -150,7 +152,7 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if scene.is_long:
         capture: Any = request.config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled():  # as capsys.disabled() does, which has too small a scope
-            print("\n" + table(played))  # noqa: T201  # this is to be read in the log of every build
+            print("\n" + table(played))  # this is to be read in the log of every build
     return played
 
 

@@ -27,7 +27,13 @@ NOT_FAILED: dict[str, str] = {}
 """Clauses that no wrong adapter fails, each with the reason."""
 
 # What is wrong is wrong on either backend, and a run takes seconds; the shipped adapters are held to all clauses on both.
-RUNS = [pytest.param(wrong, ("asyncio", "trio")[number % 2], id=str(wrong)) for number, wrong in enumerate(ALL)]
+# Every twelfth is tried every day.
+RUNS = [
+    pytest.param(
+        wrong, ("asyncio", "trio")[number % 2], id=str(wrong), marks=[pytest.mark.nightly] if number % 12 else []
+    )
+    for number, wrong in enumerate(ALL)
+]
 
 
 def test_every_clause_is_failed_by_some_wrong_adapter() -> None:

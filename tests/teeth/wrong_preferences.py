@@ -271,10 +271,7 @@ PAGED = [
         {
             "        return self._page(self._in_order(), cursor, limit)": "        return self._page(sorted(self._in_order(), reverse=limit > 50), cursor, limit)"
         },
-        fails=(
-            "preferences.page.each-user-once",
-            "preferences.thousands-at-once",
-        ),
+        fails=("preferences.page.each-user-once", "preferences.thousands-at-once"),
     ),
     Wrong(
         "gives a page of no rows",

@@ -16,6 +16,7 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 from fanout_briefs import ports
+from fanout_briefs.engine import DispatcherPowers
 from fanout_briefs.model import (
     JobRef,
     Mail,
@@ -94,6 +95,8 @@ class SyncMailer(Protocol):
 class SyncDispatcher(Protocol):
     """``ports.Dispatcher`` without ``async``."""
 
+    @property
+    def powers(self) -> DispatcherPowers: ...
     def dispatch(self, jobs: Sequence[JobRef]) -> None: ...
 
 
@@ -119,7 +122,7 @@ def in_thread(port: object, *, limiter: int | anyio.CapacityLimiter | None = Non
     """Make a port of an object whose methods are synchronous.
 
     The thread sees the caller's context variables; what it sets in them stays there. Attributes that are not
-    methods, such as ``idempotent``, are read directly. A type checker takes an object with the methods of
+    methods, such as ``idempotent`` and ``powers``, are read directly. A type checker takes an object with the methods of
     several ports for the first in the order above; the object that comes back has them all.
 
     Args:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from datetime import date, datetime, timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 try:
     import psycopg
@@ -41,6 +41,7 @@ from fanout_briefs.model import (
     Finish,
     FollowUp,
     Job,
+    JobRef,
     JobStatus,
     Overview,
     Page,
@@ -48,7 +49,11 @@ from fanout_briefs.model import (
     ScheduleFields,
 )
 
-__all__ = ["PoolUse", "PostgresPreferences", "PostgresStorage"]
+__all__ = ["OnPending", "PoolUse", "PostgresPreferences", "PostgresStorage"]
+
+_T = TypeVar("_T")
+OnPending: TypeAlias = Callable[[psycopg.Connection[Any], Sequence[JobRef]], object]
+"""Told, in a thread and inside the transaction, of jobs that become pending when it commits."""
 
 _CHUNK: Final = 10_000
 """Rows a statement: more are no faster, and other planners get their turn between them."""
@@ -66,6 +71,10 @@ class PostgresStorage:
         pool_size: How many connections to have at most; at least 2, one of which is for heartbeats.
         statement_timeout: How long the server lets one statement run, and so how long a cancelled call may take
             to end. Half of it is how long a statement waits for a lock.
+        on_pending: Called in every transaction that makes jobs pending, with its connection and their references, so
+            that an engine in the same database takes them over in that very transaction; see the dispatchers for
+            Procrastinate and PgQueuer. Its ``search_path`` is ``pg_catalog``. If it raises, the transaction is undone,
+            and errors of the driver are told as the storage's own. It may be called again for the same jobs.
         trace: For diagnostics: called with each statement of SQL before it runs, in a thread; never with values.
             If it raises, the transaction is undone.
     """
@@ -78,6 +87,7 @@ class PostgresStorage:
         migrate: bool = True,
         pool_size: int = 5,
         statement_timeout: timedelta = timedelta(seconds=30),
+        on_pending: OnPending | None = None,
         trace: Callable[[str], None] | None = None,
     ) -> None:
         if not schema or "\0" in schema or len(schema.encode()) > 63:
@@ -96,6 +106,7 @@ class PostgresStorage:
             statement_timeout=statement_timeout,
             trace=trace,
         )
+        self.on_pending: Final = on_pending
         self._session: Session | None = None
         self._guest: Guest | None = None
         self.preferences: Final = PostgresPreferences(self._lanes)
@@ -135,6 +146,21 @@ class PostgresStorage:
             raise not_open(self._database.place)
         return self._session
 
+    def _told(self, unit: Callable[[Tables], tuple[_T, Iterable[JobRef]]]) -> Callable[[Tables], _T]:
+        """Have what a unit made pending told in the unit's own transaction."""
+        tell = self.on_pending
+        if tell is None:
+            return lambda tables: unit(tables)[0]
+
+        def told(tables: Tables) -> _T:
+            with tables.transaction():
+                result, pending = unit(tables)
+                if refs := list(pending):
+                    tell(tables.connection, refs)
+            return result
+
+        return told
+
     def on(self, connection: psycopg.Connection[Any]) -> PostgresStorage:
         """Give the same storage on a connection of yours: whatever it does is part of your transaction.
 
@@ -146,7 +172,9 @@ class PostgresStorage:
                 ``connection.transaction()``, else each call is a ``ValueError``. Use it for nothing else while a
                 call of this storage runs.
         """
-        joined = PostgresStorage("", schema=self._database.schema, trace=self._database.trace)
+        joined = PostgresStorage(
+            "", schema=self._database.schema, on_pending=self.on_pending, trace=self._database.trace
+        )
         joined._guest = Guest(connection, self._database.schema, self._database.trace)
         return joined
 
@@ -173,7 +201,7 @@ class PostgresStorage:
             first.setdefault(job.dedup_key, job)
         outcomes: dict[str, Enqueued] = {}
         for keys in _chunks(first):
-            outcomes.update(await lanes.work(partial(_enqueue, jobs=[first[key] for key in keys])))
+            outcomes.update(await lanes.work(self._told(partial(_enqueue, jobs=[first[key] for key in keys]))))
         # The outcome belongs to the first of equal keys; popping leaves none for the others.
         return [outcomes.pop(job.dedup_key, Enqueued.DUPLICATE) for job in jobs]
 
@@ -201,7 +229,7 @@ class PostgresStorage:
         }
         moved: set[str] = set()
         for chunk in _chunks(convert.askable(keys)):
-            moved.update(key for (key,) in await lanes.work(_rows(statement, {**values, "keys": chunk})))
+            moved.update(await lanes.work(self._told(partial(_change, statement, {**values, "keys": chunk}, rule.to))))
         return moved
 
     async def advance(
@@ -270,14 +298,15 @@ class PostgresStorage:
             "end_reason": convert.words(finish.reason),
             "end_error": convert.words(finish.error),
         }
-        return await lanes.work(partial(_finish, values=values, follow_ups=follow_ups))
+        return await lanes.work(self._told(partial(_finish, values=values, follow_ups=follow_ups)))
 
     async def retry(self, claim: Claim, at: datetime, error: str, *, counted: bool = True) -> bool:
         values = {**_held_by(claim), "at": utc(at), "error": convert.words(error), "uncounted": int(not counted)}
-        return await self._lanes().work(lambda tables: tables.count(sql.RETRY, values)) == 1
+        ref = JobRef(claim.job.dedup_key, claim.job.type, utc(at))
+        return await self._lanes().work(self._told(partial(_retry, values=values, ref=ref)))
 
     async def release(self, claims: Collection[Claim]) -> None:
-        await self._lanes().work(_rows(sql.RELEASE, convert.from_claims(claims)))
+        await self._lanes().work(self._told(partial(_release, claims=claims)))
 
     async def brief(self, type: str, user_id: str, on: date | None = None) -> Brief | None:  # noqa: A002  # the port's name
         lanes = self._lanes()
@@ -292,7 +321,7 @@ class PostgresStorage:
         return await self._lanes().work(lambda tables: tables.count(sql.PAUSE, values)) > 0
 
     async def resume(self, types: Collection[str], *, since: datetime) -> int | None:
-        return await self._lanes().work(partial(_resume, types=convert.askable(types), since=utc(since)))
+        return await self._lanes().work(self._told(partial(_resume, types=convert.askable(types), since=utc(since))))
 
     async def paused(self, types: Collection[str]) -> Mapping[str, datetime]:
         rows = await self._lanes().work(_rows(sql.PAUSES, {"types": convert.askable(types)}))
@@ -397,11 +426,26 @@ def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
         yield ordered[begin : begin + _CHUNK]
 
 
-def _enqueue(tables: Tables, jobs: Sequence[Job]) -> dict[str, Enqueued]:
+def _refs(rows: Iterable[Sequence[Any]]) -> list[JobRef]:
+    return [JobRef(key, kind, utc(run_at)) for key, kind, run_at in rows]
+
+
+def _enqueue(tables: Tables, jobs: Sequence[Job]) -> tuple[dict[str, Enqueued], Iterable[JobRef]]:
     types = sorted({job.type for job in jobs})
-    rows = tables.rows(sql.ENQUEUE, [*convert.from_jobs(jobs), types])
-    recorded = {key: (is_new, status) for key, is_new, status in rows}
-    return {job.dedup_key: _outcome(job, *recorded[job.dedup_key]) for job in jobs if job.dedup_key in recorded}
+    if convert.are_plain(jobs):
+        rows = tables.rows(sql.ENQUEUE_PLAIN, [*convert.from_plain_jobs(jobs), types])
+    else:
+        rows = tables.rows(sql.ENQUEUE, [*convert.from_jobs(jobs), types])
+    told = {key: (is_new, status) for key, is_new, status in rows}
+    are_all_recorded, _ = told.pop(None)
+    outcomes = {job.dedup_key: Enqueued.CREATED for job in jobs} if are_all_recorded else {}
+    if told:
+        outcomes |= {job.dedup_key: _outcome(job, *told[job.dedup_key]) for job in jobs if job.dedup_key in told}
+    return outcomes, (
+        JobRef.of(job)
+        for job in jobs
+        if job.status is JobStatus.PENDING and outcomes.get(job.dedup_key, Enqueued.PAUSED) is not Enqueued.PAUSED
+    )
 
 
 def _outcome(job: Job, is_new: bool, status: str) -> Enqueued:
@@ -410,7 +454,29 @@ def _outcome(job: Job, is_new: bool, status: str) -> Enqueued:
     return Enqueued.CREATED if is_new else Enqueued.TAKEN_UP
 
 
-def _finish(tables: Tables, values: Mapping[str, Any], follow_ups: Sequence[FollowUp]) -> bool:
+def _change(
+    statement: str, values: Mapping[str, Any], to: JobStatus, tables: Tables
+) -> tuple[set[str], Sequence[JobRef]]:
+    moved = _refs(tables.rows(statement, values))
+    return {ref.dedup_key for ref in moved}, moved if to is JobStatus.PENDING else ()
+
+
+def _retry(tables: Tables, values: Mapping[str, Any], ref: JobRef) -> tuple[bool, Sequence[JobRef]]:
+    is_kept = tables.count(sql.RETRY, values) == 1
+    return is_kept, [ref] if is_kept else ()
+
+
+def _release(tables: Tables, claims: Collection[Claim]) -> tuple[None, Sequence[JobRef]]:
+    released = {key for (key,) in tables.rows(sql.RELEASE, convert.from_claims(claims))}
+    return None, [JobRef.of(claim.job, again=True) for claim in claims if claim.job.dedup_key in released]
+
+
+def _finish(tables: Tables, values: Mapping[str, Any], follow_ups: Sequence[FollowUp]) -> tuple[bool, Sequence[JobRef]]:
+    is_kept = _end(tables, values, follow_ups)
+    return is_kept, [JobRef.of(each.job) for each in follow_ups if is_kept and each.job.status is JobStatus.PENDING]
+
+
+def _end(tables: Tables, values: Mapping[str, Any], follow_ups: Sequence[FollowUp]) -> bool:
     keys = {values["key"], *(follow_up.job.dedup_key for follow_up in follow_ups)}
     if len(keys) == 1 + len(follow_ups):
         ((ended,),) = tables.rows(sql.FINISH, {**values, **convert.from_follow_ups(follow_ups)})
@@ -434,15 +500,16 @@ def _forget(tables: Tables, user_id: str) -> int:
     return _behind_the_fence(tables, sql.FORGET, {"user": user_id})
 
 
-def _resume(tables: Tables, types: Sequence[str], since: datetime) -> int | None:
+def _resume(tables: Tables, types: Sequence[str], since: datetime) -> tuple[int | None, Sequence[JobRef]]:
     values = {"types": types, "since": since}
     with tables.transaction():
         # By itself: it waits for planners that have seen the pause, and what they recorded is seen after that.
         values["types"] = [kind for (kind,) in tables.rows(sql.UNPAUSE, values)]
         if not values["types"]:
-            return None
+            return None, ()
         tables.count(sql.TOO_OLD_TO_RESUME, values)
-        return tables.count(sql.RESUME, values)
+        resumed = _refs(tables.rows(sql.RESUME, values))
+        return len(resumed), resumed
 
 
 def _overviews(tables: Tables, types: Collection[str], values: Mapping[str, Any]) -> dict[str, Overview]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 from fanout_briefs.adapters._rules import is_storable, readable, utc
-from fanout_briefs.adapters.postgres_statements import COLUMNS, PREFERENCE
+from fanout_briefs.adapters.postgres_statements import COLUMNS, PLAIN_COLUMNS, PREFERENCE
 from fanout_briefs.encoding import encode_brief
 from fanout_briefs.model import (
     Brief,
@@ -33,6 +33,7 @@ from fanout_briefs.model import (
 )
 
 __all__ = [
+    "are_plain",
     "askable",
     "columns",
     "from_brief",
@@ -40,6 +41,7 @@ __all__ = [
     "from_follow_ups",
     "from_jobs",
     "from_page_cursor",
+    "from_plain_jobs",
     "from_preferences",
     "to_claim",
     "to_job",
@@ -76,6 +78,19 @@ def from_jobs(jobs: Iterable[Job]) -> list[list[Any]]:
     return columns(map(_from_job, jobs), len(COLUMNS))
 
 
+def are_plain(jobs: Iterable[Job]) -> bool:
+    """Whether ``from_plain_jobs`` says all there is to say of these jobs."""
+    return all(
+        job.epoch == 1 and not job.attempts and job.error is None and job.progress is None and job.demand is None
+        for job in jobs
+    )
+
+
+def from_plain_jobs(jobs: Iterable[Job]) -> list[list[Any]]:
+    """Give new slots as columns: those that differ from one to the other."""
+    return columns(map(_from_plain_job, jobs), len(PLAIN_COLUMNS))
+
+
 def from_follow_ups(follow_ups: Collection[FollowUp]) -> dict[str, list[Any]]:
     """Give follow-ups as columns by their names."""
     given = from_jobs(follow_up.job for follow_up in follow_ups)
@@ -83,6 +98,17 @@ def from_follow_ups(follow_ups: Collection[FollowUp]) -> dict[str, list[Any]]:
 
 
 def _from_job(job: Job) -> tuple[object, ...]:
+    return (
+        *_from_plain_job(job),
+        words(job.error),
+        job.epoch,
+        job.attempts,
+        _from_progress(job.progress),
+        None if job.demand is None else job.demand.value,
+    )
+
+
+def _from_plain_job(job: Job) -> tuple[object, ...]:
     occurrence, window = job.occurrence, job.window
     return (
         job.dedup_key,
@@ -96,11 +122,6 @@ def _from_job(job: Job) -> tuple[object, ...]:
         job.status.value,
         None if job.code is None else job.code.value,
         words(job.reason),
-        words(job.error),
-        job.epoch,
-        job.attempts,
-        _from_progress(job.progress),
-        None if job.demand is None else job.demand.value,
     )
 
 
@@ -110,9 +131,9 @@ def to_job(row: Sequence[Any]) -> Job:
     return Job(
         type=kind,
         user_id=user_id,
-        occurrence=Occurrence(local_date=on, deliver_at=utc(at)),
+        occurrence=_occurrence(on, at),
         run_at=utc(run_at),
-        window=Window(start=utc(start), end=utc(end)),
+        window=_window(start, end),
         status=_STATUSES[status],
         code=None if code is None else SkipReason(code),
         reason=reason,
@@ -122,6 +143,17 @@ def to_job(row: Sequence[Any]) -> Job:
         progress=None if progress is None else Progress(*json.loads(progress)),
         demand=None if demand is None else Demand(demand),
     )
+
+
+# Many jobs are of the same moment.
+@lru_cache(maxsize=4096)
+def _occurrence(on: date, at: datetime) -> Occurrence:
+    return Occurrence(local_date=on, deliver_at=utc(at))
+
+
+@lru_cache(maxsize=4096)
+def _window(start: datetime, end: datetime) -> Window:
+    return Window(start=utc(start), end=utc(end))
 
 
 def to_claim(row: Sequence[Any], until: datetime) -> Claim:

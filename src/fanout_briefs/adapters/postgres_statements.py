@@ -9,7 +9,7 @@ spliced in are names of columns and values of our own enums, taken from the rule
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from fanout_briefs.adapters._rules import (
@@ -36,6 +36,7 @@ __all__ = [
     "COLUMNS",
     "ENDINGS",
     "ENQUEUE",
+    "ENQUEUE_PLAIN",
     "FIND",
     "FINISH",
     "FORGET",
@@ -48,6 +49,7 @@ __all__ = [
     "OVERVIEW",
     "PAUSE",
     "PAUSES",
+    "PLAIN_COLUMNS",
     "PREFERENCE",
     "PREFERENCES",
     "PREFERENCES_AFTER",
@@ -87,6 +89,9 @@ COLUMNS: Final = {
     "demand": "text",
 }
 _NAMES: Final = ", ".join(COLUMNS)
+_USUAL: Final = {"error": "NULL", "epoch": "1", "attempts": "0", "progress": "NULL", "demand": "NULL"}
+PLAIN_COLUMNS: Final = {name: kind for name, kind in COLUMNS.items() if name not in _USUAL}
+"""What a planner says of a new slot; the others are as usual, and each that is not sent saves a tenth of the time."""
 
 
 def _job(table: str) -> str:
@@ -138,32 +143,47 @@ def _replaced(epoch: str) -> str:
 # is that of a pause, so that its end finds every slot that was recorded as paused. Looking all keys up first would
 # spare known ones their lock: a quarter faster where all are known, a sixth slower where none is, and planners have
 # looked already. Only what comes as paused by itself is looked up, for a conflict could not tell it from the others.
-ENQUEUE: Final = f"""
-WITH asked AS (
-    SELECT * FROM unnest({_arrays(COLUMNS.values())}) AS asked ({_NAMES})
-), paused AS (
-    SELECT type FROM @pauses WHERE type = ANY (%b::text[]) FOR SHARE
-), ground AS (
-    SELECT token FROM @fence FOR SHARE
-), planned AS (
-    SELECT {_job("asked")},
-        asked.{_PENDING} AND asked.demand IS NULL AND asked.type IN (SELECT type FROM paused) AS waits
-    FROM asked
-    WHERE asked.code IS DISTINCT FROM '{SkipReason.PAUSED}'
-        OR NOT EXISTS (SELECT FROM @jobs AS job WHERE job.dedup_key = asked.dedup_key)
-)
-INSERT INTO @jobs AS old ({_NAMES}, token)
-SELECT dedup_key, type, user_id, local_date, deliver_at, run_at, window_start, window_end,
-    CASE WHEN waits THEN '{JobStatus.SKIPPED}' ELSE status END, CASE WHEN waits THEN '{SkipReason.PAUSED}' ELSE code END,
-    reason, error, epoch, attempts, progress, demand, token
-FROM planned CROSS JOIN ground
-ORDER BY dedup_key COLLATE "C"
-ON CONFLICT (dedup_key) DO UPDATE SET
-{_replaced(f"old.epoch + CASE excluded.status WHEN '{JobStatus.PENDING}' THEN 1 ELSE 0 END")}
-WHERE (excluded.{_PENDING} OR excluded.code = '{SkipReason.PAUSED}')
-    AND ({_takeable("old")} OR (excluded.demand IS NOT NULL AND old.status <> '{JobStatus.PROCESSING}'))
-RETURNING old.dedup_key, old.xmax = 0, old.status
-"""
+def _enqueue(sent: Mapping[str, str]) -> str:
+    usual = "".join(f", {_USUAL[name]}::{kind} AS {name}" for name, kind in COLUMNS.items() if name not in sent)
+    # The last row says whether every slot was recorded, as most often. Then only the uncommon ones are told.
+    return f"""
+    WITH asked AS (
+        SELECT asked.*{usual} FROM unnest({_arrays(sent.values())}) AS asked ({", ".join(sent)})
+    ), paused AS (
+        SELECT type FROM @pauses WHERE type = ANY (%b::text[]) FOR SHARE
+    ), ground AS (
+        SELECT token FROM @fence FOR SHARE
+    ), planned AS (
+        SELECT {_job("asked")},
+            asked.{_PENDING} AND asked.demand IS NULL AND asked.type IN (SELECT type FROM paused) AS waits
+        FROM asked
+        WHERE asked.code IS DISTINCT FROM '{SkipReason.PAUSED}'
+            OR NOT EXISTS (SELECT FROM @jobs AS job WHERE job.dedup_key = asked.dedup_key)
+    ), recorded AS (
+        INSERT INTO @jobs AS old ({_NAMES}, token)
+        SELECT dedup_key, type, user_id, local_date, deliver_at, run_at, window_start, window_end,
+            CASE WHEN waits THEN '{JobStatus.SKIPPED}' ELSE status END,
+            CASE WHEN waits THEN '{SkipReason.PAUSED}' ELSE code END,
+            reason, error, epoch, attempts, progress, demand, token
+        FROM planned CROSS JOIN ground
+        ORDER BY dedup_key COLLATE "C"
+        ON CONFLICT (dedup_key) DO UPDATE SET
+        {_replaced(f"old.epoch + CASE excluded.status WHEN '{JobStatus.PENDING}' THEN 1 ELSE 0 END")}
+        WHERE (excluded.{_PENDING} OR excluded.code = '{SkipReason.PAUSED}')
+            AND ({_takeable("old")} OR (excluded.demand IS NOT NULL AND old.status <> '{JobStatus.PROCESSING}'))
+        RETURNING old.dedup_key, old.xmax = 0 AS is_new, old.status, old.code
+    ), told AS (
+        SELECT count(*) = (SELECT count(*) FROM asked) AS are_all FROM recorded
+    )
+    SELECT dedup_key, is_new, status FROM recorded CROSS JOIN told
+    WHERE NOT are_all OR NOT is_new OR code = '{SkipReason.PAUSED}'
+    UNION ALL
+    SELECT NULL, are_all, NULL FROM told
+    """
+
+
+ENQUEUE: Final = _enqueue(COLUMNS)
+ENQUEUE_PLAIN: Final = _enqueue(PLAIN_COLUMNS)
 
 FIND: Final = f"""
 SELECT {_job("job")} FROM unnest(%b::text[]) AS asked (dedup_key) CROSS JOIN LATERAL (
@@ -186,7 +206,8 @@ def _update(chosen: str, changes: str) -> str:
     WITH chosen AS (
         SELECT job.dedup_key FROM @jobs AS job WHERE {chosen} ORDER BY job.dedup_key FOR UPDATE
     )
-    UPDATE @jobs AS job SET {changes} FROM chosen WHERE job.dedup_key = chosen.dedup_key RETURNING job.dedup_key
+    UPDATE @jobs AS job SET {changes} FROM chosen WHERE job.dedup_key = chosen.dedup_key
+    RETURNING job.dedup_key, job.type, job.run_at
     """
 
 

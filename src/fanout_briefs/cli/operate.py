@@ -17,7 +17,7 @@ from fanout_briefs.cli.options import GRACE, App, Json, KnownUser, On, Since, du
 from fanout_briefs.cli.signals import Stop
 from fanout_briefs.explain import Explanation
 from fanout_briefs.model import Brief, Job, JobStatus
-from fanout_briefs.operate import Reconciled
+from fanout_briefs.runs import Reconciled
 
 __all__ = ["cancel", "forget", "generate_now", "pause", "prune", "reconcile", "regenerate", "resume", "retry"]
 
@@ -254,11 +254,13 @@ def reconcile(application: App, json: Json = False) -> None:
 
     found = do(reconciled)
     counts = show.counts({"put back": found.returned, "unknown": found.unknown, "failed": found.failed})
-    if not counts:
+    told = [f"of what dead workers left, {counts}"] if counts else []
+    told += [f"handed to the engine again: {found.dispatched:,}"] if found.dispatched else []
+    if not told:
         _tell("no dead worker has left anything", {"reconciled": found}, json=json, label="Nothing")
         return
     then = _run(application) if found.ok else f"fanout-briefs status {_app(application)}"
-    _tell(f"of what dead workers left, {counts}", {"reconciled": found}, json=json, then=then)
+    _tell("; ".join(told), {"reconciled": found}, json=json, then=then)
     if not found.ok:
         raise typer.Exit(1)
 

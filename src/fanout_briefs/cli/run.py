@@ -107,7 +107,9 @@ async def run_and_show(briefs: Briefs, now: datetime, *, grace: timedelta = GRAC
     ran: RunReport | None = None
     seen = show_run.Seen(briefs.name)
     async with briefs, Stop(grace) as stop:
-        planned = await briefs.plan(now, review=_REVIEW)
+        planned = await briefs.plan(now)
+        if not planned.enqueued:  # then there is time to say what is done already, which costs looking it up
+            planned = await briefs.plan(now, review=_REVIEW)
         if not json:
             show_run.plan_report(out, planned)
         with show_run.progress(log, briefs.name, planned.enqueued) as seen.tell:
@@ -129,7 +131,13 @@ async def serve_and_show(briefs: Briefs, every: timedelta | None, *, poll: timed
     what = "running what is due and planning nothing" if every is None else f"planning every {every}"
     async with briefs, Stop(grace, drains_itself=True):
         show.line(out, "Serving", f"{briefs.name}, {what}; Ctrl-C lets what runs finish")
-        await briefs.serve(every=every, poll=poll, grace=grace, on_round=lambda done: show_run.turn(out, log, done))
+        await briefs.serve(
+            every=every,
+            poll=poll,
+            grace=grace,
+            work=True if every is None else None,
+            on_round=lambda done: show_run.turn(out, log, done),
+        )
 
 
 def _say_as_of(now: datetime) -> None:

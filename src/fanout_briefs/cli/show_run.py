@@ -165,6 +165,9 @@ def turn(console: Console, log: Console, done: Round) -> None:
     if done.run is not None:
         made, mailed = show.counts(done.run.briefs, JobStatus), show.counts(done.run.mails, JobStatus)
         told += [f"{what}: {counts}" for what, counts in (("briefs", made), ("mails", mailed)) if counts]
+    if done.reconciled is not None:
+        repaired = {"put back": done.reconciled.returned, "handed to the engine again": done.reconciled.dispatched}
+        told += [show.counts({**repaired, "unknown": done.reconciled.unknown, "failed": done.reconciled.failed})]
     if told:
         show.line(console, show.moment(done.now), "; ".join(told))
     problems(log, done.plan.problems if done.plan is not None else ())

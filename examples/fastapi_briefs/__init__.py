@@ -1,0 +1,1 @@
+"""A host on FastAPI and PostgreSQL, whose briefs are made by workers of Procrastinate."""

@@ -1,0 +1,68 @@
+"""How adapters for engines in PostgreSQL reach its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg
+from anyio import to_thread
+from attrs import field, frozen
+from psycopg.rows import tuple_row
+
+from fanout_briefs.adapters.postgres_schema import quoted
+from fanout_briefs.errors import StorageUnavailable
+
+__all__ = ["Tables"]
+
+
+@frozen(kw_only=True)
+class Tables:
+    """An engine's own tables.
+
+    Attributes:
+        engine: What it is called.
+        install: The command that makes its tables.
+        dsn: How to reach them outside of a ledger's transaction.
+        schema: Where they are.
+    """
+
+    engine: str
+    install: str
+    dsn: str = field(repr=False)
+    schema: str
+
+    @contextmanager
+    def on(self, connection: psycopg.Connection[Any]) -> Generator[psycopg.Cursor[Any]]:
+        """Give a cursor that sees the engine's tables first, as a part of the transaction there is, or else as one."""
+        with connection.transaction():
+            cursor = psycopg.Cursor(connection, row_factory=tuple_row)
+            # Read and set in one; the engine's own functions and triggers name their tables without a schema.
+            ((before, _),) = cursor.execute(_LOOK_IN, (quoted(self.schema),)).fetchall()
+            try:
+                yield cursor
+            except (
+                psycopg.errors.UndefinedTable,
+                psycopg.errors.UndefinedFunction,
+                psycopg.errors.UndefinedObject,
+            ) as e:
+                raise StorageUnavailable(
+                    f"{self.engine} has no tables in schema {self.schema!r} of this database: run `{self.install}`, or "
+                    "give schema= where they are"
+                ) from e
+            cursor.execute("SELECT set_config('search_path', %s, true)", (before,))
+
+    async def in_thread(self, work: Callable[[psycopg.Connection[Any]], None]) -> None:
+        """Do work on a connection of its own, in a thread that is never abandoned."""
+
+        def run() -> None:
+            with psycopg.Connection[Any].connect(self.dsn, autocommit=True, connect_timeout=10) as connection:
+                connection.execute(_LIMITS)
+                work(connection)
+
+        await to_thread.run_sync(run)
+
+
+_LIMITS: Final = "SET statement_timeout = '20s'; SET lock_timeout = '10s'"
+_LOOK_IN: Final = "SELECT current_setting('search_path'), set_config('search_path', %s || ', pg_temp', true)"

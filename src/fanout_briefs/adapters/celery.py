@@ -1,0 +1,249 @@
+"""Jobs carried by Celery: messages that hold a key and nothing else, sent once the ledger has committed.
+
+Each job type is a task. A message may come twice, late or never: the ledger's claim lets one worker run a job, and
+reconciling sends again what was lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Final, TypeVar
+
+try:
+    from celery import Celery, signals
+    from kombu.exceptions import OperationalError
+except ModuleNotFoundError as missing:
+    raise ImportError("CeleryDispatcher needs Celery: pip install 'fanout-briefs[celery]'") from missing
+
+import anyio
+from anyio import to_thread
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from fanout_briefs.adapters._engines import JobRunner, Opener, distinct
+from fanout_briefs.engine import DispatcherPowers
+from fanout_briefs.model import JobRef
+
+__all__ = ["CeleryDispatcher", "add_tasks"]
+
+_T = TypeVar("_T")
+_log = logging.getLogger("fanout_briefs")
+_VISIBILITY: Final = 1800.0
+"""Seconds: the shortest of what brokers have when nothing is said. RabbitMQ closes a channel that is as late."""
+_HIGHEST: Final = 9
+_AHEAD_OF_OTHERS: Final = 3
+"""The least by which a priority has to differ so that Redis, which has four of them, sees it."""
+_PATIENCE: Final = 10.0
+"""Seconds to wait for a connection of the pool, or before trying again to open the briefs."""
+
+
+class CeleryDispatcher:
+    """Hands jobs over to Celery, for the workers of an app.
+
+    Messages go where the app's ``task_routes`` send the tasks ``fanout_briefs.<job type>``.
+
+    Args:
+        app: Yours.
+        ahead: How long before its time a job is handed over at most. Workers hold back what came early in their memory,
+            so what lies further ahead is handed over by a later reconciling. It is never more than half of the
+            broker's visibility timeout, after which messages that are held back would be delivered again and again.
+        priorities: By job type, from 0 to 9; 0 where there is none. Higher ones are taken first: on Redis as it is, on
+            RabbitMQ from queues with ``x-max-priority``.
+
+    Raises:
+        ValueError: An argument is out of range; every bad value is named.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        *,
+        ahead: timedelta = timedelta(minutes=1),
+        priorities: Mapping[str, int] | None = None,
+    ) -> None:
+        self._app = app
+        self._ahead = ahead
+        self._priorities = dict(priorities or {})
+        problems = [
+            f"priorities[{kind!r}]={priority!r}: must be an integer from 0 to {_HIGHEST}"
+            for kind, priority in self._priorities.items()
+            if priority not in range(_HIGHEST + 1)
+        ]
+        if ahead < timedelta(0):
+            problems.insert(0, f"ahead={ahead!r}: must not be less than zero")
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    @property
+    def powers(self) -> DispatcherPowers:
+        """What it can do.
+
+        It takes nothing back: Celery revokes by telling the workers that happen to be there, who then refuse that
+        message also when the job was taken up again. The ledger tells them what is cancelled.
+        """
+        options: Mapping[str, Any] = self._app.conf.broker_transport_options or {}
+        visible = timedelta(seconds=float(options.get("visibility_timeout", _VISIBILITY)))
+        return DispatcherPowers(schedules=min(self._ahead, visible / 2))
+
+    async def dispatch(self, jobs: Sequence[JobRef]) -> None:
+        for chunk in distinct(jobs):
+            await to_thread.run_sync(self._send, chunk)
+
+    def _send(self, jobs: Sequence[JobRef]) -> None:
+        try:
+            self._publish(jobs)
+        except OperationalError:
+            # A connection of the pool that ended meanwhile tells so only now; the next is a new one.
+            self._publish(jobs)
+
+    def _publish(self, jobs: Sequence[JobRef]) -> None:
+        now = datetime.now(UTC)
+        producer: Any
+        with self._app.producer_pool.acquire(block=True, timeout=_PATIENCE) as producer, producer.batch():
+            is_redis = producer.connection.transport.driver_type == "redis"
+            for job in jobs:
+                first = self._priorities.get(job.type, 0) + job.again * _AHEAD_OF_OTHERS
+                priority = min(first, _HIGHEST)
+                self._app.send_task(
+                    _task_name(job.type),
+                    [job.dedup_key],
+                    eta=job.run_at if job.run_at > now else None,
+                    # Redis takes 0 first, and RabbitMQ 9.
+                    priority=_HIGHEST - priority if is_redis else priority,
+                    ignore_result=True,
+                    add_to_parent=False,
+                    producer=producer,
+                )
+
+
+def _task_name(kind: str) -> str:
+    return f"fanout_briefs.{kind}"
+
+
+def add_tasks(
+    app: Celery,
+    briefs: JobRunner,
+    dispatcher: CeleryDispatcher,
+    *,
+    every: timedelta | None = timedelta(minutes=5),
+) -> None:
+    """Give an app the tasks that run these briefs; then start ``celery -A ... worker`` and ``celery -A ... beat``.
+
+    Any number of either may be, on any machines. Workers run jobs, in processes (``--pool=prefork``) or in threads
+    (``--pool=threads``). Beats plan, and put right what dead workers and lost messages left, by themselves: that needs no
+    broker. Without a beat have ``briefs.serve()`` running somewhere, or call ``briefs.plan`` and ``briefs.reconcile``.
+
+    Args:
+        app: Yours.
+        briefs: What to run. They are opened in each process of a worker, once it is forked, until it ends.
+        dispatcher: The one of the briefs.
+        every: How often a beat plans; None leaves that to others.
+    """
+    process = _Process(briefs)
+
+    def add(kind: str) -> None:
+        # A worker that dies is replaced; the ledger lets what it had in hand be run again when its lease has ended.
+        @app.task(name=_task_name(kind), acks_late=True, reject_on_worker_lost=True, ignore_result=True, shared=False)
+        def run_job(key: str) -> str:
+            return process.call(partial(_run_job, briefs, dispatcher, kind, key))
+
+    for kind in briefs.job_types:
+        add(kind)
+
+    def begin(**_: Any) -> None:
+        process.begin()
+
+    def serve(**_: Any) -> None:
+        process.serve(every)
+
+    def end(**_: Any) -> None:
+        process.end()
+
+    for signal, receiver in (
+        (signals.worker_process_init, begin),
+        (signals.worker_process_shutdown, end),
+        (signals.worker_shutdown, end),  # Of threads, which have no process of their own.
+        (signals.beat_init, serve),
+    ):
+        signal.connect(receiver, weak=False)
+
+
+class _Process:
+    """The event loop of one process, in a thread of its own, in which the briefs are open."""
+
+    def __init__(self, briefs: JobRunner) -> None:
+        self._briefs = briefs
+        self._opener = Opener(briefs)
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+        self._portal: BlockingPortal | None = None
+
+    def begin(self) -> None:
+        """Have the briefs opened, without waiting: Celery ends a process that is not ready in four seconds."""
+        self._begun().start_task_soon(self._try_to_open)
+
+    async def _try_to_open(self) -> None:
+        try:
+            await self._opener.open()
+        except Exception:
+            _log.exception("%s could not be opened; the first job tries again", self._briefs.name)
+
+    def call(self, run: Callable[[], Awaitable[_T]]) -> _T:
+        """Run something there, and wait for it. It is cancelled if waiting is: by a time limit, or by the worker's end."""
+        running = self._begun().start_task_soon(self._in_opened, run)
+        try:
+            return running.result()
+        finally:
+            running.cancel()
+
+    async def _in_opened(self, run: Callable[[], Awaitable[_T]]) -> _T:
+        await self._opener.open()
+        async with self._briefs:  # So that it stays open while this runs, also when the process ends.
+            return await run()
+
+    def serve(self, every: timedelta | None) -> None:
+        """Plan and put right until the process ends, which has no signal for its end."""
+
+        def watch() -> None:
+            threading.main_thread().join()
+            self.end()
+
+        self._begun().start_task_soon(self._keep_serving, every)
+        threading.Thread(target=watch, name="fanout_briefs waits for the end", daemon=True).start()
+
+    async def _keep_serving(self, every: timedelta | None) -> None:
+        while True:
+            try:
+                async with self._briefs:
+                    await self._briefs.serve(every=every, work=False)
+            except Exception:
+                _log.exception("%s cannot be planned; trying again in %s s", self._briefs.name, _PATIENCE)
+                await anyio.sleep(_PATIENCE)
+
+    def end(self) -> None:
+        """Give back what runs, and close the briefs."""
+        with self._lock:
+            portal, self._portal = self._portal, None
+            if portal is not None:
+                with suppress(RuntimeError):  # It has stopped by itself.
+                    portal.call(portal.stop, True)
+                self._stack.close()
+
+    def _begun(self) -> BlockingPortal:
+        with self._lock:
+            if self._portal is None:
+                self._portal = self._stack.enter_context(start_blocking_portal(name=self._briefs.name))
+            return self._portal
+
+
+async def _run_job(briefs: JobRunner, dispatcher: CeleryDispatcher, kind: str, key: str) -> str:
+    run = await briefs.run_job(key)
+    again_at = run.again_at
+    # What is to come later than a message may be sent is seen to by reconciling.
+    if again_at is not None and again_at - datetime.now(UTC) <= dispatcher.powers.schedules:
+        await dispatcher.dispatch([JobRef(key, kind, again_at)])
+    return run.outcome

@@ -1,0 +1,140 @@
+"""Jobs carried by PgQueuer: a queue in the PostgreSQL of the ledger, taken over in the ledger's own transaction.
+
+Each job type is an entrypoint. A message holds a key and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+try:
+    import psycopg
+    from pgqueuer import PgQueuer
+    from pgqueuer.errors import RetryRequested
+    from pgqueuer.models import Job
+    from pgqueuer.queries import SyncQueries
+except ModuleNotFoundError as missing:
+    raise ImportError("PgQueuerDispatcher needs PgQueuer: pip install 'fanout-briefs[pgqueuer]'") from missing
+
+import anyio
+from attrs import frozen
+from psycopg.rows import dict_row
+
+from fanout_briefs.adapters._engine_tables import Tables
+from fanout_briefs.adapters._engines import JobRunner, distinct
+from fanout_briefs.engine import DispatcherPowers, JobOutcome
+from fanout_briefs.model import JobRef
+
+__all__ = ["PgQueuerDispatcher", "carrying"]
+
+
+class PgQueuerDispatcher:
+    """Hands jobs over to PgQueuer.
+
+    Args:
+        dsn: How to reach the database where PgQueuer's tables are, as libpq reads it.
+        schema: Where they are in it.
+        priorities: By job type; 0 where there is none. Higher ones are taken first.
+
+    Give ``within`` to a ledger in the same database, ``PostgresStorage(dsn, on_pending=dispatcher.within)``, and the
+    dispatcher to ``Briefs``. With any other ledger jobs are handed over after its commits.
+    """
+
+    powers = DispatcherPowers(transactional=True, reports_duplicates=True, cancels=True)
+
+    def __init__(self, dsn: str, *, schema: str = "public", priorities: Mapping[str, int] | None = None) -> None:
+        self._tables = Tables(engine="PgQueuer", install="pgq install", dsn=dsn, schema=schema)
+        self._priorities = dict(priorities or {})
+
+    def within(self, connection: psycopg.Connection[Any], jobs: Sequence[JobRef]) -> None:
+        """Hand over jobs in the transaction of this connection; what waits there already is left as it is.
+
+        Raises:
+            StorageUnavailable: PgQueuer's tables are missing.
+            psycopg.Error: What the server says.
+        """
+        for chunk in distinct(jobs):
+            with self._tables.on(connection) as cursor:
+                ((now,),) = cursor.execute("SELECT now()").fetchall()
+                SyncQueries(_Joined(connection)).enqueue(
+                    [job.type for job in chunk],
+                    [job.dedup_key.encode() for job in chunk],
+                    [self._priorities.get(job.type, 0) + job.again for job in chunk],
+                    [max(job.run_at - now, timedelta(0)) for job in chunk],
+                    [job.id for job in chunk],
+                    on_conflict="skip",
+                )
+
+    async def dispatch(self, jobs: Sequence[JobRef]) -> None:
+        await self._tables.in_thread(lambda connection: self.within(connection, jobs))
+
+    async def cancel(self, jobs: Sequence[JobRef]) -> None:
+        def cancel(connection: psycopg.Connection[Any]) -> None:
+            queries = SyncQueries(_Joined(connection))
+            waiting = f"SELECT id FROM {queries.qbq.qualified.queue_table} WHERE dedupe_key = ANY($1) AND status = 'queued' FOR UPDATE"  # noqa: S608  # the engine's own name
+            for chunk in distinct(jobs):
+                with self._tables.on(connection):
+                    ids = [row["id"] for row in queries.driver.fetch(waiting, [job.id for job in chunk])]
+                    _Joined(connection).execute(
+                        queries.qbq.build_log_job_query(), ids, ["canceled"] * len(ids), [None] * len(ids)
+                    )
+
+        await self._tables.in_thread(cancel)
+
+
+@frozen
+class _Joined:
+    """A driver of PgQueuer's on a connection that is in a transaction, which its own refuses."""
+
+    connection: psycopg.Connection[Any]
+
+    def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
+        return self._run(query, *args).fetchall()
+
+    def execute(self, query: str, *args: object) -> None:
+        self._run(query, *args)
+
+    def _run(self, query: str, *args: object) -> psycopg.RawCursor[dict[str, object]]:
+        return psycopg.RawCursor(self.connection, row_factory=dict_row).execute(query.encode(), args or None)
+
+
+@asynccontextmanager
+async def carrying(
+    pgq: PgQueuer,
+    briefs: JobRunner,
+    *,
+    every: timedelta | None = timedelta(minutes=5),
+    concurrency_limits: Mapping[str, int] | None = None,
+) -> AsyncGenerator[PgQueuer]:
+    """Have a worker of PgQueuer run these briefs, plan them, and put right what dead workers left.
+
+    Use it in the factory that ``pgq run`` is given; then that is all that is to be started, on any number of machines.
+
+    Args:
+        pgq: The worker.
+        briefs: What to run; open while this is entered.
+        every: How often to plan; None leaves that to others.
+        concurrency_limits: By job type, how many run at once in all workers together; without it as many as they take.
+    """
+
+    async def run(job: Job) -> None:
+        run = await briefs.run_job((job.payload or b"").decode())
+        if run.outcome is JobOutcome.RELEASED:
+            raise RetryRequested
+        if run.again_at is not None:
+            raise RetryRequested(max(run.again_at - datetime.now(UTC), timedelta(0)), f"{run.outcome}")
+
+    limits = dict(concurrency_limits or {})
+    for kind in briefs.job_types:
+        pgq.entrypoint(kind, concurrency_limit=limits.get(kind, 0))(run)
+    async with briefs, anyio.create_task_group() as tasks:
+
+        async def serve() -> None:
+            await briefs.serve(every=every, work=False)
+
+        tasks.start_soon(serve)
+        yield pgq
+        tasks.cancel_scope.cancel()

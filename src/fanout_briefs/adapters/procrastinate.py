@@ -1,0 +1,235 @@
+"""Jobs carried by Procrastinate: tasks in the PostgreSQL of the ledger, taken over in the ledger's own transaction.
+
+Each job type is a task, on a queue of its own, so that workers may be given to types by ``--queues`` and
+``--concurrency``. A message holds a key and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+try:
+    import procrastinate
+    import psycopg
+except ModuleNotFoundError as missing:
+    raise ImportError(
+        "ProcrastinateDispatcher needs Procrastinate: pip install 'fanout-briefs[procrastinate]'"
+    ) from missing
+
+from fanout_briefs.adapters._engine_tables import Tables
+from fanout_briefs.adapters._engines import JobRunner, Opener, distinct, dividing_a_minute
+from fanout_briefs.engine import DispatcherPowers
+from fanout_briefs.model import JobRef
+
+__all__ = ["ProcrastinateDispatcher", "add_tasks"]
+
+_TRIES: Final = 5
+_FIRST: Final = 1_000_000
+
+
+class ProcrastinateDispatcher:
+    """Hands jobs over to Procrastinate.
+
+    Args:
+        dsn: How to reach the database where Procrastinate's tables are, as libpq reads it.
+        schema: Where they are in it.
+        priorities: By job type; 0 where there is none. Higher ones are taken first.
+
+    Give ``within`` to a ledger in the same database, ``PostgresStorage(dsn, on_pending=dispatcher.within)``, and the
+    dispatcher to ``Briefs``. With any other ledger jobs are handed over after its commits.
+    """
+
+    powers = DispatcherPowers(transactional=True, reports_duplicates=True, cancels=True)
+
+    def __init__(self, dsn: str, *, schema: str = "public", priorities: Mapping[str, int] | None = None) -> None:
+        self._tables = Tables(
+            engine="Procrastinate", install="procrastinate --app=... schema --apply", dsn=dsn, schema=schema
+        )
+        self._priorities = dict(priorities or {})
+
+    def within(self, connection: psycopg.Connection[Any], jobs: Sequence[JobRef]) -> None:
+        """Hand over jobs in the transaction of this connection; what waits there already is left as it is.
+
+        Raises:
+            StorageUnavailable: Procrastinate's tables are missing.
+            psycopg.Error: What the server says.
+        """
+        for chunk in distinct(jobs):
+            for tries_left in reversed(range(_TRIES)):
+                try:
+                    with self._tables.on(connection) as cursor:
+                        cursor.execute(_DEFER, self._columns(chunk), binary=True)
+                    break
+                except psycopg.errors.UniqueViolation:
+                    # Somebody who reconciles has just handed over the same; the next look sees it.
+                    if not tries_left:
+                        raise
+
+    def _columns(self, jobs: Sequence[JobRef]) -> dict[str, list[Any]]:
+        return {
+            "ids": [job.id for job in jobs],
+            "types": [job.type for job in jobs],
+            "keys": [job.dedup_key for job in jobs],
+            "times": [job.run_at for job in jobs],
+            "priorities": [self._priorities.get(job.type, 0) + job.again for job in jobs],
+        }
+
+    async def dispatch(self, jobs: Sequence[JobRef]) -> None:
+        await self._tables.in_thread(lambda connection: self.within(connection, jobs))
+
+    async def cancel(self, jobs: Sequence[JobRef]) -> None:
+        def cancel(connection: psycopg.Connection[Any]) -> None:
+            for chunk in distinct(jobs):
+                with self._tables.on(connection) as cursor:
+                    cursor.execute(_CANCEL, {"ids": [job.id for job in chunk]}, binary=True)
+
+        await self._tables.in_thread(cancel)
+
+    async def rescue(self, tasks: Sequence[str], stalled_after: timedelta) -> None:
+        """Take tasks from workers of Procrastinate's that died, which it leaves in their hands for ever.
+
+        Args:
+            tasks: Names of tasks.
+            stalled_after: How long after its last heartbeat a worker counts as dead.
+        """
+
+        def rescue(connection: psycopg.Connection[Any]) -> None:
+            with self._tables.on(connection) as cursor:
+                cursor.execute(_RESCUE, {"tasks": list(tasks), "after": stalled_after}, binary=True)
+
+        await self._tables.in_thread(rescue)
+
+
+# Procrastinate's own bulk call takes its connections from an asynchronous app and refuses a whole batch for one
+# duplicate. So this calls the function beneath it, whose version is in its name, with what does not wait already.
+_DEFER: Final = """
+WITH asked AS (
+    SELECT * FROM unnest(
+        %(ids)b::text[], %(types)b::text[], %(keys)b::text[], %(times)b::timestamptz[], %(priorities)b::int[]
+    ) WITH ORDINALITY AS asked (id, type, key, run_at, priority, place)
+)
+SELECT procrastinate_defer_jobs_v1(array_agg(ROW(
+    type, 'fanout_briefs.' || type, priority, NULL, id, jsonb_build_object('key', key), run_at
+)::procrastinate_job_to_defer_v1 ORDER BY place))
+FROM asked
+WHERE NOT EXISTS (SELECT FROM procrastinate_jobs AS job WHERE job.queueing_lock = asked.id AND job.status = 'todo')
+HAVING count(*) > 0
+"""
+_CANCEL: Final = """
+SELECT procrastinate_cancel_job_v1(job.id, false, true)
+FROM unnest(%(ids)b::text[]) AS asked (id)
+JOIN procrastinate_jobs AS job ON job.queueing_lock = asked.id AND job.status = 'todo'
+"""
+
+# A worker that is only stopped may keep a row locked, for which nobody else must wait. What waits again already, since
+# the ledger handed it over anew, is ended; so is what comes again by itself, and of equal ones all but the newest.
+_RESCUE: Final = """
+WITH stalled AS (
+    SELECT job.id, job.queueing_lock FROM procrastinate_jobs AS job
+    LEFT JOIN procrastinate_workers AS worker ON worker.id = job.worker_id
+    WHERE job.status = 'doing' AND job.task_name = ANY (%(tasks)b::text[])
+        AND (worker.id IS NULL OR worker.last_heartbeat < now() - %(after)b::interval)
+    FOR UPDATE OF job SKIP LOCKED
+)
+SELECT CASE
+    WHEN stalled.queueing_lock LIKE 'fanout_briefs.%%' OR EXISTS (
+        SELECT FROM procrastinate_jobs AS other
+        WHERE other.queueing_lock = stalled.queueing_lock AND other.status = 'todo'
+    ) OR EXISTS (
+        SELECT FROM stalled AS newer WHERE newer.queueing_lock = stalled.queueing_lock AND newer.id > stalled.id
+    ) THEN procrastinate_finish_job_v1(stalled.id, 'failed', false)
+    ELSE procrastinate_retry_job_v2(stalled.id, now(), NULL, NULL, NULL)
+END
+FROM stalled
+"""
+
+
+def add_tasks(
+    app: procrastinate.App,
+    briefs: JobRunner,
+    dispatcher: ProcrastinateDispatcher,
+    *,
+    plan: str | None = "*/5 * * * *",
+    reconcile: timedelta | None = None,
+    stalled_after: timedelta = timedelta(seconds=30),
+) -> None:
+    """Give an app the tasks that run these briefs; then ``procrastinate --app=... worker`` is all that is to be started.
+
+    Any number of workers may be. They plan, run and put right what dead ones left, each at a time, by the app's periodic
+    tasks; those are on the queue of the brief's name.
+
+    Args:
+        app: Yours. Its database is the one of the dispatcher.
+        briefs: What to run; opened in a worker when it is first needed, until the worker ends.
+        dispatcher: The one of the briefs.
+        plan: How often to plan, in the words of cron; None leaves that to others.
+        reconcile: How often to put right what was left behind, in whole seconds that divide a minute; None: about three
+            times in a lease.
+        stalled_after: How long after its worker's last heartbeat a task of Procrastinate's is taken from it; more than
+            twice the workers' ``update_heartbeat_interval``.
+
+    Raises:
+        ValueError: ``reconcile`` does not divide a minute.
+        procrastinate.exceptions.TaskAlreadyRegistered: The app has tasks of briefs of this name.
+    """
+    every = dividing_a_minute(briefs.lease / 3 if reconcile is None else reconcile)
+    if reconcile not in (None, every):
+        raise ValueError(f"reconcile={reconcile}: must be whole seconds that divide a minute, such as {every}")
+    _Tasks(app, briefs, dispatcher, every, stalled_after).add(plan)
+
+
+class _Tasks:
+    """The tasks of one kind of brief."""
+
+    def __init__(
+        self,
+        app: procrastinate.App,
+        briefs: JobRunner,
+        dispatcher: ProcrastinateDispatcher,
+        every: timedelta,
+        stalled_after: timedelta,
+    ) -> None:
+        self._app = app
+        self._briefs = briefs
+        self._dispatcher = dispatcher
+        self._every = every
+        self._stalled_after = stalled_after
+        self._opener = Opener(briefs)
+        self._names = [
+            f"fanout_briefs.{each}" for each in (*briefs.job_types, f"reconcile.{briefs.name}", f"plan.{briefs.name}")
+        ]
+
+    def add(self, plan: str | None) -> None:
+        name = self._briefs.name
+        for kind in self._briefs.job_types:
+            self._app.task(name=f"fanout_briefs.{kind}", queue=kind)(self._run_job)
+        reconcile = f"* * * * * */{self._every.seconds}"
+        for what, cron, do in (("plan", plan, self._plan), ("reconcile", reconcile, self._reconcile)):
+            if cron is not None:
+                task_name = f"fanout_briefs.{what}.{name}"
+                # One waits at most: what was missed while all workers were down is done once.
+                # And not behind all the briefs that are due.
+                task = self._app.task(name=task_name, queue=name, queueing_lock=task_name, priority=_FIRST)(do)
+                self._app.periodic(cron=cron)(task)
+
+    async def _run_job(self, key: str) -> None:
+        await self._opener.open()
+        async with self._briefs:  # So that it stays open while this runs, also when the worker ends.
+            run = await self._briefs.run_job(key)
+            if run.again_at is not None:
+                kind = key.partition(":")[0]
+                await self._dispatcher.dispatch([JobRef(key, kind, run.again_at)])
+
+    async def _plan(self, timestamp: int) -> None:  # noqa: ARG002  # Procrastinate gives it by this name.
+        await self._opener.open()
+        async with self._briefs:
+            await self._briefs.plan(datetime.now(UTC))
+
+    async def _reconcile(self, timestamp: int) -> None:
+        await self._opener.open()
+        async with self._briefs:
+            now = datetime.fromtimestamp(timestamp, UTC)
+            await self._briefs.reconcile(now, last=now - self._every)
+        await self._dispatcher.rescue(self._names, self._stalled_after)

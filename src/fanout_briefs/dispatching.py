@@ -1,0 +1,153 @@
+"""Has an engine wake workers for what becomes pending, after it is committed, and again for what nobody began in time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import anyio
+from attrs import frozen
+
+from fanout_briefs.model import Change, Claim, Enqueued, Finish, FollowUp, Job, JobRef, JobStatus
+from fanout_briefs.ports import CancellingDispatcher, Dispatcher, Storage
+
+__all__ = ["Carrier", "DispatchingStorage"]
+
+_log = logging.getLogger("fanout_briefs")
+_PATIENCE = 30.0
+"""Seconds that handing over one batch may take; a broker that never answers must not keep a worker from stopping."""
+_SHORTEST = timedelta(seconds=1)
+_DOUBLINGS = 4
+"""How often the wait before handing over again doubles: from the grace to sixteen times as long."""
+
+
+@frozen(kw_only=True)
+class Carrier:
+    """Hands jobs over to a dispatcher, within its powers.
+
+    Attributes:
+        dispatcher: Carries them to workers.
+        grace: How long after its time a job that nobody began is handed over again; then twice as long, and so on.
+        clock: The wall clock.
+    """
+
+    dispatcher: Dispatcher
+    grace: timedelta
+    clock: Callable[[], datetime]
+
+    async def tell(self, jobs: Collection[JobRef]) -> None:
+        """Hand over those that can be by now. A failure is logged: the jobs are committed, and will be handed over again."""
+        now = self.clock()
+        try:
+            await self.hand_over([job for job in jobs if self._is_near(job.run_at, now)])
+        except Exception:
+            _log.exception("%d jobs could not be dispatched; reconciling dispatches them again", len(jobs))
+
+    async def hand_over(self, jobs: Sequence[JobRef]) -> None:
+        """Hand over jobs.
+
+        Raises:
+            Exception: What the dispatcher raises, or ``TimeoutError``.
+        """
+        if jobs:
+            with anyio.fail_after(_PATIENCE):
+                await self.dispatcher.dispatch(jobs)
+
+    async def take_back(self, jobs: Sequence[JobRef]) -> None:
+        """Take cancelled jobs back, where the dispatcher can. A failure is logged: workers will find them cancelled."""
+        if not jobs or not self.dispatcher.powers.cancels:
+            return
+        try:
+            with anyio.fail_after(_PATIENCE):
+                await cast("CancellingDispatcher", self.dispatcher).cancel(jobs)
+        except Exception:
+            _log.exception(
+                "%d jobs could not be taken back from the engine; workers will find them cancelled", len(jobs)
+            )
+
+    def furthest(self, now: datetime) -> datetime:
+        """Give the latest ``run_at`` of jobs that may have to be handed over at ``now``."""
+        ahead = self.dispatcher.powers.schedules
+        return now if ahead == timedelta.max else now + ahead
+
+    def is_wanted(self, run_at: datetime, now: datetime, last: datetime | None) -> bool:
+        """Whether a pending job is to be handed over at ``now``, where ``last`` was the time before that this was asked.
+
+        It is when it comes within the engine's reach, and again each time its lateness has doubled: what was lost is
+        soon found, and what only waits long does not fill the engine with copies.
+        """
+        if last is None:
+            return self._times(run_at, now) > 0 or (self._has_reach and self._is_near(run_at, now))
+        came_near = self._has_reach and self._is_near(run_at, now) and not self._is_near(run_at, last)
+        return came_near or self._times(run_at, now) > self._times(run_at, last)
+
+    @property
+    def every(self) -> timedelta:
+        """How often to look for what is to be handed over again, or comes within reach."""
+        reach = self.dispatcher.powers.schedules
+        return max(min(self.grace, reach) / 2, _SHORTEST)
+
+    @property
+    def _has_reach(self) -> bool:
+        return self.dispatcher.powers.schedules != timedelta.max
+
+    def _is_near(self, run_at: datetime, now: datetime) -> bool:
+        return not self._has_reach or run_at <= self.furthest(now)
+
+    def _times(self, run_at: datetime, now: datetime) -> int:
+        """How often a job that nobody began should have been handed over again by now."""
+        graces = (now - run_at) // self.grace
+        longest = 2**_DOUBLINGS
+        return max(graces, 0).bit_length() if graces < longest else _DOUBLINGS + graces // longest
+
+
+class DispatchingStorage:
+    """A storage that has a carrier told of every job that became pending in it. Everything else is the storage's own."""
+
+    def __init__(self, storage: Storage, carrier: Carrier) -> None:
+        self._storage = storage
+        self._carrier = carrier
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
+        """As the storage does."""
+        outcomes = await self._storage.enqueue(jobs)
+        made = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome in _MADE]
+        await self._tell(made)
+        return outcomes
+
+    async def change(self, keys: Collection[str], change: Change) -> Collection[str]:
+        """As the storage does."""
+        moved = await self._storage.change(keys, change)
+        if moved and change is not Change.CANCEL:
+            await self._tell((await self._storage.find(moved)).values())
+        return moved
+
+    async def finish(self, claim: Claim, finish: Finish, follow_ups: Sequence[FollowUp] = ()) -> bool:
+        """As the storage does."""
+        is_kept = await self._storage.finish(claim, finish, follow_ups)
+        if is_kept:
+            await self._tell(follow_up.job for follow_up in follow_ups)
+        return is_kept
+
+    async def retry(self, claim: Claim, at: datetime, error: str, *, counted: bool = True) -> bool:
+        """As the storage does."""
+        is_kept = await self._storage.retry(claim, at, error, counted=counted)
+        if is_kept:
+            await self._carrier.tell([JobRef(claim.job.dedup_key, claim.job.type, at)])
+        return is_kept
+
+    async def release(self, claims: Collection[Claim]) -> None:
+        """As the storage does."""
+        await self._storage.release(claims)
+        await self._carrier.tell([JobRef.of(claim.job, again=True) for claim in claims])
+
+    async def _tell(self, jobs: Any) -> None:
+        await self._carrier.tell([JobRef.of(job) for job in jobs if job.status is JobStatus.PENDING])
+
+
+_MADE = (Enqueued.CREATED, Enqueued.TAKEN_UP)

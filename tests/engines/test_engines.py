@@ -1,0 +1,178 @@
+"""Engines carry the jobs, in the workers that their own commands start; the ledger stays the truth whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import anyio.to_thread
+import pytest
+from engine_harness import GUARD, LEASE, Figures, Scene
+
+from carriers import CARRIERS, Carrier
+from mail_server import MailServer
+from services import Schema, Server, connect
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL"),
+]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Workers of these engines run on asyncio; planning is tested on both elsewhere."""
+    return "asyncio"
+
+
+# Celery's pool of threads runs the same code as its pool of processes, which is tried every day.
+DAILY = [pytest.param(name, marks=[pytest.mark.nightly] if name == "celery-threads" else []) for name in CARRIERS]
+
+
+@pytest.fixture(params=DAILY)
+def carrier(request: pytest.FixtureRequest, postgres: Schema) -> Carrier:
+    made = CARRIERS[request.param](request, postgres)
+    made.install()
+    return made
+
+
+@pytest.fixture
+def scene(carrier: Carrier, postgres: Schema, tmp_path: Path) -> Scene:
+    return Scene(carrier, postgres, tmp_path)
+
+
+async def killed_in_mid_job(scene: Scene, users: int) -> Figures:
+    """Two workers, one killed in the middle of a job; everything is made all the same, and once."""
+    figures = Figures(scene.carrier.name, users)
+    figures.enqueued = await scene.plan(users)
+    victim_user = f"u{users // 20:05}"
+    scene.hold(victim_user)
+    begun = time.monotonic()
+    with scene.at_work(2):
+        pid = scene.holder(victim_user)
+        os.kill(pid, signal.SIGKILL)
+        killed = time.monotonic()
+        scene.until(lambda: Counter(user for user, *_ in scene.lines("begun"))[victim_user] > 1)
+        figures.recovered = time.monotonic() - killed
+        scene.until(lambda: scene.ended() == 2 * users, within=GUARD + users / 10)
+        figures.ran = 2 * users / (time.monotonic() - begun)
+    found = scene.found()
+    assert found.briefs == {"completed": users}
+    assert found.mails == {"completed": users}
+    assert found.saved == (users, users)
+    assert len({key for (key,) in scene.lines("sent")}) == users
+    print(f"\n{figures}")
+    assert figures.recovered <= 2 * LEASE.total_seconds()
+    return figures
+
+
+async def test_a_worker_that_is_killed_in_mid_job_costs_nothing_but_time(scene: Scene) -> None:
+    await killed_in_mid_job(scene, 300)
+
+
+@pytest.mark.nightly
+async def test_ten_thousand_jobs_and_a_worker_that_is_killed(scene: Scene) -> None:
+    await killed_in_mid_job(scene, 10_000)
+
+
+async def test_a_worker_that_sleeps_past_its_lease_writes_nothing_when_it_wakes(scene: Scene) -> None:
+    await scene.plan(20)
+    scene.hold("u00003")
+    with scene.at_work(2):
+        pid = scene.holder("u00003")
+        os.kill(pid, signal.SIGSTOP)
+        scene.until(lambda: scene.ended() == 40)
+        bodies = scene.run("SELECT user_id, body FROM briefs ORDER BY user_id")
+        rows = scene.run("SELECT * FROM jobs ORDER BY dedup_key")
+        os.kill(pid, signal.SIGCONT)
+        assert f"made by {pid}".encode() not in dict(bodies)["u00003"]
+        # It is awake once it has noticed that it lost what it held, or once it takes something new.
+        await scene.plan(20, "v", late=-LEASE)
+        scene.until(lambda: scene.ended() == 80)
+    assert scene.run("SELECT user_id, body FROM briefs WHERE user_id < 'v' ORDER BY user_id") == bodies
+    assert scene.run("SELECT * FROM jobs WHERE user_id < 'v' ORDER BY dedup_key") == rows
+
+
+async def test_with_a_mail_server_no_mail_is_sent_twice_and_none_is_forgotten(scene: Scene) -> None:
+    users = 200
+    await scene.plan(users)
+    with MailServer() as server:
+        scene.environment["ENGINE_SMTP"] = str(server.port)
+        with scene.at_work(2):
+            server.wait_until_taken(users // 4)
+            scene.workers[0].kill()
+            scene.until(lambda: scene.ended() == 2 * users)
+        found = scene.found()
+        assert found.briefs == {"completed": users}
+        assert set(found.mails) <= {"completed", "unknown"}
+        assert found.mails.total() == users
+        assert max(Counter(server.takers).values()) == 1
+        # What is called sent was taken; of what is unknown nobody knows, and it may have been.
+        assert found.mails["completed"] <= len(server.takers) <= users
+
+
+async def test_a_worker_that_is_told_to_stop_gives_back_what_it_cannot_finish(scene: Scene) -> None:
+    if scene.carrier.name in ("pgqueuer", "celery, threads"):
+        pytest.skip(f"{scene.carrier.name} waits for what runs, however long that takes")
+    await scene.plan(20)
+    scene.hold("u00003")
+    with scene.at_work(2):
+        pid = scene.holder("u00003")
+        os.kill(pid, signal.SIGTERM)
+        scene.until(lambda: scene.ended() == 40)
+    ((attempts,),) = scene.run("SELECT attempts FROM jobs WHERE dedup_key LIKE 'daily_brief:%u00003'")
+    assert attempts == 1  # The one that was given back does not count, as that of a dead worker would.
+
+
+@pytest.mark.nightly
+async def test_more_workers_make_more_briefs_a_second(scene: Scene) -> None:
+    scene.environment["ENGINE_TAKES"] = "1"
+    users, rates = 200, dict[int, float]()
+    for workers in (1, 2, 4):
+        await scene.plan(users, f"w{workers}_", late=-LEASE)
+        until, begun = scene.ended() + 2 * users, time.monotonic()
+        with scene.at_work(workers):
+            scene.until(partial(scene.has_ended, until))
+        rates[workers] = users / (time.monotonic() - begun)
+    told = ", ".join(f"{rate:.0f} by {workers}" for workers, rate in rates.items())
+    print(f"\n{scene.carrier.name}: of briefs that take a second each, 20 at once a worker, a second: {told}")
+    assert rates[1] < rates[2] < rates[4]
+
+
+@pytest.mark.parametrize("name", DAILY)
+async def test_a_server_that_is_restarted_while_jobs_run_loses_nothing(
+    name: str, request: pytest.FixtureRequest, own_postgres: Server, tmp_path: Path
+) -> None:
+    users = 200
+    with connect(own_postgres.dsn) as connection:
+        ledger = Schema(own_postgres.dsn, "ledger", connection)
+        ledger.make()
+    carrier = CARRIERS[name](request, ledger)
+    carrier.install()
+    scene = Scene(carrier, ledger, tmp_path)
+    await scene.plan(users)
+    with scene.at_work(2):
+        scene.until(lambda: scene.ended() > users // 4)
+        for mode in ("immediate", "fast"):
+            await anyio.to_thread.run_sync(own_postgres.stop, mode)
+            await anyio.to_thread.run_sync(own_postgres.start)
+        scene.until(lambda: scene.ended() == 2 * users, keeping=2)
+    found = scene.found()
+    assert (found.briefs, found.mails) == ({"completed": users}, {"completed": users})
+    assert found.saved == (users, users)
+    assert len({key for (key,) in scene.lines("sent")}) == users
+
+
+@pytest.mark.nightly
+async def test_figures_of_enqueueing_through_the_ledger_beside_the_engine_alone(scene: Scene) -> None:
+    """Ten thousand slots a batch, beside the engine's own bulk call for as many messages."""
+    rounds, slots = 3, 10_000
+    through_ledger = max([await scene.plan(slots, f"r{number}_", late=-LEASE) for number in range(rounds)])
+    alone = max(scene.alone(slots, number) for number in range(rounds))
+    print(f"\n{scene.carrier.name}: {through_ledger:,.0f} slots/s through the ledger, {alone:,.0f} messages/s alone")
+    assert scene.ledger.run("SELECT count(*) FROM jobs") == [(rounds * slots,)]

@@ -1,0 +1,94 @@
+"""Tasks in the hands of dead workers of Procrastinate's are taken back; and what its tasks may be given."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import procrastinate
+import pytest
+
+from carriers import ProcrastinateCarrier
+from fanout_briefs import Briefs
+from fanout_briefs.adapters.memory import MemoryStorage
+from fanout_briefs.adapters.procrastinate import ProcrastinateDispatcher, add_tasks
+from hosts import Host
+from services import Schema, connect
+
+MINUTE = timedelta(minutes=1)
+PLAN = "fanout_briefs.plan.daily"
+
+
+@pytest.fixture
+def carrier(postgres: Schema) -> ProcrastinateCarrier:
+    made = ProcrastinateCarrier(postgres)
+    made.install()
+    return made
+
+
+def doing(carrier: ProcrastinateCarrier, worker: str, lock: str, task: str = "fanout_briefs.daily") -> int:
+    """A task that is in the hands of a worker: ``alive``, ``dead`` for two minutes, or ``pruned``."""
+    heartbeat = datetime.now(UTC) - (2 * MINUTE if worker == "dead" else timedelta(0))
+    ((holder,),) = carrier.run("INSERT INTO procrastinate_workers (last_heartbeat) VALUES (%s) RETURNING id", heartbeat)
+    ((number,),) = carrier.run(
+        "INSERT INTO procrastinate_jobs (queue_name, task_name, queueing_lock, status, worker_id) "
+        "VALUES ('daily', %s, %s, 'doing', %s) RETURNING id",
+        task,
+        lock,
+        holder,
+    )
+    if worker == "pruned":
+        carrier.run("DELETE FROM procrastinate_workers WHERE id = %s RETURNING id", holder)
+    return int(number)
+
+
+def statuses(carrier: ProcrastinateCarrier) -> list[str]:
+    return [status for (status,) in carrier.run("SELECT status FROM procrastinate_jobs ORDER BY id")]
+
+
+async def test_tasks_of_dead_workers_wait_again_and_those_of_living_ones_are_left_alone(
+    carrier: ProcrastinateCarrier,
+) -> None:
+    doing(carrier, "dead", "one")
+    doing(carrier, "pruned", "two")
+    doing(carrier, "alive", "three")
+    doing(carrier, "dead", "four", task="somebody.elses")
+    await carrier.dispatcher.rescue(["fanout_briefs.daily"], MINUTE)
+    assert statuses(carrier) == ["todo", "todo", "doing", "doing"]
+
+
+async def test_what_waits_again_already_and_what_comes_by_itself_is_ended(carrier: ProcrastinateCarrier) -> None:
+    doing(carrier, "dead", "twice")
+    doing(carrier, "dead", "twice")
+    doing(carrier, "dead", PLAN, task=PLAN)
+    doing(carrier, "dead", "waits")
+    carrier.run(
+        "INSERT INTO procrastinate_jobs (queue_name, task_name, queueing_lock) "
+        "VALUES ('daily', 'fanout_briefs.daily', 'waits') RETURNING id"
+    )
+    await carrier.dispatcher.rescue(["fanout_briefs.daily", PLAN], MINUTE)
+    assert statuses(carrier) == ["failed", "todo", "failed", "failed", "todo"]
+
+
+async def test_nobody_waits_for_a_row_that_a_stopped_worker_keeps_locked(carrier: ProcrastinateCarrier) -> None:
+    locked, free = doing(carrier, "dead", "one"), doing(carrier, "dead", "two")
+    with connect(carrier.dsn) as stopped, stopped.transaction():
+        stopped.execute("SELECT FROM procrastinate_jobs WHERE id = %s FOR UPDATE", (locked,))
+        await carrier.dispatcher.rescue(["fanout_briefs.daily"], MINUTE)
+    assert statuses(carrier) == ["doing", "todo"]
+    assert locked < free
+
+
+def test_how_often_to_reconcile_has_to_divide_a_minute() -> None:
+    app = procrastinate.App(connector=procrastinate.PsycopgConnector())
+    dispatcher, host = ProcrastinateDispatcher("dbname=nowhere"), Host()
+    briefs = Briefs(MemoryStorage(), projects=host, generator=host, dispatcher=dispatcher)
+    with pytest.raises(
+        ValueError, match=r"reconcile=0:00:07: must be whole seconds that divide a minute, such as 0:00:06"
+    ):
+        add_tasks(app, briefs, dispatcher, reconcile=timedelta(seconds=7))
+    add_tasks(app, briefs, dispatcher)
+    loosely: Any = app
+    assert {"fanout_briefs.daily_brief", "fanout_briefs.plan.daily_brief"} <= loosely.tasks.keys()
+    crons = {task.cron for task in loosely.periodic_registry.periodic_tasks.values()}
+    assert crons == {"*/5 * * * *", "* * * * * */10"}
