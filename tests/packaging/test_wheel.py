@@ -33,7 +33,7 @@ def python(tmp_path: Path) -> Path:
     return python
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_lines_that_test_a_storage_are_green_with_only_the_wheel(python: Path, tmp_path: Path) -> None:
     page = (ROOT / "docs/contracts.md").read_text(encoding="utf-8")
     (lines, *_) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
