@@ -21,7 +21,7 @@ from fanout_briefs.timing import Timing
 from .world import LATER, LEAD, NAME, NOW, SPAN, World, Wrong
 
 TIMING = Timing(lead=LEAD, horizon=SPAN - LEAD)
-PAGE_SIZE = 10_000
+PAGE_SIZE = 20_000
 OURS, AGAIN, SMALL = "ours", "ours, all planned already", "ours, pages of 1,000 (the default)"
 FOUR, COPY, SINGLE = "floor: the four raw statements", "floor: the same rows by COPY", "floor: by one INSERT"
 MANY = "floor: the same rows by executemany"

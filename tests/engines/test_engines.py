@@ -30,8 +30,8 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-# Celery's pool of threads runs the same code as its pool of processes, which is tried every day.
-DAILY = [pytest.param(name, marks=[pytest.mark.nightly] if name == "celery-threads" else []) for name in CARRIERS]
+# Celery's workers take longest; every day they are tried by its brokers' tests and by the recipe for Django.
+DAILY = [pytest.param(name, marks=[pytest.mark.nightly] if name.startswith("celery") else []) for name in CARRIERS]
 
 
 @pytest.fixture(params=DAILY)

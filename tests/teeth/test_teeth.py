@@ -7,9 +7,12 @@ from collections import Counter
 import anyio
 import pytest
 from wrong import MOST_LINES, Wrong
+from wrong_claims import CLAIMS
 from wrong_ledger import LEDGERS
 from wrong_opening import OPENING
 from wrong_oversight import OVERSIGHT
+from wrong_pauses import PAUSES
+from wrong_planning import PLANNING
 from wrong_preferences import PREFERENCES
 from wrong_sqlite import SQL
 from wrong_values import CANCELLATION, VALUES
@@ -18,7 +21,7 @@ from wrong_work import WORK
 from fanout_briefs.testing import check_storage
 from fanout_briefs.testing.clauses import storage_kit
 
-ALL = [*LEDGERS, *WORK, *OVERSIGHT, *OPENING, *VALUES, *CANCELLATION, *PREFERENCES, *SQL]
+ALL = [*PLANNING, *LEDGERS, *CLAIMS, *WORK, *PAUSES, *OVERSIGHT, *OPENING, *VALUES, *CANCELLATION, *PREFERENCES, *SQL]
 
 NOT_FAILED: dict[str, str] = {}
 """Clauses that no wrong adapter fails, each with the reason."""

@@ -15,7 +15,7 @@ from fanout_briefs.testing.checks import same
 from fanout_briefs.testing.kits import storage_kit
 from fanout_briefs.testing.slots import DAY, HOUR, NOW, brief_of, claim, claim_one, found, job, names
 
-_TURNS: Final = (1, 2, 30)
+_TURNS: Final = (1, 2, 5, 30)
 """How often the event loop goes round before the call is cancelled."""
 
 
