@@ -15,6 +15,7 @@ import asyncio
 import gc
 import json
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -360,6 +361,8 @@ def main() -> None:
         return
     if arguments.users is not None and arguments.users < FULL.due[0]:
         parser.error(f"--users {arguments.users}: must be {FULL.due[0]} or more; for less there is --quick")
+    # So that a run that is ended leaves no server behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     random.seed(5)
     scale = limited(QUICK if arguments.quick else FULL, arguments.users)
     figures, missing = Figures(), None
