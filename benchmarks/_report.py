@@ -21,12 +21,13 @@ STYLE = (
 
 @frozen
 class Bar:
-    """A claim: ``found`` is at most ``limit``, or at least."""
+    """A claim: ``found`` is at most ``limit``, or at least. It decides nothing if it was ``tried`` on less."""
 
     claim: str
     found: float | None
     limit: float
     at_least: bool = False
+    tried: bool = True
 
     def __str__(self) -> str:
         found = "missing" if self.found is None else f"{self.found:.2f}"
@@ -34,7 +35,7 @@ class Bar:
 
     @property
     def _met(self) -> str:
-        if self.found is None:
+        if self.found is None or not self.tried:
             return ""
         return "yes" if (self.found >= self.limit if self.at_least else self.found <= self.limit) else "no"
 

@@ -15,6 +15,7 @@ import asyncio
 import gc
 import json
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -166,7 +167,14 @@ def quiet(world: World) -> Generator[None]:
         gc.unfreeze()
 
 
-def run(scale: Scale, figures: Figures, server: tuple[str, Statements] | None, folder: Path) -> None:
+def run(
+    scale: Scale,
+    figures: Figures,
+    server: tuple[str, Statements] | None,
+    folder: Path,
+    keep: Callable[[Figures], None],
+) -> None:
+    """Measure world by world; after each, ``keep`` is given what there is, since a run is long."""
     for world, rounds in scale.worlds.items():
         print(f"{world.label} …", file=sys.stderr)
         only = None if world in {*scale.main, scale.crowd} else FLOORS
@@ -183,6 +191,7 @@ def run(scale: Scale, figures: Figures, server: tuple[str, Statements] | None, f
                 measure(postgres, rounds, figures, only)
                 if world == scale.biggest:
                     figures.memory[postgres.kind] = memory_apart(world, "--dsn", server[0])
+        keep(figures)
 
 
 # Memory, of a process that does nothing else
@@ -261,31 +270,37 @@ def over(one: float | None, other: float | None) -> float | None:
 
 
 def bars(figures: Figures, scale: Scale) -> list[Bar]:
+    """Give the claims; those about worlds that are bigger than the ones that were planned decide nothing."""
     big, crowd, kind = scale.biggest, scale.crowd, PostgresBed.kind
     of_crowd = partial(figures.ratio, kind, crowd)
     calls = figures.calls.get((kind, crowd, OURS))
-    flat = [figures.time(kind, world, OURS) for world in (scale.by_others[-1], scale.by_others[0])]
     few, many = scale.by_due[0], scale.by_due[-1]
     linear = over(figures.time(kind, many, OURS), figures.time(kind, few, OURS))
-    at_once = f"{scale.at_once:,} due at once"
+    less, more = scale.by_others[0], scale.by_others[-1]
+    flat = over(figures.time(kind, more, OURS), figures.time(kind, less, OURS))
+    all_of, at_once = f"{big.users:,} users", f"{scale.at_once:,} due at once"
+    is_big, is_crowd = big == FULL.biggest, crowd == FULL.crowd
+    first_to_second = figures.ratio(kind, big, OURS, AGAIN)
     return [
-        Bar(f"{big.users:,} users, one 24th due: seconds", figures.time(kind, big, OURS), 2.5),
-        Bar(f"{big.users:,} users: ratio to the four raw statements", figures.ratio(kind, big, OURS, FOUR), 1.8),
-        Bar(f"{big.users:,} users: first pass / second", figures.ratio(kind, big, OURS, AGAIN), 2.5, at_least=True),
-        Bar(f"{at_once}: the seed's before / ours", of_crowd(BEFORE, OURS), 12, at_least=True),
-        Bar(f"{at_once}: the seed's after / ours", of_crowd(AFTER, OURS), 4, at_least=True),
-        Bar(f"{at_once}: statements", None if calls is None else float(calls), 59),
-        Bar(f"{big.users:,} users: MiB above start, PostgreSQL", figures.memory.get(kind), 150),
-        Bar(f"{big.users:,} users: MiB above start, SQLite", figures.memory.get(SqliteBed.kind), 150),
+        Bar(f"{all_of}, one 24th due: seconds", figures.time(kind, big, OURS), 2.5, tried=is_big),
+        Bar(f"{all_of}: ratio to the four raw statements", figures.ratio(kind, big, OURS, FOUR), 1.8, tried=is_big),
+        Bar(f"{all_of}: first pass / second", first_to_second, 2.5, at_least=True, tried=is_big),
+        Bar(f"{at_once}: the seed's before / ours", of_crowd(BEFORE, OURS), 12, at_least=True, tried=is_crowd),
+        Bar(f"{at_once}: the seed's after / ours", of_crowd(AFTER, OURS), 4, at_least=True, tried=is_crowd),
+        Bar(f"{at_once}: statements", None if calls is None else float(calls), 59, tried=is_crowd),
+        Bar(f"{all_of}: MiB above start, PostgreSQL", figures.memory.get(kind), 150, tried=is_big),
+        Bar(f"{all_of}: MiB above start, SQLite", figures.memory.get(SqliteBed.kind), 150, tried=is_big),
         Bar(
-            f"{scale.others[0]:,} due: seconds of {scale.others[1][-1]:,} users / of {scale.others[1][0]:,}",
-            over(*flat),
+            f"{more.due:,} due: seconds of {more.users:,} users / of {less.users:,}",
+            flat,
             1.25,
+            tried=more == FULL.by_others[-1],
         ),
         Bar(
-            f"{scale.due[0]:,} users: seconds an eligible slot of {many.due:,} due / of {few.due:,}",
+            f"{many.users:,} users: seconds a due user, {many.due:,} due / {few.due:,}",
             None if linear is None else linear * few.due / many.due,
             1.25,
+            tried=many == FULL.by_due[-1],
         ),
     ]
 
@@ -299,8 +314,8 @@ def report(figures: Figures, scale: Scale, server: Statements | None, missing: s
     else:
         given = ", ".join(f"{name} {value}" for name, value in OPTIONS.items())
         parts.insert(1, f"PostgreSQL {server.version}, stock settings but {given}; statements by {server.how}.")
-    if scale.at_once < FULL.at_once:
-        parts.insert(2, "Of so few users, the claims say nothing: they are about those of the full run.")
+    if scale.worlds != FULL.worlds:
+        parts.insert(2, "Where nothing says whether a claim is met, it is about more users than were planned.")
     absent = [package for package in PACKAGES if not is_installed(package)]
     if absent:
         parts.insert(2, f"Not installed, so left out: {', '.join(absent)}.")
@@ -336,7 +351,7 @@ def main() -> None:
     parser.add_argument(
         "--docs", type=Path, metavar="PAGE", help="put the figures into this page, and a plot beside it"
     )
-    parser.add_argument("--users", type=int, help="leave out worlds of more users than this")
+    parser.add_argument("--users", type=int, help="leave out worlds of more users than this, which is 100,000 or more")
     parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--dsn", help=argparse.SUPPRESS)
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
@@ -344,6 +359,10 @@ def main() -> None:
     if arguments.memory is not None:
         print_memory(arguments.memory, arguments.dsn, arguments.path)
         return
+    if arguments.users is not None and arguments.users < FULL.due[0]:
+        parser.error(f"--users {arguments.users}: must be {FULL.due[0]} or more; for less there is --quick")
+    # So that a run that is ended leaves no server behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     random.seed(5)
     scale = limited(QUICK if arguments.quick else FULL, arguments.users)
     figures, missing = Figures(), None
@@ -354,11 +373,9 @@ def main() -> None:
             server = stack.enter_context(server_for_figures())
         except (Missing, psycopg.Error) as error:
             missing = str(error)
-        run(scale, figures, server, folder)
+        run(scale, figures, server, folder, partial(write_json, arguments.json))
         text = report(figures, scale, server and server[1], missing)
     print(text)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(everything(figures), indent=1), encoding="utf-8")
     if arguments.docs:
         write_page(arguments.docs, "planner", text, picture(figures, scale))
 
@@ -369,6 +386,11 @@ def limited(scale: Scale, most: int | None) -> Scale:
         return scale
     users = {number: rounds for number, rounds in scale.users.items() if number <= most}
     return Scale(users, scale.at_once, scale.due, (scale.others[0], [each for each in scale.others[1] if each <= most]))
+
+
+def write_json(file: Path | None, figures: Figures) -> None:
+    if file is not None:
+        file.write_text(json.dumps(everything(figures), indent=1), encoding="utf-8")
 
 
 def everything(figures: Figures) -> dict[str, Any]:
