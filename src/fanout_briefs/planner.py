@@ -380,10 +380,11 @@ class _Plan:
             job = found.get(slot.dedup_key)
             if job is None:
                 new.append(self._job(slot, status=JobStatus.SKIPPED, code=refusal.code, reason=refusal.detail))
-            elif job.status is JobStatus.SKIPPED:
-                _tell(slot, job, tally)
             else:
-                tally.skip(slot, refusal.code, refusal.detail)
+                was_skipped = job.status is JobStatus.SKIPPED
+                tally.skip(
+                    slot, (was_skipped and job.code) or refusal.code, job.reason if was_skipped else refusal.detail
+                )
         return new
 
     async def _enqueue(self, sends: Sequence[Job], skips: Sequence[Job], tally: Tally) -> None:

@@ -184,5 +184,4 @@ class Tally:
             self.verdicts.append(Verdict(user_id=user_id, occurrence=occurrence, code=code, detail=detail))
 
     def _look_at(self, problem: Problem) -> None:
-        if len(self.problems) < KEPT_PROBLEMS:
-            self.problems.append(problem)
+        self.problems += [problem][: KEPT_PROBLEMS - len(self.problems)]
