@@ -46,6 +46,7 @@ from fanout_briefs.model import (
     Overview,
     Page,
     Preference,
+    Scheduled,
     ScheduleFields,
 )
 
@@ -195,10 +196,9 @@ class PostgresStorage:
 
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
         lanes = self._lanes()
-        first: dict[str, Job] = {}
         for job in jobs:
             check_new(job)
-            first.setdefault(job.dedup_key, job)
+        first = {job.dedup_key: job for job in reversed(jobs)}
         outcomes: dict[str, Enqueued] = {}
         for keys in _chunks(first):
             outcomes.update(await lanes.work(self._told(partial(_enqueue, jobs=[first[key] for key in keys]))))
@@ -380,19 +380,16 @@ class PostgresPreferences:
     async def schedules(self) -> Mapping[str, ScheduleFields]:
         return convert.to_schedules(await self._lanes().work(_rows(sql.SCHEDULES, ())))
 
-    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
+    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Scheduled]:
         lanes = self._lanes()
         check_limit(limit)
         last, after = ("", "") if cursor is None else json.loads(cursor)
-        values = {
-            "schedules": convert.askable(schedule for schedule in schedules if schedule >= last),
-            "last": last,
-            "after": after,
-            "limit": limit + 1,
-        }
+        asked = convert.askable(schedule for schedule in schedules if schedule >= last)
+        values = {"schedules": asked, "last": last, "after": after, "limit": limit + 1}
         rows = await lanes.work(_rows(sql.PREFERENCES_FOR, values))
-        items = [convert.to_preference(row[:-1]) for row in rows[:limit]]
-        return Page(items, json.dumps([rows[limit - 1][-1], items[-1].user_id]) if len(rows) > limit else None)
+        items = [convert.to_scheduled(row, asked) for row in rows[:limit]]
+        is_last = len(rows) <= limit
+        return Page(items, None if is_last else json.dumps([items[-1].schedule, items[-1].user_id]))
 
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
         rows = await self._lanes().work(_rows(sql.PREFERENCES, (convert.askable(user_ids),)))
@@ -420,8 +417,10 @@ def _rows(statement: str, values: Any) -> Callable[[Tables], list[tuple[Any, ...
 
 
 def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
-    # In order of the keys: pages of the indexes are then visited once, and planners wait for each other in one order.
-    ordered = sorted(keys)
+    # In order of the keys, so that planners wait for each other in one order; within a chunk the statements see to it.
+    ordered = list(keys)
+    if len(ordered) > _CHUNK:
+        ordered.sort()
     for begin in range(0, len(ordered), _CHUNK):
         yield ordered[begin : begin + _CHUNK]
 

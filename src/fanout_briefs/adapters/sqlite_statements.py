@@ -346,8 +346,8 @@ WITH RECURSIVE one (schedule) AS (
 )
 SELECT schedule FROM one WHERE schedule IS NOT NULL
 """
-PREFERENCES_FOR: Final = f"""
-SELECT {_PREFERENCE} FROM preferences WHERE is_active AND schedule = ? AND user_id > ? ORDER BY user_id LIMIT ?
+PREFERENCES_FOR: Final = """
+SELECT user_id, effective_from FROM preferences WHERE is_active AND schedule = ? AND user_id > ? ORDER BY user_id LIMIT ?
 """
 PUT_PREFERENCE: Final = f"""
 INSERT INTO preferences ({_PREFERENCE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
