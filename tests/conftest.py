@@ -38,11 +38,11 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Run folders in several processes, and files and single tests right here, where nothing has to start first.
 
-    There is one more than there are processors, since some tests wait for servers most of the time. ``-n NUMBER``
-    decides otherwise.
+    There is one more than there are processors, since some tests wait for servers most of the time, but no more than
+    the hundred connections of a PostgreSQL are enough for. ``-n NUMBER`` decides otherwise.
     """
     if all(Path(argument).is_dir() for argument in config.args):
-        return 1 + (os.cpu_count() or 1)
+        return min(8, 1 + (os.cpu_count() or 1))
     return 0
 
 

@@ -44,6 +44,8 @@ INSTANT = timedelta(microseconds=1)
 NINE = time(9)
 # From 2 days before a date's start in UTC to 2 days after its end: no local date in it is further away.
 NEAR = 3
+# Hundreds of thousands of calls of the same lines, which tests/test_schedule.py covers; watched, each takes twice as long.
+pytestmark = pytest.mark.no_cover
 
 
 @frozen
