@@ -66,9 +66,7 @@ def prints(fence: Fence, printed: str) -> None:
         raise AssertionError(f"{fence.place}: {checker.output_difference(example, got, doctest.ELLIPSIS)}")
 
 
-def follow(
-    page: Path, folder: Path, environment: dict[str, str], *, skip: int = 0
-) -> Iterator[tuple[Fence, str]]:
+def follow(page: Path, folder: Path, environment: dict[str, str], *, skip: int = 0) -> Iterator[tuple[Fence, str]]:
     """Do what a page says: save each fence that has a title, run each of bash, one after another as in one shell.
 
     Yields each command's fence with what it printed on both streams. Where a fence changes folder or environment, the

@@ -78,6 +78,13 @@ def test_each_step_from_preference_to_mail_is_where_the_architecture_says(
     assert lost == []
 
 
+def test_files_that_the_architecture_names_are_there() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    places = (ROOT / "src" / "fanout_briefs", ROOT)
+    named = set(re.findall(r"`([\w/]+\.py)`", page))
+    assert {name for name in named if not any((place / name).exists() for place in places)} == set()
+
+
 def has(module: object, dotted: str) -> bool:
     for name in dotted.split("."):
         module = getattr(module, name, None)
