@@ -85,6 +85,15 @@ def test_files_that_the_architecture_names_are_there() -> None:
     assert {name for name in named if not any((place / name).exists() for place in places)} == set()
 
 
+def test_tests_and_scripts_that_the_documentation_names_are_there() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    files = set(re.findall(r"\b((?:tests|benchmarks)/[\w/]+\.py)", text))
+    names = set(re.findall(r"\b(test_[a-z0-9_]+)\b(?!\.py)", text)) - {"test_my_storage"}
+    assert {file for file in files if not (ROOT / file).exists()} == set()
+    assert {name for name in names if f"def {name}(" not in tests} == set()
+
+
 def has(module: object, dotted: str) -> bool:
     for name in dotted.split("."):
         module = getattr(module, name, None)
