@@ -138,6 +138,7 @@ def test_whatever_else_is_code_says_why_it_is_not_run() -> None:
     assert silent == []
 
 
+@pytest.mark.slow
 def test_the_tutorial_prints_what_it_shows_and_ends_with_mails_for_three_people(tmp_path: Path) -> None:
     # Without its first fence, which installs; tests/packaging follows that, too.
     environment = plain_environment()
