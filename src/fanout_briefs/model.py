@@ -401,6 +401,7 @@ class Enqueued(enum.StrEnum):
     """What became of one job given to ``enqueue``."""
 
     CREATED = "created"
+    """The slot is new."""
     TAKEN_UP = "taken_up"
     """The slot was there and could be taken up; it is pending again, its epoch raised."""
     DUPLICATE = "duplicate"
