@@ -12,7 +12,6 @@ from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
-from fanout_briefs.adapters._rules import is_storable, readable, utc
 from fanout_briefs.adapters.postgres_statements import COLUMNS, PLAIN_COLUMNS, PREFERENCE
 from fanout_briefs.encoding import encode_brief
 from fanout_briefs.model import (
@@ -31,6 +30,7 @@ from fanout_briefs.model import (
     Trouble,
     Window,
 )
+from fanout_briefs.rules import is_storable, readable, utc
 
 __all__ = [
     "are_plain",
