@@ -36,7 +36,9 @@ _LOST: Final = (
     "check that the server runs and can be reached; if the connection was lost in the middle, nobody knows whether this "
     "was still stored: call again, for everything here may be repeated"
 )
-_LOGIN: Final = "check user and password in the URL, and that the user may run EVALSHA, SCRIPT, INFO and all commands on {prefix}:*"
+_LOGIN: Final = (
+    "check user and password in the URL, and that the user may run EVALSHA, SCRIPT, INFO and all commands on {prefix}:*"
+)
 _MOMENT: Final = "it took longer than the timeout; try again when it is less busy, or allow a longer timeout"
 _ADVICE: Final = {
     "NOAUTH": _LOGIN,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from fanout_briefs.model import Page, Preference, ScheduleFields
 from fanout_briefs.rules import check_limit, is_storable, storable
-from redis_briefs.rows import from_preference, packed, to_preference, to_schedule
+from redis_briefs.rows import from_preference, packed, present, to_preference, to_schedule
 from redis_briefs.server import Session
 
 __all__ = ["RedisPreferences"]
@@ -25,7 +25,7 @@ class RedisPreferences:
         session = self._session()
         check_limit(limit)
         # One row more than asked for tells whether this page is the last.
-        asked = {"limit": limit + 1} if cursor is None else {"limit": limit + 1, "after": cursor}
+        asked = present(limit=limit + 1, after=cursor)
         rows = await session.script("page_preferences", packed(asked))
         items = [to_preference(user.decode(), row) for user, row in rows[:limit]]
         return Page(items, items[-1].user_id if len(rows) > limit else None)
@@ -43,10 +43,9 @@ class RedisPreferences:
     async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
         session = self._session()
         check_limit(limit)
-        asked: dict[str, object] = {"limit": limit + 1, "schedules": sorted(filter(is_storable, set(schedules)))}
-        if cursor is not None:
-            last, after = json.loads(cursor)
-            asked |= {"last": last, "after": after, "schedules": [each for each in asked["schedules"] if each >= last]}
+        last, after = ("", None) if cursor is None else json.loads(cursor)
+        left = sorted(schedule for schedule in set(schedules) if schedule >= last and is_storable(schedule))
+        asked = present(limit=limit + 1, schedules=left, last=last, after=after)
         rows = await session.script("page_for_schedules", packed(asked))
         items = [to_preference(user.decode(), row) for _, user, row in rows[:limit]]
         return Page(items, json.dumps([rows[limit - 1][0].decode(), items[-1].user_id]) if len(rows) > limit else None)

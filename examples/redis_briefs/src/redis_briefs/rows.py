@@ -32,6 +32,7 @@ __all__ = [
     "from_job",
     "from_preference",
     "packed",
+    "present",
     "to_claim",
     "to_instant",
     "to_job",
@@ -44,6 +45,11 @@ __all__ = [
 def packed(value: object) -> bytes:
     """Give the JSON form of what a script is asked, or of a row."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def present(**values: object) -> dict[str, object]:
+    """Give those that are not None: in a script, an absent field is nil, and None would be a value."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def from_instant(instant: datetime) -> str:
@@ -61,26 +67,25 @@ def _maybe(text: str | None) -> datetime | None:
 
 
 def from_job(job: Job) -> dict[str, object]:
-    """Give the row of a new slot. What it has not is absent: in a script, None would be a value."""
+    """Give the row of a new slot."""
     job = normal(job)
-    row = {
-        "type": job.type,
-        "user": job.user_id,
-        "date": job.occurrence.local_date.isoformat(),
-        "deliver_at": from_instant(job.occurrence.deliver_at),
-        "run_at": from_instant(job.run_at),
-        "window_start": from_instant(job.window.start),
-        "window_end": from_instant(job.window.end),
-        "status": job.status,
-        "code": job.code,
-        "reason": job.reason,
-        "error": job.error,
-        "epoch": job.epoch,
-        "attempts": job.attempts,
-        "progress": _from_progress(job.progress),
-        "demand": job.demand,
-    }
-    return {name: value for name, value in row.items() if value is not None}
+    return present(
+        type=job.type,
+        user=job.user_id,
+        date=job.occurrence.local_date.isoformat(),
+        deliver_at=from_instant(job.occurrence.deliver_at),
+        run_at=from_instant(job.run_at),
+        window_start=from_instant(job.window.start),
+        window_end=from_instant(job.window.end),
+        status=job.status,
+        code=job.code,
+        reason=job.reason,
+        error=job.error,
+        epoch=job.epoch,
+        attempts=job.attempts,
+        progress=_from_progress(job.progress),
+        demand=job.demand,
+    )
 
 
 def to_job(row: bytes) -> Job:
@@ -120,9 +125,7 @@ def _to_progress(text: str | None) -> Progress | None:
 
 def from_claim(claim: Claim) -> dict[str, object]:
     """Give what a worker shows of its claim."""
-    shown = {"key": claim.job.dedup_key, "token": claim.token}
-    progress = _from_progress(claim.progress)
-    return shown if progress is None else {**shown, "progress": progress}
+    return present(key=claim.job.dedup_key, token=claim.token, progress=_from_progress(claim.progress))
 
 
 def to_claim(row: bytes, payload: bytes | None, until: datetime) -> Claim:
@@ -174,11 +177,8 @@ def from_preference(preference: Preference) -> dict[str, object]:
     """Give the row of a preference that ``rules.storable`` has passed; inactive ones have no schedule."""
     schedule = _from_schedule(fields_of(preference))
     effective = None if preference.effective_from is None else from_instant(preference.effective_from)
-    row: dict[str, object] = {
-        "user": preference.user_id,
-        "fields": packed([schedule, preference.is_active, effective]).decode(),
-    }
-    return {**row, "schedule": schedule} if preference.is_active else row
+    fields = packed([schedule, preference.is_active, effective]).decode()
+    return present(user=preference.user_id, fields=fields, schedule=schedule if preference.is_active else None)
 
 
 def to_preference(user_id: str, row: bytes) -> Preference:

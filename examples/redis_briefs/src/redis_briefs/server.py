@@ -62,7 +62,8 @@ class Server:
     def command(self, name: str, key: str, values: Sequence[str]) -> Any:
         """Run one command on one of our keys."""
         self._tell(name)
-        return self._client.execute_command(name, self.keys[key], *values)
+        run: Any = self._client.execute_command
+        return run(name, self.keys[key], *values)
 
     def script(self, name: str, values: Sequence[bytes]) -> Any:
         """Run one script. A server that does not know it, such as one that was started anew, is given it."""
@@ -103,7 +104,9 @@ def _where(client: redis.Redis) -> str:
 def _forgets(facts: Mapping[str, Any]) -> str | None:
     """What makes the server lose what it has said it stored, and what to do; None where nothing does."""
     if not facts.get("aof_enabled", True):
-        return "this server has no append-only file and forgets what it was told last when it ends: set `appendonly yes`"
+        return (
+            "this server has no append-only file and forgets what it was told last when it ends: set `appendonly yes`"
+        )
     if facts.get("maxmemory") and str(facts.get("maxmemory_policy")).startswith("allkeys"):
         return "this server evicts keys when its memory is full: set `maxmemory-policy noeviction`"
     return None

@@ -48,6 +48,7 @@ from redis_briefs.rows import (
     from_instant,
     from_job,
     packed,
+    present,
     to_claim,
     to_instant,
     to_job,
@@ -85,7 +86,9 @@ class RedisStorage:
         trace: Callable[[str], None] | None = None,
     ) -> None:
         if not prefix or "{" in prefix or "}" in prefix:
-            raise ValueError(f"prefix={prefix!r}: must be a text without braces, which would name another slot of a cluster")
+            raise ValueError(
+                f"prefix={prefix!r}: must be a text without braces, which would name another slot of a cluster"
+            )
         if connections < 2:
             raise ValueError(f"connections={connections!r}: must be at least 2, since one is for heartbeats")
         self._server = Server(url, prefix, timeout=timeout, may_forget=may_forget, trace=trace)
@@ -159,9 +162,8 @@ class RedisStorage:
     async def change(self, keys: Collection[str], change: Change) -> Collection[str]:
         session = self._opened()
         rule = TRANSITIONS[change]
-        becomes = {"to": rule.to, "code": rule.code, "demand": rule.demand}
-        asked = {name: value for name, value in becomes.items() if value is not None}
-        asked["applies_to"] = dict.fromkeys(rule.applies_to, True)
+        applies_to = dict.fromkeys(rule.applies_to, True)
+        asked = present(applies_to=applies_to, to=rule.to, code=rule.code, demand=rule.demand)
         moved: set[str] = set()
         for chunk in _chunks(sorted(filter(is_storable, set(keys)))):
             moved.update(key.decode() for key in await session.script("change", packed({**asked, "keys": chunk})))
@@ -177,7 +179,7 @@ class RedisStorage:
     ) -> datetime | None:
         session = self._opened()
         given = {"to": to, "start": start, "planned_at": planned_at}
-        moves = {name: from_instant(instant) for name, instant in given.items() if instant is not None}
+        moves = {each: from_instant(instant) for each, instant in given.items() if instant is not None}
         if not is_storable(name):
             return None
         mark = await session.script("advance", packed({"name": name, **moves}))
@@ -185,7 +187,7 @@ class RedisStorage:
 
     async def forget(self, user_id: str) -> int:
         session = self._opened()
-        return await session.script("forget", user_id.encode()) if is_storable(user_id) else 0
+        return int(await session.script("forget", user_id.encode())) if is_storable(user_id) else 0
 
     # The work: how jobs are taken, and what was made is handed in.
 
@@ -202,15 +204,14 @@ class RedisStorage:
         session = self._opened()
         check_limit(limit)
         until = utc(now) + lease
-        asked: dict[str, object] = {
-            "due_by": from_instant(due_by),
-            "now": from_instant(now),
-            "lease": from_instant(until),
-            "limit": limit,
-            "types": sorted(set(types)),
-        }
-        if key is not None:
-            asked["key"] = key
+        asked = present(
+            due_by=from_instant(due_by),
+            now=from_instant(now),
+            lease=from_instant(until),
+            limit=limit,
+            types=sorted(set(types)),
+            key=key,
+        )
         held_until, taken = await session.script("claim", packed(asked))
         claims = [to_claim(row, payload, until) for row, payload in taken]
         return Claims(claims, to_instant(held_until.decode()) if held_until else None)
@@ -226,15 +227,14 @@ class RedisStorage:
         check_finish(finish)
         for follow_up in follow_ups:
             check_new(follow_up.job)
-        ends = {
-            "status": finish.status,
-            "code": finish.code,
-            "reason": readable(finish.reason),
-            "error": readable(finish.error),
-            "brief": None if finish.brief is None else from_brief(finish.brief),
-        }
-        asked = {name: value for name, value in ends.items() if value is not None}
-        asked["follow_ups"] = [from_job(follow_up.job) for follow_up in follow_ups]
+        asked = present(
+            status=finish.status,
+            code=finish.code,
+            reason=readable(finish.reason),
+            error=readable(finish.error),
+            brief=None if finish.brief is None else from_brief(finish.brief),
+            follow_ups=[from_job(follow_up.job) for follow_up in follow_ups],
+        )
         body = b"" if finish.brief is None else encode_brief(finish.brief)
         payloads = [follow_up.payload for follow_up in follow_ups]
         return bool(await session.script("finish", packed({**from_claim(claim), **asked}), body, *payloads))
@@ -264,7 +264,8 @@ class RedisStorage:
 
     async def resume(self, types: Collection[str], *, since: datetime) -> int | None:
         asked = {"types": sorted(set(types)), "since": from_instant(since)}
-        return await self._opened().script("resume", packed(asked))
+        resumed = await self._opened().script("resume", packed(asked))
+        return None if resumed is None else int(resumed)
 
     async def paused(self, types: Collection[str]) -> Mapping[str, datetime]:
         session = self._opened()
@@ -296,12 +297,14 @@ class RedisStorage:
     ) -> Page[Job]:
         session = self._opened()
         check_limit(limit)
-        # One row more than asked for tells whether this page is the last.
-        asked: dict[str, object] = {"types": sorted(set(types)), "statuses": sorted(set(statuses)), "limit": limit + 1}
-        if cursor is None:
-            asked["since"] = from_instant(since)
-        else:
-            asked["since"], asked["after"] = json.loads(cursor)
+        begin, after = (from_instant(since), None) if cursor is None else json.loads(cursor)
+        asked = present(
+            types=sorted(set(types)),
+            statuses=sorted(set(statuses)),
+            since=begin,
+            after=after,
+            limit=limit + 1,  # One row more than asked for tells whether this page is the last.
+        )
         jobs = sorted(map(to_job, await session.script("select", packed(asked))), key=_turn)
         return Page(jobs[:limit], json.dumps(_turn(jobs[limit - 1])) if len(jobs) > limit else None)
 
@@ -315,7 +318,7 @@ class RedisStorage:
             "ended": ENDED,
             "statuses": [*JobStatus],
         }
-        return await session.script("prune", packed(asked))
+        return int(await session.script("prune", packed(asked)))
 
 
 def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:
