@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": set(),
     "engine": {"model"},
     "encoding": VALUES,
+    "rules": VALUES,
     "ports": VALUES,
     **dict.fromkeys(PURE, VALUES),
     "source": VALUES,
@@ -42,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 USE_CASES = set(MAY_IMPORT)
 MAY_IMPORT["briefs"] = USE_CASES
-MAY_IMPORT["adapters"] = VALUES | {"ports", "encoding", "adapters"}
+MAY_IMPORT["adapters"] = VALUES | {"ports", "encoding", "rules", "adapters"}
 MAY_IMPORT["testing"] = VALUES | PURE | {"ports", "testing"}
 MAY_IMPORT["cli"] = USE_CASES | {"briefs", "cli"}
 MAY_IMPORT["__init__"] = USE_CASES | {"briefs"}

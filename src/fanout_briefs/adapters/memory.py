@@ -17,27 +17,6 @@ from typing import Final, Self
 from anyio.lowlevel import checkpoint
 from attrs import define, evolve
 
-from fanout_briefs.adapters._rules import (
-    BRIEFED,
-    ENDED,
-    LIVE,
-    PAUSED,
-    RENEWABLE,
-    SOON,
-    TRANSITIONS,
-    TROUBLED,
-    TROUBLES,
-    check_finish,
-    check_limit,
-    check_new,
-    enqueued,
-    fields_of,
-    normal,
-    not_open,
-    readable,
-    storable,
-    utc,
-)
 from fanout_briefs.encoding import decode_brief, encode_brief
 from fanout_briefs.model import (
     Brief,
@@ -58,6 +37,27 @@ from fanout_briefs.model import (
     SkipReason,
     Trouble,
     Window,
+)
+from fanout_briefs.rules import (
+    BRIEFED,
+    ENDED,
+    LIVE,
+    PAUSED,
+    RENEWABLE,
+    SOON,
+    TRANSITIONS,
+    TROUBLED,
+    TROUBLES,
+    check_finish,
+    check_limit,
+    check_new,
+    enqueued,
+    fields_of,
+    normal,
+    not_open,
+    readable,
+    storable,
+    utc,
 )
 
 __all__ = ["MemoryPreferences", "MemoryStorage"]

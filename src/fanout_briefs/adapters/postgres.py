@@ -20,16 +20,6 @@ except ModuleNotFoundError as missing:
 
 from fanout_briefs.adapters import postgres_rows as convert
 from fanout_briefs.adapters import postgres_statements as sql
-from fanout_briefs.adapters._rules import (
-    TRANSITIONS,
-    check_finish,
-    check_limit,
-    check_new,
-    is_storable,
-    not_open,
-    storable,
-    utc,
-)
 from fanout_briefs.adapters.postgres_connection import Database, Guest, Lanes, PoolUse, Session, Tables
 from fanout_briefs.encoding import decode_brief
 from fanout_briefs.model import (
@@ -48,6 +38,16 @@ from fanout_briefs.model import (
     Preference,
     Scheduled,
     ScheduleFields,
+)
+from fanout_briefs.rules import (
+    TRANSITIONS,
+    check_finish,
+    check_limit,
+    check_new,
+    is_storable,
+    not_open,
+    storable,
+    utc,
 )
 
 __all__ = ["OnPending", "PoolUse", "PostgresPreferences", "PostgresStorage"]

@@ -12,7 +12,7 @@ from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
-from fanout_briefs.adapters._rules import is_storable, readable, utc
+
 from fanout_briefs.adapters.postgres_statements import COLUMNS, PREFERENCE, SHARED_COLUMNS
 from fanout_briefs.encoding import encode_brief
 from fanout_briefs.model import (
@@ -33,6 +33,7 @@ from fanout_briefs.model import (
     Window,
     slot_key,
 )
+from fanout_briefs.rules import is_storable, readable, utc
 
 __all__ = [
     "are_plain",

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from fanout_briefs.adapters._rules import (
+from fanout_briefs.model import Demand, JobStatus, SkipReason
+from fanout_briefs.rules import (
     BRIEFED,
     ENDED,
     LIVE,
@@ -23,7 +24,6 @@ from fanout_briefs.adapters._rules import (
     TROUBLED,
     TROUBLES,
 )
-from fanout_briefs.model import Demand, JobStatus, SkipReason
 
 __all__ = [
     "BEAT",

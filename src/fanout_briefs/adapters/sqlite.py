@@ -19,18 +19,6 @@ from typing import Any, Final, Literal, Self, TypeVar
 from attrs import evolve
 
 from fanout_briefs.adapters import sqlite_statements as sql
-from fanout_briefs.adapters._rules import (
-    TRANSITIONS,
-    check_finish,
-    check_limit,
-    check_new,
-    enqueued,
-    is_storable,
-    not_open,
-    readable,
-    storable,
-    utc,
-)
 from fanout_briefs.adapters.sqlite_connection import Database, Session, Unit
 from fanout_briefs.encoding import decode_brief
 from fanout_briefs.model import (
@@ -49,6 +37,18 @@ from fanout_briefs.model import (
     Scheduled,
     ScheduleFields,
     SkipReason,
+)
+from fanout_briefs.rules import (
+    TRANSITIONS,
+    check_finish,
+    check_limit,
+    check_new,
+    enqueued,
+    is_storable,
+    not_open,
+    readable,
+    storable,
+    utc,
 )
 
 __all__ = ["SqlitePreferences", "SqliteStorage"]

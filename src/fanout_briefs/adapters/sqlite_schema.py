@@ -9,9 +9,9 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from fanout_briefs.adapters._rules import ENDED
 from fanout_briefs.errors import SchemaTooNew, StorageUnavailable
 from fanout_briefs.model import JobStatus
+from fanout_briefs.rules import ENDED
 
 __all__ = ["APPLICATION_ID", "HAS_ENDED", "MIGRATIONS", "examine", "migrate"]
 

@@ -14,17 +14,6 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
-from fanout_briefs.adapters._rules import (
-    BRIEFED,
-    LIVE,
-    PAUSED,
-    RENEWABLE,
-    SOON,
-    TROUBLED,
-    TROUBLES,
-    readable,
-    utc,
-)
 from fanout_briefs.adapters.sqlite_schema import HAS_ENDED
 from fanout_briefs.encoding import encode_brief
 from fanout_briefs.model import (
@@ -41,6 +30,17 @@ from fanout_briefs.model import (
     SkipReason,
     Trouble,
     Window,
+)
+from fanout_briefs.rules import (
+    BRIEFED,
+    LIVE,
+    PAUSED,
+    RENEWABLE,
+    SOON,
+    TROUBLED,
+    TROUBLES,
+    readable,
+    utc,
 )
 
 __all__ = [
