@@ -12,6 +12,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from attrs import frozen
@@ -33,7 +34,7 @@ def spread(count: int, few: int, seed: object) -> Sequence[int]:
         return range(1, count + 1)
     rng = random.Random(str(seed))
     edges = [count * number // few for number in range(few + 1)]
-    return [rng.randint(begin + 1, end) for begin, end in zip(edges, edges[1:], strict=False)]
+    return [rng.randint(begin + 1, end) for begin, end in pairwise(edges)]
 
 
 @frozen

@@ -45,7 +45,19 @@ from fanout_briefs.timing import Retrying
 from places import File, Place
 from slots import AnyStorage
 
-__all__ = ["PHASES", "Day", "Found", "Told", "found", "is_right", "is_sound", "phase_now", "phase_of", "watched"]
+__all__ = [
+    "PHASES",
+    "Day",
+    "Found",
+    "Setting",
+    "Told",
+    "found",
+    "is_right",
+    "is_sound",
+    "phase_now",
+    "phase_of",
+    "watched",
+]
 
 BEGIN = datetime(2026, 3, 9, 9, 5, tzinfo=UTC)
 """The first turn; everybody's brief was to be there five minutes ago."""
@@ -55,7 +67,9 @@ LEASE = timedelta(seconds=30)
 TURN = timedelta(minutes=10)
 TURNS = 14
 """After so many at most, nothing may be left: a job has six attempts."""
-PEOPLE = [Preference(user_id=name, is_active=name != "gus") for name in ("ann", "bob", "cyd", "dan", "eve", "fay", "gus")]
+PEOPLE = [
+    Preference(user_id=name, is_active=name != "gus") for name in ("ann", "bob", "cyd", "dan", "eve", "fay", "gus")
+]
 MAILED = ["ann", "bob", "cyd"]
 BRIEFS = {
     **dict.fromkeys([*MAILED, "dan"], "completed"),
@@ -87,9 +101,7 @@ class Host:
 
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Recipient]:
         await checkpoint()
-        return {
-            user_id: Recipient(f"{user_id}@example.org", opted_out=user_id == "dan") for user_id in user_ids
-        }
+        return {user_id: Recipient(f"{user_id}@example.org", opted_out=user_id == "dan") for user_id in user_ids}
 
     async def last_visits(self, user_ids: Collection[str]) -> Mapping[str, datetime | None]:
         await checkpoint()
@@ -147,6 +159,23 @@ class Clock:
 
     def __call__(self) -> datetime:
         return self.moment + timedelta(seconds=anyio.current_time() - self.zero)
+
+
+@frozen
+class Setting:
+    """Where a day takes place.
+
+    Attributes:
+        place: The database.
+        folder: Where mails go.
+        mailer: As ``Day`` has it.
+        backend: The event loop.
+    """
+
+    place: Place
+    folder: Path
+    mailer: str
+    backend: str
 
 
 @define
@@ -281,15 +310,15 @@ def phase_now() -> str:
     return _call.get() or _stage.get()
 
 
-def watched(before: Callable[[], object] = int, after: Callable[[], object] = int) -> Faults:
+def watched(before: Callable[[Call], object] = id, after: Callable[[Call], object] = id) -> Faults:
     """Nothing goes wrong by these, but each call knows its phase; what is given is called around each."""
 
     async def watch(call: Call) -> Any:
         here = _call.set(phase_of(call))
         try:
-            before()
+            before(call)
             answer = await call.go()
-            after()
+            after(call)
         finally:
             _call.reset(here)
         return answer
@@ -352,9 +381,7 @@ async def found(day: Day, moment: datetime) -> Found:
 
 
 def _states(slots: Sequence[Job], kind: str) -> dict[str, str]:
-    return {
-        slot.user_id: " ".join(filter(None, [slot.status, slot.code])) for slot in slots if slot.type == kind
-    }
+    return {slot.user_id: " ".join(filter(None, [slot.status, slot.code])) for slot in slots if slot.type == kind}
 
 
 def _sent(folder: Path) -> list[tuple[str, str]]:

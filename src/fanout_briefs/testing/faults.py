@@ -155,5 +155,5 @@ class _OpenedSubject(_Subject):
         entered = await self._subject.__aenter__()
         return self if entered is self._subject else entered
 
-    async def __aexit__(self, *error: Any) -> Any:
+    async def __aexit__(self, *error: object) -> Any:
         return await self._subject.__aexit__(*error)
