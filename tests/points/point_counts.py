@@ -1,7 +1,8 @@
 """Which points are tried, and how many were: ``python tests/points/point_counts.py`` puts the counts into the docs.
 
-``nightly`` tries every point, every day a few spread over the way. Where ``POINTS_TOLD`` names a file, each test adds
-its counts to it, one line of JSON; this command makes the table of ``docs/faults.md`` of them.
+``nightly`` tries every point, every day a few spread over the way. ``POINTS_PART=2/3`` tries the second third of them.
+Where ``POINTS_TOLD`` names a file, each test adds its counts to it, one line of JSON; this command makes the table of
+``docs/faults.md`` of them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from attrs import frozen
 from point_story import PHASES
 
-__all__ = ["Tried", "is_nightly", "spread"]
+__all__ = ["Tried", "every", "is_nightly", "spread"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 BEGIN, END = "<!-- counts: begin -->", "<!-- counts: end -->"
@@ -28,10 +29,16 @@ def is_nightly() -> bool:
     return os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 
 
+def every(count: int) -> Sequence[int]:
+    """Every number from 1 to ``count``; where ``POINTS_PART`` is ``2/3``, each third of them, from the second on."""
+    part, _, parts = os.environ.get("POINTS_PART", "1/1").partition("/")
+    return range(int(part), count + 1, int(parts))
+
+
 def spread(count: int, few: int, seed: object) -> Sequence[int]:
     """Every number from 1 to ``count``; on ordinary days ``few`` of them, one of each stretch of the way."""
     if is_nightly() or count <= few:
-        return range(1, count + 1)
+        return every(count)
     rng = random.Random(str(seed))
     edges = [count * number // few for number in range(few + 1)]
     return [rng.randint(begin + 1, end) for begin, end in pairwise(edges)]
@@ -48,7 +55,7 @@ class Tried:
     def told(self) -> str:
         """A line for whoever watches; it is kept, too, where that is wanted."""
         if (file := os.environ.get("POINTS_TOLD")) is not None:
-            line = json.dumps([self.place, self.kind, dict(self.phases)])
+            line = json.dumps([self.place, self.kind, os.environ.get("POINTS_PART"), dict(self.phases)])
             with Path(file).open("a", encoding="utf-8") as kept:
                 kept.write(f"{line}\n")
         counts = ", ".join(f"{phase} {self.phases[phase]}" for phase in PHASES if self.phases[phase])
@@ -57,11 +64,11 @@ class Tried:
 
 def _read(lines: Iterable[str]) -> dict[tuple[str, str], Counter[str]]:
     """The latest counts of each test, added up over those that tried the same kind on the same storage."""
-    latest: dict[tuple[str, str], Counter[str]] = {}
-    for place, kind, phases in map(json.loads, lines):
-        latest[place, kind] = Counter(phases)
+    latest: dict[tuple[str, str, str], Counter[str]] = {}
+    for place, kind, part, phases in map(json.loads, lines):
+        latest[place, kind, part] = Counter(phases)
     added: dict[tuple[str, str], Counter[str]] = {}
-    for (place, kind), phases in latest.items():
+    for (place, kind, _), phases in latest.items():
         added.setdefault((place.split(" on ")[0], kind), Counter()).update(phases)
     return added
 

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
-from point_counts import Tried, spread
+from point_counts import Tried, is_nightly, spread
 from point_statements import IN_POSTGRES, IN_SQLITE, WHEN, Ending, Run, Statements, run_statement
 from point_story import Day, Setting, found, is_right, is_sound, watched
 
@@ -76,7 +76,8 @@ def at_every(
             phases[statements.landed] += 1
     with capsys.disabled():
         sys.stdout.write(Tried(f"{name} on {backend}", kind, phases).told())
-    assert phases
+    # No two days are quite the same: a statement that another day has may not come.
+    assert phases or not is_nightly()
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
