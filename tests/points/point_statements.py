@@ -80,11 +80,17 @@ run_statement: Run = postgres_connection.Tables._run  # pyright: ignore[reportPr
 
 @define
 class Ending:
-    """Ends the very connection that runs a statement, from another one."""
+    """Ends the very connection that runs a statement, from another one.
+
+    Attributes:
+        came_about: Whether it could be ended there: not within a statement that waits for no lock.
+    """
 
     schema: Schema
+    came_about: bool = False
 
     def end(self, pid: int) -> None:
+        self.came_about = True
         with connect(self.schema.dsn) as other:
             other.execute("SELECT pg_terminate_backend(%s)", (pid,))
             while other.execute("SELECT FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone() is not None:
@@ -101,13 +107,13 @@ class Ending:
         return answer
 
     def within(self, tables: postgres_connection.Tables, statement: str, values: Any) -> psycopg.Cursor[Any]:
-        """While it waits for a lock; where this connection holds locks of its own already, before the statement."""
+        """While it waits for a lock. Where this connection holds locks of its own, nobody else can make it wait."""
         pid = tables.connection.info.backend_pid
         is_over = threading.Event()
         with ThreadPoolExecutor(1) as pool, connect(self.schema.dsn) as other:
             other.execute(f'SET search_path TO "{self.schema.name}"'.encode())
             if not _locks_all(other):
-                return self.before(tables, statement, values)
+                return run_statement(tables, statement, values)
             ending = pool.submit(self._end_waiting, other, pid, is_over)
             try:
                 return run_statement(tables, statement, values)

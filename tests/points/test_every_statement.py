@@ -122,10 +122,16 @@ def ends(monkeypatch: pytest.MonkeyPatch, postgres: Schema) -> Ends:
     """Gives empty tables, where the connection ends before, within or after one statement."""
 
     def patch(when: str, statements: Statements) -> Tables:
-        befall: Run = getattr(Ending(postgres), when)
+        ending = Ending(postgres)
+        befall: Run = getattr(ending, when)
 
         def run(tables: postgres_connection.Tables, statement: str, values: Any) -> psycopg.Cursor[Any]:
-            return (befall if statements.is_it() else run_statement)(tables, statement, values)
+            if not statements.is_it():
+                return run_statement(tables, statement, values)
+            try:
+                return befall(tables, statement, values)
+            finally:
+                statements.landed = statements.landed if ending.came_about else None
 
         monkeypatch.setattr(postgres_connection.Tables, "_run", run)
         postgres.empty()
