@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -73,6 +74,8 @@ IN_POSTGRES = {
 
 WHEN = ("before", "within", "after")
 """A connection may end so, seen from a statement."""
+GLANCE = 0.005
+"""Seconds between looks at what the server does."""
 TABLES = "jobs, outbox, briefs, marks, pauses, preferences, fence"
 Run = Callable[[postgres_connection.Tables, str, Any], psycopg.Cursor[Any]]
 run_statement: Run = postgres_connection.Tables._run  # pyright: ignore[reportPrivateUsage]  # where a connection meets a statement
@@ -94,7 +97,7 @@ class Ending:
         with connect(self.schema.dsn) as other:
             other.execute("SELECT pg_terminate_backend(%s)", (pid,))
             while other.execute("SELECT FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone() is not None:
-                pass
+                time.sleep(GLANCE)
 
     def before(self, tables: postgres_connection.Tables, statement: str, values: Any) -> psycopg.Cursor[Any]:
         self.end(tables.connection.info.backend_pid)
@@ -128,6 +131,7 @@ class Ending:
                 if other.execute(waiting, (pid,)).fetchone() is not None:
                     self.end(pid)
                     return
+                time.sleep(GLANCE)
         finally:
             other.execute("ROLLBACK")
 
