@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -33,14 +32,6 @@ MAILER = {"asyncio": "eml", "trio": "log"}
 """With threads, days take long enough for one mailer a backend."""
 Opens = Callable[[str], tuple[Place | None, Path]]
 Kind = Callable[[Day, anyio.CancelScope], Fault]
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    """What goes wrong is logged as it should be, thousands of times."""
-    logging.disable()
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def _cancelled_after(_: Day, scope: anyio.CancelScope) -> Fault:

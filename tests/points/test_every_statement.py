@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,6 @@ pytestmark = pytest.mark.slow
 FEW = 2
 """Points a kind and backend on ordinary days."""
 MAILER = {"asyncio": "eml", "trio": "log"}
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    """What goes wrong is logged as it should be, thousands of times."""
-    logging.disable()
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def play(

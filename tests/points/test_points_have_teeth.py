@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,6 @@ from fanout_briefs.worker import _Run  # pyright: ignore[reportPrivateUsage]  # 
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 ASLEEP, LOST = "sleeps past its lease, another takes over", "fails before the call"
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    logging.disable()
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def _sends_without_a_record() -> Any:
