@@ -10,7 +10,7 @@ import os
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +43,7 @@ def places(request: pytest.FixtureRequest, tmp_path: Path, where: str) -> Opens:
 
 
 @contextmanager
-def swept(place: Place) -> Iterator[Place]:
+def swept(place: Place) -> Generator[Place]:
     try:
         yield place
     finally:

@@ -41,18 +41,22 @@ def _says_that_it_ended_well() -> Any:
     return finish
 
 
+def _nothing(*_: object) -> None:
+    """In place of a method that something depends on."""
+
+
 MISTAKES: dict[str, tuple[type, str, Any, str]] = {
     "mails leave without a record": (Delivery, "deliver", _sends_without_a_record(), ASLEEP),
-    "mails that may have left are put back": (_Run, "_is_unsettled", lambda run, held: False, "is cancelled after"),
-    "the mark passes a page that failed": (Tally, "hold", lambda tally, at: None, LOST),
+    "mails that may have left are put back": (_Run, "_is_unsettled", _nothing, "is cancelled after"),
+    "the mark passes a page that failed": (Tally, "hold", _nothing, LOST),
     "a stale claim is said to be kept": (MemoryStorage, "finish", _says_that_it_ended_well(), ASLEEP),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_shows_at_some_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: str) -> None:
-    *place, kind = MISTAKES[mistake]
-    monkeypatch.setattr(*place)
+    where, name, instead, kind = MISTAKES[mistake]
+    monkeypatch.setattr(where, name, instead)
     shown = 0
     for number in range(1, 70):
         try:
