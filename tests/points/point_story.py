@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, date, datetime, timedelta
 from email.parser import BytesParser
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -40,6 +41,7 @@ from fanout_briefs.adapters.eml import EmlMailer
 from fanout_briefs.model import Job
 from fanout_briefs.ports import Mailer
 from fanout_briefs.runs import Ended
+from fanout_briefs.serve import Round
 from fanout_briefs.testing.faults import Call, Faults
 from fanout_briefs.timing import Retrying
 from places import File, Place
@@ -77,6 +79,8 @@ BRIEFS = {
     "fay": "skipped engagement",  # was last seen three days ago
 }
 """How each brief's slot must end. Gus has switched his off, and has no slot."""
+SLOTS = len(BRIEFS) + len(MAILED) + 1
+ENDED = [status for status in JobStatus if status not in (JobStatus.PENDING, JobStatus.PROCESSING)]
 PHASES = ("open", "sign up", "plan", "claim", "generate", "save", "send")
 """In the order in which a day comes through them."""
 Told: TypeAlias = tuple[str, str, str]
@@ -245,6 +249,32 @@ class Day:
             self.errors.append(error)
         return False
 
+    async def service(self, faults: Faults) -> bool:
+        """Serve until nothing is left, without a restart; False if that does not come about within three hours."""
+        storage = self.storage()
+        ended = Counter[JobStatus]()
+
+        def told(done: Round) -> None:
+            self.errors += done.errors
+            if done.plan is not None:
+                self.say("planned", "", str(done.plan.enqueued))
+            if done.run is not None:
+                ended.update({**done.run.briefs, **done.run.mails})
+
+        async with storage:
+            await storage.preferences.put(PEOPLE)
+        _stage.set("serve")
+        async with self.briefs(faults, storage) as briefs, anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(briefs.serve, on_round=told))
+            for _ in range(360):
+                await anyio.sleep(30)
+                slots = (await storage.select([NAME, MAILS], ENDED, since=BEGIN - timedelta(days=9))).items
+                if len(slots) == SLOTS:
+                    break
+            tasks.cancel_scope.cancel()
+        assert not ended - Counter(slot.status for slot in slots), "what a round tells is not so"
+        return len(slots) == SLOTS
+
     async def turn(self, briefs: Briefs, storage: AnyStorage) -> bool:
         """Sign everybody up, plan, run; true if nothing failed and nothing is left."""
         self.begun += 1
@@ -292,8 +322,10 @@ def phase_of(call: Call) -> str:
     """Which part of the way a call belongs to."""
     stage = _stage.get()
     method = call.name.rpartition(".")[2]
-    if stage != "run":
+    if stage not in ("run", "serve"):
         return stage
+    if stage == "serve" and method in ("advance", "schedules", "page_for", "find", "enqueue"):
+        return "plan"
     if call.name in ("host.of", "host.generate"):
         return "generate"
     if call.name in ("host.get", "mailer.send"):

@@ -95,8 +95,9 @@ IN_VIRTUAL_TIME = ("takes three leases", "finds the clock set back an hour")
 
 ON_POSTGRES = ("fails, and the answer is lost", "sleeps past its lease, another takes over")
 """What of this the server has a part in; connections that end are tried statement by statement."""
+SERVED = "memory, under serve"
 CASES = [
-    *(("memory", kind) for kind in KINDS),
+    *((place, kind) for place in ("memory", SERVED) for kind in KINDS),
     *(("SQLite", kind) for kind in KINDS if kind not in IN_VIRTUAL_TIME),
     *(("PostgreSQL", kind) for kind in ON_POSTGRES),
 ]
@@ -109,6 +110,7 @@ class Point:
     kind: str
     mailer: str
     number: int = 0
+    is_served: bool = False
 
     def play(self, place: Place | None, folder: Path, backend: str) -> str | int:
         """Have a day with it; give the phase that it fell into, or how many calls there were without."""
@@ -129,10 +131,10 @@ class Point:
 
             width = AWAY if self.kind.startswith("is away") else 1
             faults = Faults(befall, range(self.number, self.number + width) if self.number else ())
-            is_over = await day.session(faults)
+            is_over = await (day.service if self.is_served else day.session)(faults)
             assert is_over or scope.cancel_called, day.errors
         assert await day.session(), day.errors
-        is_right(await found(day, day.clock.moment), day.told, self.mailer)
+        is_right(await found(day, day.clock()), day.told, self.mailer)
         if place is not None:
             is_sound(place)
         return phases[0] if phases else len(faults.calls)
@@ -144,7 +146,7 @@ def opens(request: pytest.FixtureRequest, tmp_path: Path, place: str) -> Opens:
 
     def opened(name: str) -> tuple[Place | None, Path]:
         folder = tmp_path / name
-        if place == "memory":
+        if place in ("memory", SERVED):
             return None, folder
         if place == "SQLite":
             return File(folder / "briefs.db"), folder
@@ -160,13 +162,13 @@ def opens(request: pytest.FixtureRequest, tmp_path: Path, place: str) -> Opens:
 def test_whatever_goes_wrong_at_one_call_the_day_ends_well(
     capsys: pytest.CaptureFixture[str], opens: Opens, place: str, kind: str, backend: str
 ) -> None:
-    phases = Counter[str]()
-    for mailer in ("keyed", "log") if place == "memory" else (MAILER[backend],):
-        calls = Point(kind, mailer).play(*opens(f"{mailer} 0"), backend)
+    phases, is_served = Counter[str](), place == SERVED
+    for mailer in ("keyed", "log") if place in ("memory", SERVED) else (MAILER[backend],):
+        calls = Point(kind, mailer, is_served=is_served).play(*opens(f"{mailer} 0"), backend)
         assert isinstance(calls, int)
         for number in spread(calls, FEW, (place, kind, mailer, backend)):
             try:
-                landed = Point(kind, mailer, number).play(*opens(f"{mailer} {number}"), backend)
+                landed = Point(kind, mailer, number, is_served).play(*opens(f"{mailer} {number}"), backend)
             except BaseException as error:
                 error.add_note(f"at call {number} of {calls}, {mailer}")
                 raise
