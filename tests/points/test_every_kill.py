@@ -99,8 +99,9 @@ def test_wherever_a_process_is_killed_the_next_one_ends_the_day_well(
             sys.stdout.write(Tried(f"{where} on {backend}", kind, phases).told())
         sys.stdout.write(f"{mailer}: {sum(unknown for _, unknown in lives)} mails unknown\n")
     # No two days are quite the same: a point that another day has may not come.
-    assert kills.total() >= 0.7 * len(lives)
+    assert kills
     if is_nightly():
+        assert kills.total() >= 0.8 * len(lives)
         assert {phase for phase, _ in kills} == set(PHASES)
 
 
