@@ -1,7 +1,8 @@
 """Hold an adapter of your own to what its port promises.
 
 ``check_storage`` and its like give every clause that an adapter breaks. The contract classes run them under pytest;
-they, and nothing else here, need it: ``pip install 'fanout-briefs[testing]'``.
+they, and nothing else here, need it: ``pip install 'fanout-briefs[testing]'``. ``Faults`` have calls of an adapter go
+wrong, to see what comes of it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fanout_briefs.testing.check import check_dispatcher, check_engagement, check_generator, check_storage
+from fanout_briefs.testing.faults import Faults
 from fanout_briefs.testing.kit import BrokenClause
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ __all__ = [
     "BrokenClause",
     "DispatcherContract",
     "EngagementContract",
+    "Faults",
     "GeneratorContract",
     "StorageContract",
     "check_dispatcher",
