@@ -1,0 +1,76 @@
+"""A model machine: Hypothesis makes up stories of what planners, workers, operators and clocks do to a storage, and an oracle
+in plain dicts says what has to come back.
+
+It needs Hypothesis and, for the class, pytest: ``pip install 'fanout-briefs[testing]'``. What it finds, it tells as the
+shortest story that shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from typing import ClassVar
+
+try:
+    import hypothesis
+except ModuleNotFoundError as missing:
+    raise ImportError("the model machine needs Hypothesis: pip install 'fanout-briefs[testing]'") from missing
+
+from anyio.from_thread import start_blocking_portal
+from hypothesis import HealthCheck
+from hypothesis.stateful import run_state_machine_as_test
+
+from fanout_briefs.testing.clauses import storage_kit
+from fanout_briefs.testing.kit import Open
+from fanout_briefs.testing.machine.overseeing import PreferenceSteps, TimeSteps
+from fanout_briefs.testing.machine.planning import LedgerSteps, WorkSteps
+from fanout_briefs.testing.machine.stage import Stage
+from fanout_briefs.testing.slots import HOUR
+
+__all__ = ["run_stories"]
+
+
+class _Stories(LedgerSteps, WorkSteps, PreferenceSteps, TimeSteps):
+    """Everything that may happen."""
+
+    def finale(self) -> None:
+        self.look_around(2, 99 * HOUR)
+        self.scan_all(2)
+        self.drain()
+
+
+def run_stories(
+    open_storage: Open,
+    *,
+    capabilities: Collection[str] = (),
+    backend: str = "asyncio",
+    settings: hypothesis.settings | None = None,
+) -> None:
+    """Hold a storage to the oracle, story after story, on one event loop.
+
+    Args:
+        open_storage: As for ``check_storage``. It is called for each story.
+        capabilities: What the storage offers beyond the port; ``StorageContract`` tells which there are.
+        backend: ``asyncio`` or ``trio``.
+        settings: How many stories, of how many steps; None takes the profile of Hypothesis that is loaded.
+
+    Raises:
+        ValueError: A capability is unknown; all of them are named.
+        Broken: What came back was not what was promised; the message tells the shortest story that shows it.
+    """
+    if problems := storage_kit.problems(capabilities, {}):
+        raise ValueError("; ".join(problems))
+    asked = settings or hypothesis.settings()
+    # Each step makes calls; how long they take is the storage's affair.
+    asked = hypothesis.settings(
+        asked,
+        deadline=None,
+        report_multiple_bugs=False,
+        suppress_health_check=[*asked.suppress_health_check, HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    with start_blocking_portal(backend=backend) as portal:
+
+        def opened() -> AbstractContextManager[Stage]:
+            return Stage.opened(portal, open_storage, capabilities)
+
+        run_state_machine_as_test(lambda: _Stories(opened, capabilities), settings=asked)
