@@ -228,7 +228,14 @@ class Oracle:
         same(got.held_until, min((until for until in leases if until > now), default=None))
 
     def claim_at_once(
-        self, got: Sequence[Claims], due_by: datetime, *, now: datetime, lease: timedelta, limit: int, types: Collection[str]
+        self,
+        got: Sequence[Claims],
+        due_by: datetime,
+        *,
+        now: datetime,
+        lease: timedelta,
+        limit: int,
+        types: Collection[str],
     ) -> None:
         """Take what several were given at once for taken: each job once, and somebody gets one if there is any.
 
@@ -241,7 +248,9 @@ class Oracle:
         is_right = len({*keys}) == len(keys) and free.issuperset(keys) and (keys or not free)
         if not is_right or any(len(claims.claims) > limit for claims in got):
             each = [[claim.job.dedup_key for claim in claims.claims] for claims in got]
-            raise Broken(f"came back: claims on {each}\npromised:  each of {sorted(free)} to one at most, {limit} to each")
+            raise Broken(
+                f"came back: claims on {each}\npromised:  each of {sorted(free)} to one at most, {limit} to each"
+            )
         for claim in taken:
             self.take(claim, now + lease)
 
@@ -268,9 +277,7 @@ class Oracle:
             window = Window(start=min(last.window.end, window.end), end=window.end)
         row.job = evolve(row.job, status=JobStatus.PROCESSING, attempts=row.job.attempts + 1, window=window)
         row.until, row.has_window, row.token = until, True, claim.token
-        promised = Claim(
-            job=row.job, token=claim.token, until=until, payload=row.payload, progress=row.job.progress
-        )
+        promised = Claim(job=row.job, token=claim.token, until=until, payload=row.payload, progress=row.job.progress)
         same(claim, promised)
         if claim.token <= self.tokens.get(key, claim.token - 1):
             raise Broken(
@@ -303,9 +310,7 @@ class Oracle:
             return False
         row.until = None
         reason = row.job.reason if finish.reason is None else readable(finish.reason)
-        row.job = evolve(
-            row.job, status=finish.status, code=finish.code, error=readable(finish.error), reason=reason
-        )
+        row.job = evolve(row.job, status=finish.status, code=finish.code, error=readable(finish.error), reason=reason)
         if (brief := finish.brief) is not None:
             self.briefs[brief.type, brief.user_id, brief.occurrence.local_date] = brief
         for follow_up in follow_ups:
@@ -374,9 +379,7 @@ class Oracle:
         waiting = [row.job.run_at for row in rows if row.job.status is JobStatus.PENDING]
         held = [row for row in rows if row.job.status is JobStatus.PROCESSING]
         left = [row.job.run_at for row in held if row.until is not None and row.until <= now]
-        ended = [
-            row.job for row in rows if row.job.status not in _LIVE and row.job.occurrence.deliver_at >= since
-        ]
+        ended = [row.job for row in rows if row.job.status not in _LIVE and row.job.occurrence.deliver_at >= since]
         bad = [job for job in ended if job.status in (JobStatus.FAILED, JobStatus.UNKNOWN)]
         return Overview(
             planned_at=self.plans.get(kind),
@@ -504,9 +507,7 @@ def _hold_choice(claims: Sequence[Claim], free: Sequence[Row], limit: int) -> No
 
 def _troubles(jobs: Collection[Job]) -> list[Trouble]:
     kinds = Counter((job.status, job.error) for job in jobs)
-    latest = {
-        kind: max(job.occurrence.deliver_at for job in jobs if (job.status, job.error) == kind) for kind in kinds
-    }
+    latest = {kind: max(job.occurrence.deliver_at for job in jobs if (job.status, job.error) == kind) for kind in kinds}
     # None is before every text, as in the clauses.
     order = sorted(kinds, key=lambda kind: (-kinds[kind], kind[0], kind[1] is not None, kind[1] or ""))
     return [Trouble(*kind, kinds[kind], latest[kind]) for kind in order[:_MOST_TROUBLES]]

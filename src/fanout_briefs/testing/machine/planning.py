@@ -136,7 +136,9 @@ class WorkSteps(Story):
         until = self.clock() + lease.value
         self.hold({*self.do("heartbeat", [*claims], until)}, self.oracle.heartbeat(claims, until))
 
-    @step(claim=which, end=as_told(strategies.ends()), text=st.none() | st.sampled_from(["one", "two"]), mails=_follow_ups)
+    @step(
+        claim=which, end=as_told(strategies.ends()), text=st.none() | st.sampled_from(["one", "two"]), mails=_follow_ups
+    )
     def finish(self, claim: int, end: Told, text: str | None, mails: Told) -> None:
         """End a job, with a brief or without, and with mails to follow."""
         held = self.chosen(claim)

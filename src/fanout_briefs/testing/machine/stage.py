@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Mapping, MutableMapping
 from collections.abc import MutableSequence, MutableSet
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ import attrs
 from anyio.from_thread import BlockingPortal
 from attrs import field, frozen
 
-from fanout_briefs.model import Brief, Claim, Finish, Job, Preference
+from fanout_briefs.model import Brief, Claim, Job
 from fanout_briefs.testing.checks import Broken, Short
 from fanout_briefs.testing.kit import Open
 
@@ -31,7 +32,11 @@ class _Words(Short):
 
     # reprlib finds these by the name of the type.
     def repr_Job(self, job: Job, _level: int) -> str:  # noqa: N802
-        words = [job.dedup_key, job.status.value, *(value.value for value in (job.code, job.demand) if value is not None)]
+        words = [
+            job.dedup_key,
+            job.status.value,
+            *(value.value for value in (job.code, job.demand) if value is not None),
+        ]
         for name, usual in (("epoch", 1), ("attempts", 0), ("progress", None), ("reason", None), ("error", None)):
             if (value := getattr(job, name)) != usual:
                 words.append(f"{name}={self.repr(value)}")
@@ -46,33 +51,24 @@ class _Words(Short):
         place = f"{brief.type}:{brief.occurrence.local_date}:{brief.user_id}"
         return f"<brief {place} {brief.rendered.subject!r} up to {_at(brief.window.end)}>"
 
-    def repr_Finish(self, end: Finish, _level: int) -> str:  # noqa: N802
-        return self._said("Finish", end)
-
-    def repr_Preference(self, preference: Preference, _level: int) -> str:  # noqa: N802
-        return self._said("Preference", preference)
-
-    def repr_Claims(self, claims: Any, _level: int) -> str:  # noqa: N802
-        return self._said("Claims", claims)
-
     def repr_datetime(self, at: datetime, _level: int) -> str:
         return _at(at)
 
     def repr_timedelta(self, span: timedelta, _level: int) -> str:
         return str(span)
 
-    def repr_JobStatus(self, status: Any, _level: int) -> str:  # noqa: N802
-        return str(status)
+    def repr_instance(self, x: Any, level: int) -> str:
+        if isinstance(x, enum.Enum):
+            return str(x.value)
+        return self._said(x) if attrs.has(type(x)) else super().repr_instance(x, level)
 
-    repr_Enqueued = repr_Change = repr_SkipReason = repr_Demand = repr_JobStatus
-
-    def _said(self, name: str, value: Any) -> str:
+    def _said(self, value: Any) -> str:
         said = [
             f"{each.name}={self.repr(getattr(value, each.name))}"
             for each in attrs.fields(type(value))
             if getattr(value, each.name) != each.default
         ]
-        return f"{name}({', '.join(said)})"
+        return f"{type(value).__name__}({', '.join(said)})"
 
 
 def _at(instant: datetime) -> str:
@@ -90,11 +86,11 @@ def told(value: object) -> str:
         return f"<{type(value).__name__}>"
 
 
-@frozen(repr=False)
 class Told:
     """A value that prints as a story tells it."""
 
-    value: Any
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
     def __repr__(self) -> str:
         return told(self.value)
@@ -177,7 +173,9 @@ class Stage:
             pass
         self.say("(it was opened once more, and closed once)")
 
-    def _call(self, place: int, name: str, values: tuple[Any, ...], named: Mapping[str, Any]) -> Callable[[], Awaitable[Any]]:
+    def _call(
+        self, place: int, name: str, values: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> Callable[[], Awaitable[Any]]:
         storage = self.storages[place % len(self.storages)]
         method: Any = reduce(getattr, name.split("."), storage)
         return partial(_outcome, partial(method, *values, **named))

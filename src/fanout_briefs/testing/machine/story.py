@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from functools import wraps
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
@@ -23,7 +23,20 @@ from fanout_briefs.testing.machine.oracle import Oracle
 from fanout_briefs.testing.machine.stage import Stage, Told, spoil
 from fanout_briefs.testing.slots import DAY, HOUR, NOW, TODAY
 
-__all__ = ["DATES", "DAYS", "KEYS", "TYPES", "USERS", "Story", "as_told", "leases", "offsets", "some_types", "step", "which"]
+__all__ = [
+    "DATES",
+    "DAYS",
+    "KEYS",
+    "TYPES",
+    "USERS",
+    "Story",
+    "as_told",
+    "leases",
+    "offsets",
+    "some_types",
+    "step",
+    "which",
+]
 
 USERS: Final = ("ann", "bob", "a'b:%_ é")
 DAYS: Final = (0, 1, 2)
@@ -32,10 +45,8 @@ TYPES: Final = ("daily", "mail")
 KEYS: Final = tuple(slot_key(kind, date, user) for kind in TYPES for date in DATES for user in USERS)
 _NOBODY: Final = slot_key("daily", TODAY, "nobody")
 
-_T = TypeVar("_T")
-
 some_types = st.sampled_from([TYPES, TYPES, ("daily",), ("mail",), ()])
-offsets = st.sampled_from([timedelta(0), -HOUR, HOUR, DAY, 2 * DAY, -DAY]).map(lambda span: span)
+offsets = st.sampled_from([timedelta(0), -HOUR, HOUR, DAY, 2 * DAY, -DAY])
 leases = st.sampled_from([HOUR, timedelta(minutes=5), DAY])
 which = st.sampled_from([0, 0, 0, 1, 2, -1, -2, -5])
 """The latest good claim, an earlier one or, below zero, one that may well be lost."""
