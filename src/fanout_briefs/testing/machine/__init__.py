@@ -1,15 +1,14 @@
-"""A model machine: Hypothesis makes up stories of what planners, workers, operators and clocks do to a storage, and an oracle
-in plain dicts says what has to come back.
+"""A model machine: Hypothesis makes up stories of what is done to a storage, and an oracle says what has to come back.
 
-It needs Hypothesis and, for the class, pytest: ``pip install 'fanout-briefs[testing]'``. What it finds, it tells as the
-shortest story that shows it.
+Planners, workers, operators and people act in them, and a clock that is moved. What breaks is told as the shortest story that
+shows it. It needs Hypothesis: ``pip install 'fanout-briefs[testing]'``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import AbstractContextManager
-from typing import ClassVar
+from typing import Final
 
 try:
     import hypothesis
@@ -17,7 +16,7 @@ except ModuleNotFoundError as missing:
     raise ImportError("the model machine needs Hypothesis: pip install 'fanout-briefs[testing]'") from missing
 
 from anyio.from_thread import start_blocking_portal
-from hypothesis import HealthCheck
+from hypothesis import HealthCheck, Phase
 from hypothesis.stateful import run_state_machine_as_test
 
 from fanout_briefs.testing.clauses import storage_kit
@@ -28,6 +27,9 @@ from fanout_briefs.testing.machine.stage import Stage
 from fanout_briefs.testing.slots import HOUR
 
 __all__ = ["run_stories"]
+
+_STEPS: Final = 25
+"""Long enough that something comes of what was done, short enough to try many."""
 
 
 class _Stories(LedgerSteps, WorkSteps, PreferenceSteps, TimeSteps):
@@ -52,7 +54,8 @@ def run_stories(
         open_storage: As for ``check_storage``. It is called for each story.
         capabilities: What the storage offers beyond the port; ``StorageContract`` tells which there are.
         backend: ``asyncio`` or ``trio``.
-        settings: How many stories, of how many steps; None takes the profile of Hypothesis that is loaded.
+        settings: How many stories, and of how many steps; None takes as many as the profile of Hypothesis that is loaded,
+            of 25 steps each.
 
     Raises:
         ValueError: A capability is unknown; all of them are named.
@@ -60,11 +63,13 @@ def run_stories(
     """
     if problems := storage_kit.problems(capabilities, {}):
         raise ValueError("; ".join(problems))
-    asked = settings or hypothesis.settings()
-    # Each step makes calls; how long they take is the storage's affair.
+    asked = settings or hypothesis.settings(stateful_step_count=_STEPS)
     asked = hypothesis.settings(
         asked,
+        # Each step makes calls; how long they take is the storage's affair.
         deadline=None,
+        # Which lines of this kit ran explains nothing.
+        phases=[phase for phase in asked.phases if phase is not Phase.explain],
         report_multiple_bugs=False,
         suppress_health_check=[*asked.suppress_health_check, HealthCheck.too_slow, HealthCheck.data_too_large],
     )

@@ -105,7 +105,7 @@ class OversightSteps(Story):
         self.hold(self.do("paused", [*TYPES, "other"]), oracle.pauses)
         told = {kind: oracle.overview(kind, now, since) for kind in (*TYPES, "other")}
         self.hold(self.do("overview", [*told], now=now, since=since), told)
-        before = {user: now + back for user in USERS}
+        before = dict.fromkeys(USERS, now + back)
         self.hold(self.do("last_briefs", "daily", dict(before)), oracle.last_briefs("daily", before))
         self.hold(self.do("advance", "daily"), oracle.marks.get("daily"))
         for user in USERS:

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Mapping, MutableMapping
-from collections.abc import MutableSequence, MutableSet
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    MutableSequence,
+    MutableSet,
+)
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from functools import partial, reduce
