@@ -285,9 +285,11 @@ def _job(
 
 
 @st.composite
-def batches(draw: st.DrawFn, each: st.SearchStrategy[Job] | None = None, *, max_size: int = 6) -> list[Job]:
+def batches(
+    draw: st.DrawFn, each: st.SearchStrategy[Job] | None = None, *, min_size: int = 0, max_size: int = 6
+) -> list[Job]:
     """Batches of jobs, some of them with one of their slots once more, alike or not, in any order."""
-    batch = draw(st.lists(jobs() if each is None else each, max_size=max_size))
+    batch = draw(st.lists(jobs() if each is None else each, min_size=min_size, max_size=max_size))
     return [*batch, batch[0]] if len(batch) > 1 and draw(st.booleans()) else batch
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -42,10 +42,6 @@ _rows = as_told(
 )
 
 
-def _offers(name: str) -> Callable[[Any], bool]:
-    return lambda story: name in story.capabilities
-
-
 class TimeSteps(Story):
     """The clock, and the storage as a whole."""
 
@@ -54,21 +50,20 @@ class TimeSteps(Story):
         """Time passes, or the clock is set back."""
         self.stage.say(f"(it is {self.clock.advance(by.value):%Y-%m-%d %H:%M} now)")
 
-    @precondition(_offers("shared"))
+    @precondition(lambda self: not {"shared", "reopens"}.isdisjoint(self.capabilities))
     @step()
     def turn_to_the_other(self) -> None:
-        """The next calls are made from beside."""
+        """Somebody else in the process opens and closes it, and the next calls are made from beside."""
+        if "reopens" in self.capabilities:
+            self.stage.open_once_more(self.turn)
         self.turn += 1
-
-    @precondition(_offers("reopens"))
-    @step()
-    def open_once_more(self) -> None:
-        """Somebody else in the process opens it, and closes it."""
-        self.stage.open_once_more(self.turn)
 
 
 class OversightSteps(Story):
     """Pauses, prunes and looks."""
+
+    def scan_all(self, limit: int) -> None:
+        """Look at what is kept beside."""
 
     @step(types=some_types)
     def pause(self, types: Sequence[str]) -> None:
@@ -81,7 +76,7 @@ class OversightSteps(Story):
         at = self.clock() + since.value
         self.hold(self.do("resume", [*types], since=at), self.oracle.resume(types, at))
 
-    @step(types=some_types, before=as_told(offsets), limit=st.sampled_from([9, 1, 2]))
+    @step(types=some_types, before=as_told(st.just(9 * DAY) | offsets), limit=st.sampled_from([9, 1, 2]))
     def prune(self, types: Sequence[str], before: Told, limit: int) -> None:
         """Erase what is old."""
         at = self.clock() + before.value
@@ -97,6 +92,9 @@ class OversightSteps(Story):
     def look(self, limit: int, back: Told) -> None:
         """Look at everything that does not show in the slots."""
         self.look_around(limit, back.value)
+        self.scan_all(limit)
+
+    look_again = look
 
     def look_around(self, limit: int, back: timedelta) -> None:
         """Look at everything that does not show in the slots."""
@@ -137,36 +135,26 @@ class OversightSteps(Story):
 class PreferenceSteps(OversightSteps):
     """Preferences that a storage keeps."""
 
-    @precondition(_offers("preferences"))
-    @step(rows=_rows)
-    def put(self, rows: Told) -> None:
-        """Store preferences, good ones and such as make no schedule."""
+    @precondition(lambda self: "preferences" in self.capabilities)
+    @step(rows=_rows, bad=st.none() | as_told(strategies.refused_preferences(st.just("bad"))))
+    def put(self, rows: Told, bad: Told | None) -> None:
+        """Store preferences, good ones and such as make no schedule; if one cannot be stored, none of them is."""
         given = [_with_list(row) for row in rows.value]
-        self.do("preferences.put", given)
-        self.oracle.put(rows.value)
+        if bad is None:
+            self.do("preferences.put", given)
+            self.oracle.put(rows.value)
+        else:
+            self.stage.refused(self.turn, InvalidPreferences, "preferences.put", [*given, bad.value])
         spoil(given)
         self._see_preferences()
 
-    @precondition(_offers("preferences"))
-    @step(rows=_rows, bad=as_told(strategies.refused_preferences(st.just("bad"))))
-    def put_what_is_refused(self, rows: Told, bad: Told) -> None:
-        """Try to store some among which one cannot be: nothing of them is."""
-        self.stage.refused(self.turn, InvalidPreferences, "preferences.put", [*rows.value, bad.value])
-        self._see_preferences()
-
-    @precondition(_offers("preferences"))
+    @precondition(lambda self: "preferences" in self.capabilities)
     @step(users=as_told(st.lists(st.sampled_from([*USERS, "nobody"]), max_size=2)))
     def remove(self, users: Told) -> None:
         """Remove preferences."""
         self.do("preferences.remove", [*users.value])
         self.oracle.remove(users.value)
         self._see_preferences()
-
-    @precondition(_offers("preferences"))
-    @step(limit=st.sampled_from([1, 2, 9]))
-    def scan(self, limit: int) -> None:
-        """Read all preferences, page by page, and by schedule where that can be."""
-        self.scan_all(limit)
 
     def scan_all(self, limit: int) -> None:
         """Read all preferences, page by page, and by schedule where that can be."""

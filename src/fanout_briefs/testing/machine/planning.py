@@ -8,6 +8,7 @@ from typing import Final
 
 from attrs import evolve
 from hypothesis import strategies as st
+from hypothesis.stateful import initialize
 
 from fanout_briefs.model import Change, Claim, Claims, Finish, FollowUp, Job, JobStatus, Progress
 from fanout_briefs.testing import strategies
@@ -26,7 +27,7 @@ from fanout_briefs.testing.machine.story import (
     step,
     which,
 )
-from fanout_briefs.testing.slots import DAY, HOUR, NOW, brief_of
+from fanout_briefs.testing.slots import DAY, HOUR, NOW, brief_of, job
 
 __all__ = ["LedgerSteps", "WorkSteps"]
 
@@ -43,6 +44,7 @@ _keys = as_told(st.lists(st.sampled_from(KEYS), max_size=5))
 _few = st.lists(which, max_size=3)
 _instants = st.none() | as_told(offsets.map(lambda span: NOW + span))
 _limits = st.sampled_from([9, 1, 2])
+_key = st.sampled_from([None] * len(KEYS) + [*KEYS])
 
 # How far ahead of the clock a worker looks.
 _AHEAD: Final = (9 * DAY, timedelta(0), -HOUR)
@@ -56,21 +58,21 @@ def _value(told: Told | None) -> datetime | None:
 class LedgerSteps(Story):
     """Planning, changing by hand, marks, and forgetting."""
 
-    def _enqueue(self, batch: Told) -> None:
-        jobs = [*batch.value]
-        self.hold(self.do("enqueue", jobs), self.oracle.enqueue(batch.value))
-        spoil(jobs)
+    def _enqueue(self, jobs: Sequence[Job]) -> None:
+        given = [*jobs]
+        self.hold(self.do("enqueue", given), self.oracle.enqueue(jobs))
+        spoil(given)
 
-    @step(batch=as_told(strategies.batches(_jobs)))
-    def enqueue(self, batch: Told) -> None:
-        """Plan."""
-        self._enqueue(batch)
+    @step(initialize, batch=as_told(strategies.batches(_jobs, min_size=3)))
+    def begin(self, batch: Told) -> None:
+        """There is something to do from the first."""
+        self._enqueue(batch.value)
 
-    @step(batch=as_told(strategies.batches(_jobs)))
-    def enqueue_again(self, batch: Told) -> None:
-        """Plan, and plan the same at once: that changes no more than what may be taken up once more."""
-        self._enqueue(batch)
-        self._enqueue(batch)
+    @step(batch=as_told(strategies.batches(_jobs)), again=st.booleans())
+    def enqueue(self, batch: Told, *, again: bool) -> None:
+        """Plan; or plan the same twice, which changes no more than what may be taken up once more."""
+        for _ in range(1 + again):
+            self._enqueue(batch.value)
 
     @step(batch=as_told(strategies.batches(_jobs, max_size=3)), other=as_told(strategies.batches(_jobs, max_size=2)))
     def enqueue_at_once(self, batch: Told, other: Told) -> None:
@@ -108,15 +110,22 @@ class WorkSteps(Story):
         self.claims += got.claims
         return got
 
-    @step(ahead=as_told(_ahead), lease=as_told(leases), limit=_limits, types=some_types)
-    def claim(self, ahead: Told, lease: Told, limit: int, types: Sequence[str]) -> None:
-        """Claim what is due."""
-        spoil(self._claim(ahead.value, lease.value, limit, types, None))
+    def chosen(self, number: int) -> Claim | None:
+        """A claim that is good, counted from the latest; below zero, any of those there were. Where none is, some are made."""
+        if number >= 0 and not self.good():
+            self._claim(9 * DAY, HOUR, 9, TYPES, None)
+        among = self.good() if number >= 0 else self.claims
+        return among[-1 - abs(number) % len(among)] if among else None
 
-    @step(ahead=as_told(_ahead), lease=as_told(leases), types=some_types, key=st.sampled_from(KEYS))
-    def claim_one(self, ahead: Told, lease: Told, types: Sequence[str], key: str) -> None:
-        """Claim one slot, as an engine's worker does."""
-        spoil(self._claim(ahead.value, lease.value, 1, types, key))
+    def all_chosen(self, numbers: Sequence[int]) -> list[Claim]:
+        """Such claims, no two on one slot."""
+        chosen = filter(None, map(self.chosen, numbers))
+        return [*{claim.job.dedup_key: claim for claim in chosen}.values()]
+
+    @step(ahead=as_told(_ahead), lease=as_told(leases), limit=_limits, types=some_types, key=_key)
+    def claim(self, ahead: Told, lease: Told, limit: int, types: Sequence[str], key: str | None) -> None:
+        """Claim what is due; or one slot, as an engine's worker does."""
+        spoil(self._claim(ahead.value, lease.value, limit, types, key))
 
     @step(lease=as_told(leases), limit=_limits)
     def claim_at_once(self, lease: Told, limit: int) -> None:
@@ -150,6 +159,9 @@ class WorkSteps(Story):
             spoil(given)
             self.hold(got, self.oracle.finish(held, ended, mails_of_others))
 
+    # Most of what there is to see comes of jobs that have ended, so they end three times as often.
+    finish_too = finish_three = finish
+
     @step(claim=which, after=as_told(offsets), error=strategies.texts(), counted=st.booleans())
     def retry(self, claim: int, after: Told, error: str, *, counted: bool) -> None:
         """Put a job back for another try."""
@@ -171,6 +183,8 @@ class WorkSteps(Story):
         self.clock.advance(99 * DAY)
         self.stage.say(f"(it is {self.clock.now:%Y-%m-%d} now)")
         self.hold(self.do("resume", [*TYPES], since=NOW - 99 * DAY), self.oracle.resume(TYPES, NOW - 99 * DAY))
+        every = [job(user, day, type=kind) for kind in TYPES for user in USERS for day in DAYS]
+        self.hold(self.do("enqueue", [*every]), self.oracle.enqueue(every))
         # One slot of each user and type at a time.
         for _ in DAYS:
             for claim in self._claim(timedelta(0), HOUR, 99, TYPES, None).claims:

@@ -7,7 +7,7 @@ nothing to do does nothing.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from functools import wraps
@@ -38,7 +38,7 @@ __all__ = [
     "which",
 ]
 
-USERS: Final = ("ann", "bob", "a'b:%_ é")
+USERS: Final = ("ann", "a'b:%_ é")
 DAYS: Final = (0, 1, 2)
 DATES: Final = tuple(TODAY + day * DAY for day in DAYS)
 TYPES: Final = ("daily", "mail")
@@ -101,16 +101,9 @@ class Story(RuleBasedStateMachine):
         """Every slot is as it should be, seen from beside where there is somebody."""
         self.hold(self.stage.do(self.turn + 1, "find", [*KEYS, _NOBODY]), self.oracle.find(KEYS))
 
-    def chosen(self, number: int) -> Claim | None:
-        """A claim that is good, counted from the latest; below zero, any of those there were."""
-        good = [claim for claim in self.claims if self.oracle.held(claim) is not None]
-        among = good if number >= 0 else self.claims
-        return among[-1 - abs(number) % len(among)] if among else None
-
-    def all_chosen(self, numbers: Sequence[int]) -> list[Claim]:
-        """Such claims, no two on one slot."""
-        chosen = filter(None, map(self.chosen, numbers))
-        return [*{claim.job.dedup_key: claim for claim in chosen}.values()]
+    def good(self) -> list[Claim]:
+        """The claims that still hold a slot."""
+        return [claim for claim in self.claims if self.oracle.held(claim) is not None]
 
     def finale(self) -> None:
         """What a story that went well ends with."""
@@ -125,7 +118,9 @@ class Story(RuleBasedStateMachine):
             self._closing.close()
 
 
-def step(**values: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[[Any], None]]:
+def step(
+    kind: Callable[..., Any] = rule, **values: st.SearchStrategy[Any]
+) -> Callable[[Callable[..., None]], Callable[[Any], None]]:
     """A rule whose failure tells the story, and after which every slot is looked at."""
 
     def decorate(function: Callable[..., None]) -> Callable[[Any], None]:
@@ -135,6 +130,6 @@ def step(**values: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Ca
                 function(self, **drawn)
                 self.see()
 
-        return cast("Callable[[Any], None]", rule(**values)(taken))
+        return cast("Callable[[Any], None]", kind(**values)(taken))
 
     return decorate
