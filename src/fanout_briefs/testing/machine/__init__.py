@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Any, Final, cast
 
 try:
     import hypothesis
@@ -24,7 +24,8 @@ from fanout_briefs.testing.kit import Open
 from fanout_briefs.testing.machine.overseeing import PreferenceSteps, TimeSteps
 from fanout_briefs.testing.machine.planning import LedgerSteps, WorkSteps
 from fanout_briefs.testing.machine.stage import Stage
-from fanout_briefs.testing.slots import HOUR
+from fanout_briefs.testing.machine.story import TYPES, USERS
+from fanout_briefs.testing.slots import DAY, HOUR, NOW
 
 __all__ = ["run_stories"]
 
@@ -38,6 +39,11 @@ class _Stories(LedgerSteps, WorkSteps, PreferenceSteps, TimeSteps):
     def finale(self) -> None:
         self.look_around(2, 99 * HOUR)
         self.scan_all(2)
+        # Nothing that was ever there may show in what is planned anew.
+        self.stage.say(f"(it is {self.clock.advance(99 * DAY):%Y-%m-%d} now)")
+        self.hold(self.do("resume", [*TYPES], since=NOW - DAY), self.oracle.resume(TYPES, NOW - DAY))
+        self.hold(self.do("forget", USERS[-1]), self.oracle.forget(USERS[-1]))
+        self.erase(TYPES, self.clock(), 99)
         self.drain()
 
 
@@ -78,4 +84,8 @@ def run_stories(
         def opened() -> AbstractContextManager[Stage]:
             return Stage.opened(portal, open_storage, capabilities)
 
-        run_state_machine_as_test(lambda: _Stories(opened, capabilities), settings=asked)
+        def story() -> _Stories:
+            return _Stories(opened, capabilities)
+
+        # Anything that makes a machine will do, it says, though it asks for a class.
+        run_state_machine_as_test(cast("Any", story), settings=asked)

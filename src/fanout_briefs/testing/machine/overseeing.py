@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from attrs import evolve
@@ -69,19 +69,29 @@ class OversightSteps(Story):
     def pause(self, types: Sequence[str]) -> None:
         """Pause."""
         self.hold(self.do("pause", [*types], self.clock()), self.oracle.pause(types, self.clock()))
+        self._see_pauses()
 
     @step(types=some_types, since=as_told(offsets))
     def resume(self, types: Sequence[str], since: Told) -> None:
         """End a pause."""
         at = self.clock() + since.value
         self.hold(self.do("resume", [*types], since=at), self.oracle.resume(types, at))
+        self._see_pauses()
+
+    def _see_pauses(self) -> None:
+        self.hold(self.stage.do(self.turn + 1, "paused", [*TYPES, "other"]), self.oracle.pauses)
 
     @step(types=some_types, before=as_told(st.just(9 * DAY) | offsets), limit=st.sampled_from([9, 1, 2]))
     def prune(self, types: Sequence[str], before: Told, limit: int) -> None:
         """Erase what is old."""
-        at = self.clock() + before.value
-        erasable = self.oracle.prunable(types, at)
-        same(self.do("prune", [*types], at, limit), min(limit, len(erasable)))
+        self.erase(types, self.clock() + before.value, limit)
+
+    prune_too = prune
+
+    def erase(self, types: Sequence[str], before: datetime, limit: int) -> None:
+        """Erase what is old."""
+        erasable = self.oracle.prunable(types, before)
+        same(self.do("prune", [*types], before, limit), min(limit, len(erasable)))
         there = self.do("find", [*KEYS])
         gone = self.oracle.rows.keys() - there.keys()
         if not gone <= erasable or len(gone) != min(limit, len(erasable)):
@@ -100,7 +110,7 @@ class OversightSteps(Story):
         """Look at everything that does not show in the slots."""
         oracle, now = self.oracle, self.clock()
         since = now - back
-        self.hold(self.do("paused", [*TYPES, "other"]), oracle.pauses)
+        self._see_pauses()
         told = {kind: oracle.overview(kind, now, since) for kind in (*TYPES, "other")}
         self.hold(self.do("overview", [*told], now=now, since=since), told)
         before = dict.fromkeys(USERS, now + back)

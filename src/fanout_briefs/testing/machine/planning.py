@@ -179,10 +179,7 @@ class WorkSteps(Story):
         self.oracle.release(claims)
 
     def drain(self) -> None:
-        """Claim all that is left, by which tokens, payloads and windows show."""
-        self.clock.advance(99 * DAY)
-        self.stage.say(f"(it is {self.clock.now:%Y-%m-%d} now)")
-        self.hold(self.do("resume", [*TYPES], since=NOW - 99 * DAY), self.oracle.resume(TYPES, NOW - 99 * DAY))
+        """Plan whatever may be planned and claim all there is, by which tokens, payloads and windows show."""
         every = [job(user, day, type=kind) for kind in TYPES for user in USERS for day in DAYS]
         self.hold(self.do("enqueue", [*every]), self.oracle.enqueue(every))
         # One slot of each user and type at a time.

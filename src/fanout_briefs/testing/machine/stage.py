@@ -235,9 +235,10 @@ def spoil(value: object) -> None:
 
 
 def _parts(value: Any) -> Iterator[object]:
+    kind: Any = type(value)
     if isinstance(value, Mapping):
-        yield from list(cast("Mapping[Any, Any]", value).values())
+        yield from [*value.values()]
     elif isinstance(value, list | tuple):
-        yield from list(cast("list[Any]", value))
-    elif attrs.has(cast("Any", type(value))):
-        yield from (getattr(value, each.name) for each in attrs.fields(cast("Any", type(value))))
+        yield from [*value]
+    elif attrs.has(kind):
+        yield from (getattr(value, each.name) for each in attrs.fields(kind))
