@@ -142,8 +142,8 @@ def _replaced(epoch: str) -> str:
 # The row of the fence is shared, so that no slot begins at a token that somebody who erases is just raising; and so
 # is that of a pause, so that its end finds every slot that was recorded as paused. Looking all keys up first would
 # spare known ones their lock: a quarter faster where all are known, a sixth slower where none is, and planners have
-# looked already. Only what comes as paused by itself is looked up, for a conflict could not tell it from the others.
-def _enqueue(sent: Mapping[str, str]) -> str:
+# looked already. What comes as paused by itself takes up nothing; a conflict could not tell it from the others.
+def _enqueue(sent: Mapping[str, str], on_conflict: str) -> str:
     usual = "".join(f", {_USUAL[name]}::{kind} AS {name}" for name, kind in COLUMNS.items() if name not in sent)
     # The last row says whether every slot was recorded, as most often. Then only the uncommon ones are told.
     return f"""
@@ -157,8 +157,6 @@ def _enqueue(sent: Mapping[str, str]) -> str:
         SELECT {_job("asked")},
             asked.{_PENDING} AND asked.demand IS NULL AND asked.type IN (SELECT type FROM paused) AS waits
         FROM asked
-        WHERE asked.code IS DISTINCT FROM '{SkipReason.PAUSED}'
-            OR NOT EXISTS (SELECT FROM @jobs AS job WHERE job.dedup_key = asked.dedup_key)
     ), recorded AS (
         INSERT INTO @jobs AS old ({_NAMES}, token)
         SELECT dedup_key, type, user_id, local_date, deliver_at, run_at, window_start, window_end,
@@ -167,10 +165,7 @@ def _enqueue(sent: Mapping[str, str]) -> str:
             reason, error, epoch, attempts, progress, demand, token
         FROM planned CROSS JOIN ground
         ORDER BY dedup_key COLLATE "C"
-        ON CONFLICT (dedup_key) DO UPDATE SET
-        {_replaced(f"old.epoch + CASE excluded.status WHEN '{JobStatus.PENDING}' THEN 1 ELSE 0 END")}
-        WHERE (excluded.{_PENDING} OR excluded.code = '{SkipReason.PAUSED}')
-            AND ({_takeable("old")} OR (excluded.demand IS NOT NULL AND old.status <> '{JobStatus.PROCESSING}'))
+        ON CONFLICT (dedup_key) {on_conflict}
         RETURNING old.dedup_key, old.xmax = 0 AS is_new, old.status, old.code
     ), told AS (
         SELECT count(*) = (SELECT count(*) FROM asked) AS are_all FROM recorded
@@ -182,8 +177,15 @@ def _enqueue(sent: Mapping[str, str]) -> str:
     """
 
 
-ENQUEUE: Final = _enqueue(COLUMNS)
-ENQUEUE_PLAIN: Final = _enqueue(PLAIN_COLUMNS)
+_TAKE_UP: Final = f"""DO UPDATE SET
+        {_replaced(f"old.epoch + CASE excluded.status WHEN '{JobStatus.PENDING}' THEN 1 ELSE 0 END")}
+        WHERE (excluded.{_PENDING} OR excluded.code = '{SkipReason.PAUSED}')
+            AND ({_takeable("old")} OR (excluded.demand IS NOT NULL AND old.status <> '{JobStatus.PROCESSING}'))"""
+
+ENQUEUE: Final = _enqueue(COLUMNS, _TAKE_UP)
+ENQUEUE_PLAIN: Final = _enqueue(PLAIN_COLUMNS, _TAKE_UP)
+ENQUEUE_PAUSED: Final = _enqueue(COLUMNS, "DO NOTHING")
+"""For slots that come as paused by themselves."""
 
 FIND: Final = f"""
 SELECT {_job("job")} FROM unnest(%b::text[]) AS asked (dedup_key) CROSS JOIN LATERAL (
