@@ -17,7 +17,7 @@ import attrs
 
 from fanout_briefs.model import Brief, Claim, Job
 
-__all__ = ["Broken", "Recorded", "Refusal", "Short", "holds", "refuses", "same", "shown"]
+__all__ = ["Broken", "Recorded", "Refusal", "holds", "refuses", "same", "shown"]
 
 _E = TypeVar("_E", bound=Exception)
 
@@ -134,7 +134,7 @@ def _or_missing(value: object) -> str:
     return "absent" if value is _MISSING else shown(value)
 
 
-class Short(reprlib.Repr):
+class _Short(reprlib.Repr):
     """Values in a message: enough to tell what they are."""
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class Short(reprlib.Repr):
         return f"<brief {brief.type}:{brief.occurrence.local_date}:{brief.user_id[:60]} epoch={brief.epoch}>"
 
 
-_SHORT: Final = Short()
+_SHORT: Final = _Short()
 
 
 def shown(value: object) -> str:

@@ -100,7 +100,7 @@ class Oracle:
         seen: set[str] = set()
         outcomes: list[Enqueued] = []
         for job in jobs:
-            outcomes.append(Enqueued.DUPLICATE if job.dedup_key in seen else self._plan(normal(job)))
+            outcomes.append(Enqueued.DUPLICATE if job.dedup_key in seen else self._plan(_normal(job)))
             seen.add(job.dedup_key)
         return outcomes
 
@@ -309,12 +309,12 @@ class Oracle:
         if row is None:
             return False
         row.until = None
-        reason = row.job.reason if finish.reason is None else readable(finish.reason)
-        row.job = evolve(row.job, status=finish.status, code=finish.code, error=readable(finish.error), reason=reason)
+        reason = row.job.reason if finish.reason is None else _readable(finish.reason)
+        row.job = evolve(row.job, status=finish.status, code=finish.code, error=_readable(finish.error), reason=reason)
         if (brief := finish.brief) is not None:
             self.briefs[brief.type, brief.user_id, brief.occurrence.local_date] = brief
         for follow_up in follow_ups:
-            self._follow(normal(follow_up.job), follow_up.payload)
+            self._follow(_normal(follow_up.job), follow_up.payload)
         return True
 
     def _follow(self, job: Job, payload: bytes) -> None:
@@ -335,7 +335,7 @@ class Oracle:
                 row.job,
                 status=JobStatus.PENDING,
                 run_at=at,
-                error=readable(error),
+                error=_readable(error),
                 attempts=attempts,
                 progress=None,
             )
@@ -452,7 +452,7 @@ class Oracle:
         return told
 
 
-def normal(job: Job) -> Job:
+def _normal(job: Job) -> Job:
     """The job as it is to come back: instants in UTC, texts that can be read."""
     at, window = job.occurrence, job.window
     return evolve(
@@ -460,12 +460,12 @@ def normal(job: Job) -> Job:
         occurrence=Occurrence(at.local_date, at.deliver_at.astimezone(UTC)),
         run_at=job.run_at.astimezone(UTC),
         window=Window(window.start.astimezone(UTC), window.end.astimezone(UTC)),
-        reason=readable(job.reason),
-        error=readable(job.error),
+        reason=_readable(job.reason),
+        error=_readable(job.error),
     )
 
 
-def readable(text: str | None) -> str | None:
+def _readable(text: str | None) -> str | None:
     """The text as it is to come back: lone surrogates, which no database takes, are written out."""
     return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 

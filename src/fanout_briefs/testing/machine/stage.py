@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import reprlib
 from collections.abc import (
     Awaitable,
     Callable,
@@ -26,13 +27,13 @@ from anyio.from_thread import BlockingPortal
 from attrs import field, frozen
 
 from fanout_briefs.model import Brief, Claim, Job
-from fanout_briefs.testing.checks import Broken, Short
+from fanout_briefs.testing.checks import Broken
 from fanout_briefs.testing.kit import Open
 
 __all__ = ["Stage", "Told", "spoil", "told"]
 
 
-class _Words(Short):
+class _Words(reprlib.Repr):
     """Values in a story: all that a reader may need to follow it."""
 
     def __init__(self) -> None:
