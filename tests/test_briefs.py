@@ -43,6 +43,7 @@ from fanout_briefs.model import (
     Window,
 )
 from fanout_briefs.runs import RunReport
+from fanout_briefs.testing import Clock
 from fanout_briefs.timing import Retrying
 from hosts import Host, Provider
 from services import STORAGES, make_storage
@@ -52,16 +53,6 @@ from virtual_time import in_virtual_time
 NINE = datetime(2026, 3, 9, 9, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 MAIL = "generate_brief_email.daily_brief"
-
-
-class Clock:
-    """The wall clock, in the test's hand."""
-
-    def __init__(self) -> None:
-        self.now = NINE
-
-    def __call__(self) -> datetime:
-        return self.now
 
 
 def the_briefs(storage: Any, host: Host | None = None, mailer: Any = None, **options: Any) -> Briefs:
@@ -544,7 +535,7 @@ class TestAtAnyMoment:
     async def test_a_run_may_be_cancelled_and_run_again(self, idempotent: bool) -> None:
         unknown = turns = 0
         for turns in count():
-            storage, mailer, clock = MemoryStorage(), Provider(idempotent=idempotent), Clock()
+            storage, mailer, clock = MemoryStorage(), Provider(idempotent=idempotent), Clock(NINE)
             async with the_briefs(storage, mailer=mailer, clock=clock, concurrency=2) as briefs:
                 await sign_up(storage, *USERS)
                 await briefs.plan(NINE)
@@ -578,7 +569,7 @@ class TestAtAnyMoment:
             tripwire = Tripwire()
             copied = shutil.copy(tmp_path / "planned.db", tmp_path / f"{number}.db")
             storage = SqliteStorage(copied, trace=tripwire)
-            mailer, clock = Provider(idempotent=idempotent), Clock()
+            mailer, clock = Provider(idempotent=idempotent), Clock(NINE)
             async with the_briefs(storage, mailer=mailer, clock=clock, concurrency=2) as briefs:
                 with anyio.CancelScope() as scope:
                     tripwire.set(number, fail if happens == "disk fails" else cancel(scope))

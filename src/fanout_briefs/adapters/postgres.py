@@ -38,6 +38,7 @@ from fanout_briefs.model import (
     Preference,
     Scheduled,
     ScheduleFields,
+    SkipReason,
 )
 from fanout_briefs.rules import (
     TRANSITIONS,
@@ -430,21 +431,30 @@ def _refs(rows: Iterable[Sequence[Any]]) -> list[JobRef]:
 
 
 def _enqueue(tables: Tables, jobs: Sequence[Job]) -> tuple[dict[str, Enqueued], Iterable[JobRef]]:
-    types = sorted({job.type for job in jobs})
-    if convert.are_plain(jobs):
-        rows = tables.rows(sql.ENQUEUE_PLAIN, [*convert.from_plain_jobs(jobs), types])
-    else:
-        rows = tables.rows(sql.ENQUEUE, [*convert.from_jobs(jobs), types])
-    told = {key: (is_new, status) for key, is_new, status in rows}
-    are_all_recorded, _ = told.pop(None)
-    outcomes = {job.dedup_key: Enqueued.CREATED for job in jobs} if are_all_recorded else {}
-    if told:
-        outcomes |= {job.dedup_key: _outcome(job, *told[job.dedup_key]) for job in jobs if job.dedup_key in told}
+    # Hardly anybody says so by themselves.
+    paused = {job.dedup_key: job for job in jobs if job.code is SkipReason.PAUSED and job.status is JobStatus.SKIPPED}
+    outcomes = _recorded(tables, [job for job in jobs if job.dedup_key not in paused] if paused else jobs)
+    if paused:
+        outcomes |= _recorded(tables, [*paused.values()], sql.ENQUEUE_PAUSED)
     return outcomes, (
         JobRef.of(job)
         for job in jobs
         if job.status is JobStatus.PENDING and outcomes.get(job.dedup_key, Enqueued.PAUSED) is not Enqueued.PAUSED
     )
+
+
+def _recorded(tables: Tables, jobs: Sequence[Job], statement: str = sql.ENQUEUE) -> dict[str, Enqueued]:
+    types = sorted({job.type for job in jobs})
+    if statement is sql.ENQUEUE and convert.are_plain(jobs):
+        rows = tables.rows(sql.ENQUEUE_PLAIN, [*convert.from_plain_jobs(jobs), types])
+    else:
+        rows = tables.rows(statement, [*convert.from_jobs(jobs), types])
+    told = {key: (is_new, status) for key, is_new, status in rows}
+    are_all_recorded, _ = told.pop(None)
+    outcomes = {job.dedup_key: Enqueued.CREATED for job in jobs} if are_all_recorded else {}
+    if told:
+        outcomes |= {job.dedup_key: _outcome(job, *told[job.dedup_key]) for job in jobs if job.dedup_key in told}
+    return outcomes
 
 
 def _outcome(job: Job, is_new: bool, status: str) -> Enqueued:

@@ -144,8 +144,8 @@ def _replaced(epoch: str) -> str:
 # The row of the fence is shared, so that no slot begins at a token that somebody who erases is just raising; and so
 # is that of a pause, so that its end finds every slot that was recorded as paused. Looking all keys up first would
 # spare known ones their lock: a quarter faster where all are known, a sixth slower where none is, and planners have
-# looked already. Only what comes as paused by itself is looked up, for a conflict could not tell it from the others.
-def _enqueue(asked: str) -> str:
+# looked already. What comes as paused by itself takes up nothing; a conflict could not tell it from the others.
+def _enqueue(asked: str, on_conflict: str) -> str:
     # The last row says whether every slot was recorded, as most often. Then only the uncommon ones are told.
     return f"""
     WITH asked AS (
@@ -158,8 +158,6 @@ def _enqueue(asked: str) -> str:
         SELECT {_job("asked")},
             asked.{_PENDING} AND asked.demand IS NULL AND asked.type IN (SELECT type FROM paused) AS waits
         FROM asked
-        WHERE asked.code IS DISTINCT FROM '{SkipReason.PAUSED}'
-            OR NOT EXISTS (SELECT FROM @jobs AS job WHERE job.dedup_key = asked.dedup_key)
     ), recorded AS (
         INSERT INTO @jobs AS old ({_NAMES}, token)
         SELECT dedup_key, type, user_id, local_date, deliver_at, run_at, window_start, window_end,
@@ -168,10 +166,7 @@ def _enqueue(asked: str) -> str:
             reason, error, epoch, attempts, progress, demand, token
         FROM planned CROSS JOIN ground
         ORDER BY dedup_key COLLATE "C"
-        ON CONFLICT (dedup_key) DO UPDATE SET
-        {_replaced(f"old.epoch + CASE excluded.status WHEN '{JobStatus.PENDING}' THEN 1 ELSE 0 END")}
-        WHERE (excluded.{_PENDING} OR excluded.code = '{SkipReason.PAUSED}')
-            AND ({_takeable("old")} OR (excluded.demand IS NOT NULL AND old.status <> '{JobStatus.PROCESSING}'))
+        ON CONFLICT (dedup_key) {on_conflict}
         RETURNING old.dedup_key, old.xmax = 0 AS is_new, old.status, old.code
     ), told AS (
         SELECT count(*) = (SELECT count(*) FROM asked) AS are_all FROM recorded
@@ -183,15 +178,23 @@ def _enqueue(asked: str) -> str:
     """
 
 
-ENQUEUE: Final = _enqueue(f"SELECT * FROM unnest({_arrays(COLUMNS.values())}) AS asked ({_NAMES})")
+_TAKE_UP: Final = f"""DO UPDATE SET
+        {_replaced(f"old.epoch + CASE excluded.status WHEN '{JobStatus.PENDING}' THEN 1 ELSE 0 END")}
+        WHERE (excluded.{_PENDING} OR excluded.code = '{SkipReason.PAUSED}')
+            AND ({_takeable("old")} OR (excluded.demand IS NOT NULL AND old.status <> '{JobStatus.PROCESSING}'))"""
+
+_EVERYTHING: Final = f"SELECT * FROM unnest({_arrays(COLUMNS.values())}) AS asked ({_NAMES})"
+ENQUEUE: Final = _enqueue(_EVERYTHING, _TAKE_UP)
 ENQUEUE_PLAIN: Final = _enqueue(f"""
 SELECT shared.key || own.user_id AS dedup_key, own.user_id, own.run_at, {", ".join(f"shared.{name}" for name in SHARED_COLUMNS)},
     {", ".join(f"{value}::{COLUMNS[name]} AS {name}" for name, value in _USUAL.items())}
 FROM unnest(%b::text[], %b::timestamptz[], %b::integer[]) AS own (user_id, run_at, place)
 JOIN unnest(%b::text[], {_arrays(SHARED_COLUMNS.values())}) WITH ORDINALITY
     AS shared (key, {", ".join(SHARED_COLUMNS)}, place) ON shared.place = own.place
-""")
+""", _TAKE_UP)
 """What new slots have in common is sent once, with the beginning of their keys: a quarter of the time goes by what is sent."""
+ENQUEUE_PAUSED: Final = _enqueue(_EVERYTHING, "DO NOTHING")
+"""For slots that come as paused by themselves."""
 
 FIND: Final = f"""
 SELECT {_job("job")} FROM unnest(%b::text[]) AS asked (dedup_key) CROSS JOIN LATERAL (
