@@ -1,0 +1,208 @@
+"""Mutation testing of the algorithms: does a test fail for every change that could be made to them?
+
+    uv run --group mutation python tests/mutation/run.py [SUITE ...] [--minutes 5] [--session FOLDER] [--write]
+
+Suites stand in ``suites.toml``, survivors that are understood in ``survivors.toml``. What was tried is kept in the session's
+folder, so a run may be cut off and made again. It ends with 0 if every suite is whole, reaches its floor, and has the
+survivors that are listed, no more and no fewer; with 1 if not; with 3 if the minutes were over before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, define, field, frozen
+
+from mutants import Mutant, mutants_of
+from trial import Trial, Verdict, preload
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+PAGE = ROOT / "docs" / "mutation.md"
+START, STOP = "<!-- figures: tests/mutation/run.py --write -->", "<!-- end of figures -->"
+Key = tuple[str, str, str, str, int]
+
+
+@frozen
+class Suite:
+    """Files that are mutated, and the tests that are to notice.
+
+    Attributes:
+        name: As in ``suites.toml``.
+        files: What is mutated.
+        tests: What runs, in this order.
+        floor: The least share that is to be killed, in percent.
+        first: Which tests run first, as pytest's ``-k`` has it; the rest runs only for what survives them.
+    """
+
+    name: str
+    files: tuple[str, ...] = field(converter=tuple)
+    tests: tuple[str, ...] = field(converter=tuple)
+    floor: float
+    first: str = ""
+
+    def trials(self) -> list[Trial]:
+        keywords = [self.first, f"not ({self.first})"] if self.first else [""]
+        return [Trial(self.tests, ROOT, keyword) for keyword in keywords]
+
+
+@define
+class Session:
+    """What is known already: a mutant that was killed stays so; one that survived is tried again with other tests."""
+
+    path: Path
+    tests: str
+    known: dict[str, dict[str, Any]] = field(factory=dict)
+
+    @classmethod
+    def of(cls, folder: Path, suite: Suite) -> Session:
+        folder.mkdir(parents=True, exist_ok=True)
+        session = cls(folder / f"{suite.name}.jsonl", _digest(*(_read(path) for path in suite.tests)))
+        if session.path.exists():
+            for line in session.path.read_text(encoding="utf-8").splitlines():
+                record = json.loads(line)
+                session.known[record["code"]] = record
+        return session
+
+    def verdict(self, mutant: Mutant) -> Verdict | None:
+        record = self.known.get(_digest(mutant.code))
+        if record is None or (record["survived"] and record["tests"] != self.tests):
+            return None
+        return Verdict(record["survived"], record["by"], record["seconds"])
+
+    def note(self, mutant: Mutant, verdict: Verdict) -> None:
+        record = {"code": _digest(mutant.code), "tests": self.tests, "key": mutant.key, **asdict(verdict)}
+        self.known[record["code"]] = record
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def _read(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def _suites(names: Sequence[str]) -> list[Suite]:
+    table = tomllib.loads((HERE / "suites.toml").read_text(encoding="utf-8"))
+    unknown = set(names) - set(table)
+    if unknown:
+        raise SystemExit(f"no such suite: {', '.join(sorted(unknown))}; there are {', '.join(table)}")
+    return [Suite(name, **table[name]) for name in names or table]
+
+
+def _listed(suite: Suite) -> set[Key]:
+    path = HERE / "survivors.toml"
+    entries = tomllib.loads(path.read_text(encoding="utf-8")).get("survivor", []) if path.exists() else []
+    for entry in entries:
+        if not entry["why"].strip():
+            raise SystemExit(f"survivors.toml: {entry['was']!r}: say why it survives")
+    return {
+        (entry["path"], entry["where"], entry["was"], entry["became"], entry.get("nth", 1))
+        for entry in entries
+        if entry["path"] in suite.files
+    }
+
+
+def try_all(suite: Suite, session: Session, until: float) -> dict[Mutant, Verdict] | None:
+    """Every mutant's verdict; None if ``until``, on the monotonic clock, came before."""
+    mutants = [mutant for path in suite.files for mutant in mutants_of(ROOT, path)]
+    waiting = [mutant for mutant in mutants if session.verdict(mutant) is None]
+    print(f"{suite.name}: {len(mutants)} mutants, {len(waiting)} to try", flush=True)
+    trials = _checked(suite, mutants[0].path) if waiting else []
+    for number, mutant in enumerate(waiting, 1):
+        if time.monotonic() > until:
+            print(f"{suite.name}: {len(waiting) - number + 1} left for the next run")
+            return None
+        verdict = _try(trials, mutant)
+        session.note(mutant, verdict)
+        if verdict.survived:
+            print(f"{suite.name}: survived: {_told(mutant)}", flush=True)
+    return {mutant: verdict for mutant in mutants if (verdict := session.verdict(mutant)) is not None}
+
+
+def _checked(suite: Suite, path: str) -> list[Trial]:
+    """The suite's trials, once they passed what is not mutated; how long that took says how long they may take."""
+    preload(suite.tests, ROOT)
+    trials: list[Trial] = []
+    for trial in suite.trials():
+        verdict = trial.run(path, _read(path))
+        if not verdict.survived:
+            raise SystemExit(f"{suite.name}: {verdict.by} fails without any mutant")
+        print(f"{suite.name}: a trial takes {verdict.seconds:.1f} s", flush=True)
+        trials.append(Trial(trial.tests, ROOT, trial.keyword, most=int(20 + 8 * verdict.seconds)))
+    return trials
+
+
+def _try(trials: Sequence[Trial], mutant: Mutant) -> Verdict:
+    seconds = 0.0
+    for trial in trials:
+        verdict = trial.run(mutant.path, mutant.code)
+        seconds += verdict.seconds
+        if not verdict.survived:
+            return Verdict(False, verdict.by, seconds)
+    return Verdict(True, "", seconds)
+
+
+def _told(mutant: Mutant) -> str:
+    return f"{mutant.path}:{mutant.line} in {mutant.where or 'the module'}\n    - {mutant.was}\n    + {mutant.became}"
+
+
+def _problems(suite: Suite, verdicts: Mapping[Mutant, Verdict]) -> Iterator[str]:
+    listed = _listed(suite)
+    survivors = {mutant.key: mutant for mutant, verdict in verdicts.items() if verdict.survived}
+    for key in survivors.keys() - listed:
+        yield f"survives and is not in survivors.toml: {_told(survivors[key])}"
+    for key in sorted(listed - survivors.keys()):
+        yield f"is in survivors.toml and does not survive, or is no mutant any more: {key}"
+    share = 100 * (1 - len(survivors) / len(verdicts))
+    if share < suite.floor:
+        yield f"{share:.1f} % are killed, which is less than {suite.floor} %"
+
+
+def _row(file: str, verdicts: Mapping[Mutant, Verdict]) -> str:
+    own = [verdict.survived for mutant, verdict in verdicts.items() if mutant.path == file]
+    killed = own.count(False)
+    return f"| `{Path(file).name}` | {len(own):,} | {killed:,} | {len(own) - killed} | {100 * killed / len(own):.1f} % |"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("suites", nargs="*", metavar="SUITE")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many, to go on another time")
+    parser.add_argument("--session", type=Path, default=Path(tempfile.gettempdir()) / "fanout-briefs-mutation")
+    parser.add_argument("--write", action="store_true", help=f"put the figures into {PAGE.relative_to(ROOT)}")
+    options = parser.parse_args(arguments)
+    os.environ["HYPOTHESIS_PROFILE"] = "mutation"
+    until = time.monotonic() + 60 * options.minutes
+    rows, problems = [], []
+    for suite in _suites(options.suites):
+        verdicts = try_all(suite, Session.of(options.session, suite), until)
+        if verdicts is None:
+            return 3
+        rows += [_row(file, verdicts) for file in suite.files]
+        problems += [f"{suite.name}: {problem}" for problem in _problems(suite, verdicts)]
+    table = "\n".join(["| file | mutants | killed | survivors | killed |", "|---|---|---|---|---|", *rows])
+    print(f"\n{table}\n")
+    if options.write:
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
+        PAGE.write_text(f"{before}{START}\n\n{table}\n\n{STOP}{rest.partition(STOP)[2]}", encoding="utf-8")
+    print("\n".join(problems) or "every survivor is accounted for")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
