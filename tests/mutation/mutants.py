@@ -23,7 +23,16 @@ __all__ = ["Mutant", "RemoveStatement", "mutants_of"]
 
 # Each arithmetic operator becomes one other. cosmic-ray has eleven for each, of which most are a TypeError at once:
 # they would be killed by any test at all and make the figures look better than the tests are.
-_BINARY = {"Add_Sub", "Sub_Add", "Mul_FloorDiv", "Div_Mul", "FloorDiv_Mul", "Mod_FloorDiv", "BitOr_BitAnd", "BitAnd_BitOr"}
+_BINARY = {
+    "Add_Sub",
+    "Sub_Add",
+    "Mul_FloorDiv",
+    "Div_Mul",
+    "FloorDiv_Mul",
+    "Mod_FloorDiv",
+    "BitOr_BitAnd",
+    "BitAnd_BitOr",
+}
 # Identity is compared with identity only: `==` and `is` are the same for None, enums and small numbers.
 _ORDER = {"Eq", "NotEq", "Lt", "LtE", "Gt", "GtE"}
 _IDENTITY = {"Is", "IsNot"}
@@ -68,7 +77,7 @@ class RemoveStatement(Operator):
         if node.type == "simple_stmt" and self._has_effect(node.children[0]):
             yield node.children[0].start_pos, node.children[0].end_pos
 
-    def mutate(self, node: Any, index: int) -> Any:  # noqa: ARG002
+    def mutate(self, node: Any, index: int) -> Any:
         nothing = parso.parse("pass").children[0]
         nothing.prefix = node.get_first_leaf().prefix
         node.children[0] = nothing
@@ -82,7 +91,7 @@ class RemoveStatement(Operator):
     def _has_effect(statement: Any) -> bool:
         if statement.type == "expr_stmt":
             target, sign = statement.children[:2]
-            return target.type != "name" or sign.type == "operator" and sign.value != "="
+            return target.type != "name" or (sign.type == "operator" and sign.value != "=")
         is_bare_return = statement.type == "keyword" and statement.value == "return"
         return is_bare_return or statement.type in {"atom_expr", "raise_stmt", "del_stmt", "yield_expr"}
 
@@ -154,28 +163,13 @@ def _one_line(lines: list[str]) -> str:
     return re.sub(r"\s+", " ", " ".join(lines)).strip()
 
 
-class _Unannotated(ast.NodeTransformer):
-    """Drops annotations: nobody runs them, since every file postpones their evaluation."""
-
-    def visit_arg(self, node: ast.arg) -> ast.arg:
-        node.annotation = None
-        return node
-
-    def visit_FunctionDef(self, node: Any) -> Any:  # noqa: N802
-        node.returns = None
-        return self.generic_visit(node)
-
-    visit_AsyncFunctionDef = visit_FunctionDef
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AnnAssign:  # noqa: N802
-        node.annotation = ast.Constant(None)
-        self.generic_visit(node)
-        return node
-
-
 def _meaning(code: str) -> str | None:
-    """What the interpreter makes of a file; None if it makes nothing of it."""
+    """What the interpreter makes of a file, without the annotations, which nobody evaluates; None if nothing."""
     try:
-        return ast.dump(_Unannotated().visit(ast.parse(code)))
+        tree = ast.parse(code)
     except (SyntaxError, ValueError):
         return None
+    for node in ast.walk(tree):
+        for name in {"annotation", "returns"}.intersection(node._fields):
+            setattr(node, name, None)
+    return ast.dump(tree)

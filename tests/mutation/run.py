@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from attrs import asdict, define, field, frozen
-
 from mutants import Mutant, mutants_of
 from trial import Trial, Verdict, preload
 
@@ -175,7 +174,9 @@ def _problems(suite: Suite, verdicts: Mapping[Mutant, Verdict]) -> Iterator[str]
 def _row(file: str, verdicts: Mapping[Mutant, Verdict]) -> str:
     own = [verdict.survived for mutant, verdict in verdicts.items() if mutant.path == file]
     killed = own.count(False)
-    return f"| `{Path(file).name}` | {len(own):,} | {killed:,} | {len(own) - killed} | {100 * killed / len(own):.1f} % |"
+    return (
+        f"| `{Path(file).name}` | {len(own):,} | {killed:,} | {len(own) - killed} | {100 * killed / len(own):.1f} % |"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
