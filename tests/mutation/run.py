@@ -21,9 +21,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, define, field, frozen
+from attrs import asdict, define, evolve, field, frozen
 from mutants import Mutant, mutants_of
-from trial import Trial, Verdict, preload
+from trial import NO_TESTS, Trial, Verdict, preload
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -52,7 +52,7 @@ class Suite:
 
     def trials(self) -> list[Trial]:
         keywords = [self.first, f"not ({self.first})"] if self.first else [""]
-        return [Trial(self.tests, ROOT, keyword) for keyword in keywords]
+        return [Trial(test, ROOT, keyword) for keyword in keywords for test in self.tests]
 
 
 @define
@@ -140,8 +140,9 @@ def _checked(suite: Suite, path: str) -> list[Trial]:
         verdict = trial.run(path, _read(path))
         if not verdict.survived:
             raise SystemExit(f"{suite.name}: {verdict.by} fails without any mutant")
-        print(f"{suite.name}: a trial takes {verdict.seconds:.1f} s", flush=True)
-        trials.append(Trial(trial.tests, ROOT, trial.keyword, most=int(20 + 8 * verdict.seconds)))
+        if verdict.by != NO_TESTS:
+            print(f"{suite.name}: {trial.test} {trial.keyword!r} takes {verdict.seconds:.1f} s", flush=True)
+            trials.append(evolve(trial, most=int(20 + 8 * verdict.seconds)))
     return trials
 
 
@@ -188,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help=f"put the figures into {PAGE.relative_to(ROOT)}")
     options = parser.parse_args(arguments)
     os.environ["HYPOTHESIS_PROFILE"] = "mutation"
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(options.session / "pycache")
     until = time.monotonic() + 60 * options.minutes
     rows, problems = [], []
     for suite in _suites(options.suites):

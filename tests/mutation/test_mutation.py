@@ -64,9 +64,8 @@ TRIALS = """
 from pathlib import Path
 from trial import Trial, preload
 
-tests = ("test_code.py",)
-preload(tests, Path.cwd())
-trial = Trial(tests, Path.cwd(), most=2)
+preload(("test_code.py",), Path.cwd())
+trial = Trial("test_code.py", Path.cwd(), most=2)
 for code in ("x = 1", "x = 2", "x = 1 +", "while True: pass"):
     verdict = trial.run("src/code_to_try.py", code)
     print(verdict.survived, verdict.by)

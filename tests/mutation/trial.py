@@ -6,6 +6,7 @@ mutated text in the file's place.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import re
@@ -25,10 +26,11 @@ from typing import IO, Any
 import pytest
 from attrs import frozen
 
-__all__ = ["Trial", "Verdict", "preload"]
+__all__ = ["NO_TESTS", "Trial", "Verdict", "preload"]
 
 # How long a child may use no processor at all. What waits for nothing but time is done in virtual time here.
 _STILL = 20.0
+NO_TESTS = "no tests"
 _PACKAGE = "fanout_briefs"
 
 
@@ -49,16 +51,16 @@ class Verdict:
 
 @frozen
 class Trial:
-    """Tests to be run on one changed file at a time.
+    """A file of tests, to be run on one changed file at a time.
 
     Attributes:
-        tests: Files, from ``root``.
+        test: A file, from ``root``.
         root: The repository.
         keyword: Which of the tests, as pytest's ``-k`` has it; empty for all.
         most: How many seconds of processor time a trial may take.
     """
 
-    tests: tuple[str, ...]
+    test: str
     root: Path
     keyword: str = ""
     most: int = 600
@@ -82,7 +84,7 @@ class Trial:
                 os.dup2(output.fileno(), stream)
             os.chdir(self.root)
             sys.meta_path.insert(0, _Instead(path, code))
-            result = pytest.main([*_OPTIONS, *(["-k", self.keyword] if self.keyword else []), *self.tests])
+            result = pytest.main([*_OPTIONS, *(["-k", self.keyword] if self.keyword else []), self.test])
         finally:
             sys.stdout.flush()
             os._exit(result)
@@ -143,6 +145,8 @@ def preload(tests: tuple[str, ...], root: Path) -> None:
             importlib.import_module(name)
         except ImportError:
             continue  # A module made up at run time; whoever needs it will make it up again.
+    gc.collect()
+    gc.freeze()  # So that the children's collections do not look at all that again.
 
 
 def _is_foreign(module: object, root: Path) -> bool:
@@ -179,6 +183,8 @@ def _processor_time(process: int) -> float:
 def _judge(status: int, seconds: float, output: str) -> Verdict:
     if status == pytest.ExitCode.OK:
         return Verdict(True, "", seconds)
+    if status == pytest.ExitCode.NO_TESTS_COLLECTED:
+        return Verdict(True, NO_TESTS, seconds)
     if status == -signal.SIGKILL:
         return Verdict(False, "hung", seconds)
     if status == -signal.SIGXCPU:
