@@ -91,7 +91,7 @@ class RemoveStatement(Operator):
     def _has_effect(statement: Any) -> bool:
         if statement.type == "expr_stmt":
             target, sign = statement.children[:2]
-            return target.type != "name" or (sign.type == "operator" and sign.value != "=")
+            return bool(target.type != "name" or (sign.type == "operator" and sign.value != "="))
         is_bare_return = statement.type == "keyword" and statement.value == "return"
         return is_bare_return or statement.type in {"atom_expr", "raise_stmt", "del_stmt", "yield_expr"}
 
@@ -126,7 +126,7 @@ def _mutated(kept: bytes, at: int, operator: Any, nth: int) -> str:
         siblings = node.parent.children
         place = next(place for place, sibling in enumerate(siblings) if sibling is node)
         siblings[place : place + 1] = [] if changed is None else [changed]
-    return tree.get_code()
+    return str(tree.get_code())
 
 
 def _operators() -> Iterator[tuple[str, Any]]:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, define, evolve, field, frozen
+from attrs import asdict, evolve, field, frozen
 from mutants import Mutant, mutants_of
 from trial import NO_TESTS, Trial, Verdict, preload
 
@@ -55,34 +55,31 @@ class Suite:
         return [Trial(test, ROOT, keyword) for keyword in keywords for test in self.tests]
 
 
-@define
 class Session:
     """What is known already: a mutant that was killed stays so; one that survived is tried again with other tests."""
 
-    path: Path
-    tests: str
-    known: dict[str, dict[str, Any]] = field(factory=dict)
-
-    @classmethod
-    def of(cls, folder: Path, suite: Suite) -> Session:
+    def __init__(self, folder: Path, suite: Suite) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        session = cls(folder / f"{suite.name}.jsonl", _digest(*(_read(path) for path in suite.tests)))
-        if session.path.exists():
-            for line in session.path.read_text(encoding="utf-8").splitlines():
-                record = json.loads(line)
-                session.known[record["code"]] = record
-        return session
+        self._path = folder / f"{suite.name}.jsonl"
+        self._tests = _digest(*(_read(path) for path in suite.tests))
+        self._known: dict[str, Verdict] = {}
+        if self._path.exists():
+            for line in self._path.read_text(encoding="utf-8").splitlines():
+                record: dict[str, Any] = json.loads(line)
+                verdict = Verdict(record["survived"], record["by"], record["seconds"])
+                if verdict.survived and record["tests"] != self._tests:
+                    self._known.pop(record["code"], None)
+                else:
+                    self._known[record["code"]] = verdict
 
     def verdict(self, mutant: Mutant) -> Verdict | None:
-        record = self.known.get(_digest(mutant.code))
-        if record is None or (record["survived"] and record["tests"] != self.tests):
-            return None
-        return Verdict(record["survived"], record["by"], record["seconds"])
+        return self._known.get(_digest(mutant.code))
 
     def note(self, mutant: Mutant, verdict: Verdict) -> None:
-        record = {"code": _digest(mutant.code), "tests": self.tests, "key": mutant.key, **asdict(verdict)}
-        self.known[record["code"]] = record
-        with self.path.open("a", encoding="utf-8") as file:
+        code = _digest(mutant.code)
+        self._known[code] = verdict
+        record: dict[str, Any] = {"code": code, "tests": self._tests, "key": mutant.key, **asdict(verdict)}
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
 
@@ -104,7 +101,8 @@ def _suites(names: Sequence[str]) -> list[Suite]:
 
 def _listed(suite: Suite) -> set[Key]:
     path = HERE / "survivors.toml"
-    entries = tomllib.loads(path.read_text(encoding="utf-8")).get("survivor", []) if path.exists() else []
+    table: dict[str, list[dict[str, Any]]] = tomllib.loads(path.read_text(encoding="utf-8"))
+    entries = table.get("survivor", [])
     for entry in entries:
         if not entry["why"].strip():
             raise SystemExit(f"survivors.toml: {entry['was']!r}: say why it survives")
@@ -129,7 +127,8 @@ def try_all(suite: Suite, session: Session, until: float) -> dict[Mutant, Verdic
         session.note(mutant, verdict)
         if verdict.survived:
             print(f"{suite.name}: survived: {_told(mutant)}", flush=True)
-    return {mutant: verdict for mutant in mutants if (verdict := session.verdict(mutant)) is not None}
+    known = ((mutant, session.verdict(mutant)) for mutant in mutants)
+    return {mutant: verdict for mutant, verdict in known if verdict is not None}
 
 
 def _checked(suite: Suite, path: str) -> list[Trial]:
@@ -152,7 +151,7 @@ def _try(trials: Sequence[Trial], mutant: Mutant) -> Verdict:
         verdict = trial.run(mutant.path, mutant.code)
         seconds += verdict.seconds
         if not verdict.survived:
-            return Verdict(False, verdict.by, seconds)
+            return evolve(verdict, seconds=seconds)
     return Verdict(True, "", seconds)
 
 
@@ -191,9 +190,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["HYPOTHESIS_PROFILE"] = "mutation"
     sys.dont_write_bytecode, sys.pycache_prefix = False, str(options.session / "pycache")
     until = time.monotonic() + 60 * options.minutes
-    rows, problems = [], []
+    rows: list[str] = []
+    problems: list[str] = []
     for suite in _suites(options.suites):
-        verdicts = try_all(suite, Session.of(options.session, suite), until)
+        verdicts = try_all(suite, Session(options.session, suite), until)
         if verdicts is None:
             return 3
         rows += [_row(file, verdicts) for file in suite.files]
