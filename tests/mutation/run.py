@@ -113,22 +113,65 @@ def _listed(suite: Suite) -> set[Key]:
     }
 
 
-def try_all(suite: Suite, session: Session, until: float) -> dict[Mutant, Verdict] | None:
+def try_all(suite: Suite, session: Session, until: float, jobs: int) -> dict[Mutant, Verdict] | None:
     """Every mutant's verdict; None if ``until``, on the monotonic clock, came before."""
     mutants = [mutant for path in suite.files for mutant in mutants_of(ROOT, path)]
     waiting = [mutant for mutant in mutants if session.verdict(mutant) is None]
     print(f"{suite.name}: {len(mutants)} mutants, {len(waiting)} to try", flush=True)
     trials = _checked(suite, mutants[0].path) if waiting else []
-    for number, mutant in enumerate(waiting, 1):
-        if time.monotonic() > until:
-            print(f"{suite.name}: {len(waiting) - number + 1} left for the next run")
-            return None
-        verdict = _try(trials, mutant)
+    for mutant, verdict in _tried(trials, waiting, until, jobs):
         session.note(mutant, verdict)
         if verdict.survived:
             print(f"{suite.name}: survived: {_told(mutant)}", flush=True)
-    known = ((mutant, session.verdict(mutant)) for mutant in mutants)
-    return {mutant: verdict for mutant, verdict in known if verdict is not None}
+    known = {mutant: verdict for mutant in mutants if (verdict := session.verdict(mutant)) is not None}
+    if len(known) < len(mutants):
+        print(f"{suite.name}: {len(mutants) - len(known)} left for the next run")
+        return None
+    return known
+
+
+def _tried(
+    trials: Sequence[Trial], mutants: Sequence[Mutant], until: float, jobs: int
+) -> Iterator[tuple[Mutant, Verdict]]:
+    """Try mutants, ``jobs`` at a time, in one thread, for what is forked should not be in the middle of another."""
+    waiting, attempts = list(reversed(mutants)), list[Attempt]()
+    try:
+        while attempts or (waiting and time.monotonic() < until):
+            while waiting and len(attempts) < jobs and time.monotonic() < until:
+                attempts.append(Attempt(waiting.pop(), trials))
+            for attempt in list(attempts):
+                verdict = attempt.verdict()
+                if verdict is not None:
+                    attempts.remove(attempt)
+                    yield attempt.mutant, verdict
+            time.sleep(0.02)
+    finally:
+        for attempt in attempts:
+            attempt.stop()
+
+
+class Attempt:
+    """One mutant on its way through the trials, up to the first that it does not survive."""
+
+    def __init__(self, mutant: Mutant, trials: Sequence[Trial]) -> None:
+        self.mutant = mutant
+        self._ahead = iter(trials)
+        self._seconds = 0.0
+        self._running = next(self._ahead).start(mutant.path, mutant.code)
+
+    def verdict(self) -> Verdict | None:
+        verdict = self._running.verdict()
+        if verdict is None:
+            return None
+        self._seconds += verdict.seconds
+        trial = next(self._ahead, None) if verdict.survived else None
+        if trial is None:
+            return evolve(verdict, seconds=self._seconds)
+        self._running = trial.start(self.mutant.path, self.mutant.code)
+        return None
+
+    def stop(self) -> None:
+        self._running.stop()
 
 
 def _checked(suite: Suite, path: str) -> list[Trial]:
@@ -143,16 +186,6 @@ def _checked(suite: Suite, path: str) -> list[Trial]:
             print(f"{suite.name}: {trial.test} {trial.keyword!r} takes {verdict.seconds:.1f} s", flush=True)
             trials.append(evolve(trial, most=int(20 + 8 * verdict.seconds)))
     return trials
-
-
-def _try(trials: Sequence[Trial], mutant: Mutant) -> Verdict:
-    seconds = 0.0
-    for trial in trials:
-        verdict = trial.run(mutant.path, mutant.code)
-        seconds += verdict.seconds
-        if not verdict.survived:
-            return evolve(verdict, seconds=seconds)
-    return Verdict(True, "", seconds)
 
 
 def _told(mutant: Mutant) -> str:
@@ -184,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("suites", nargs="*", metavar="SUITE")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many, to go on another time")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many at a time")
     parser.add_argument("--session", type=Path, default=Path(tempfile.gettempdir()) / "fanout-briefs-mutation")
     parser.add_argument("--write", action="store_true", help=f"put the figures into {PAGE.relative_to(ROOT)}")
     options = parser.parse_args(arguments)
@@ -193,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[str] = []
     problems: list[str] = []
     for suite in _suites(options.suites):
-        verdicts = try_all(suite, Session(options.session, suite), until)
+        verdicts = try_all(suite, Session(options.session, suite), until, options.jobs)
         if verdicts is None:
             return 3
         rows += [_row(file, verdicts) for file in suite.files]

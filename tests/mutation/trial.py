@@ -26,10 +26,11 @@ from typing import IO, Any
 import pytest
 from attrs import frozen
 
-__all__ = ["NO_TESTS", "Trial", "Verdict", "preload"]
+__all__ = ["NO_TESTS", "Running", "Trial", "Verdict", "preload"]
 
 # How long a child may use no processor at all. What waits for nothing but time is done in virtual time here.
 _STILL = 20.0
+_LOOK_EVERY = 0.02
 NO_TESTS = "no tests"
 _PACKAGE = "fanout_briefs"
 
@@ -65,15 +66,20 @@ class Trial:
     keyword: str = ""
     most: int = 600
 
+    def start(self, path: str, code: str) -> Running:
+        """Begin to run the tests with ``code`` in the place of the file ``path``."""
+        output = TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # Running closes it.
+        child = os.fork()
+        if child == 0:
+            self._run_tests(path, code, output)
+        return Running(child, output)
+
     def run(self, path: str, code: str) -> Verdict:
-        """Run the tests with ``code`` in the place of the file ``path``."""
-        with TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
-            child = os.fork()
-            if child == 0:
-                self._run_tests(path, code, output)
-            status, seconds = _wait_for(child)
-            output.seek(0)
-            return _judge(status, seconds, output.read())
+        """As ``start``, to the end."""
+        running = self.start(path, code)
+        while (verdict := running.verdict()) is None:
+            time.sleep(_LOOK_EVERY)
+        return verdict
 
     def _run_tests(self, path: str, code: str, output: IO[str]) -> None:
         result: int = pytest.ExitCode.INTERNAL_ERROR
@@ -157,19 +163,32 @@ def _is_foreign(module: object, root: Path) -> bool:
     return file is None or "site-packages" in file or not Path(file).is_relative_to(root)
 
 
-def _wait_for(child: int) -> tuple[int, float]:
-    """Wait for the child's end, and put one to it that hangs."""
-    seen, since = 0.0, time.monotonic()
-    while True:
-        ended, status, usage = os.wait4(child, os.WNOHANG)
+class Running:
+    """A trial under way."""
+
+    def __init__(self, child: int, output: IO[str]) -> None:
+        self._child, self._output = child, output
+        self._used, self._since = 0.0, time.monotonic()
+
+    def verdict(self) -> Verdict | None:
+        """What came of it; None as long as it goes on. Puts an end to one that hangs."""
+        ended, status, usage = os.wait4(self._child, os.WNOHANG)
         if ended:
-            return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
-        time.sleep(0.02)
-        used = _processor_time(child)
-        if used != seen:
-            seen, since = used, time.monotonic()
-        elif time.monotonic() - since > _STILL:
-            os.killpg(child, signal.SIGKILL)
+            with self._output as output:
+                output.seek(0)
+                return _judge(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, output.read())
+        used = _processor_time(self._child)
+        if used != self._used:
+            self._used, self._since = used, time.monotonic()
+        elif time.monotonic() - self._since > _STILL:
+            os.killpg(self._child, signal.SIGKILL)
+        return None
+
+    def stop(self) -> None:
+        """Put an end to it, whatever would come of it."""
+        os.killpg(self._child, signal.SIGKILL)
+        os.waitpid(self._child, 0)
+        self._output.close()
 
 
 def _processor_time(process: int) -> float:
