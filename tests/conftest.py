@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     # Hundreds of processes would compile all that they import, each for itself; so it is kept, but not beside the sources.
@@ -25,6 +25,16 @@ settings.register_profile(
     deadline=None,
     max_examples=5000,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+# For tests/mutation: what fails needs no smallest example there.
+settings.register_profile(
+    "mutation",
+    deadline=None,
+    max_examples=30,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 

@@ -42,12 +42,8 @@ class BatchDeduplicator:
         if tolerance is not None and tolerance < timedelta(0):
             raise ValueError(f"tolerance={tolerance!r}: must be zero or more, or None to compare keys")
         self._tolerance = tolerance
-        self._keys: set[str] = set()
-        self._times: dict[tuple[str, str], list[datetime]] = {}
-        if tolerance is None:
-            self._keys.update(job.dedup_key for job in existing_jobs)
-        else:
-            self._times = _live_times(existing_jobs)
+        self._keys = {job.dedup_key for job in existing_jobs} if tolerance is None else set[str]()
+        self._times = {} if tolerance is None else _live_times(existing_jobs)
 
     def split(self, candidates: Iterable[_SlotT]) -> tuple[list[_SlotT], list[_SlotT]]:
         """Part the candidates into fresh ones and duplicates, both in the order given.
