@@ -9,6 +9,7 @@ from attrs import define, evolve, field, frozen
 from attrs.validators import ge
 
 from fanout_briefs.model import Claim, Finish, FollowUp, Job, Progress
+from fanout_briefs.runs import Ended
 from fanout_briefs.screen import Cleared
 from fanout_briefs.timing import Retrying
 
@@ -30,6 +31,7 @@ class Held:
         is_running: Whether its handler has yet to return.
         is_suspect: Whether it waits for everything else to end, since workers that held it died.
         is_alone: Whether nothing else runs beside it.
+        ended: What came of it, once it has left these hands other than by being given back.
     """
 
     claim: Claim
@@ -40,6 +42,7 @@ class Held:
     is_running: bool = True
     is_suspect: bool = False
     is_alone: bool = False
+    ended: Ended | None = None
     scope: anyio.CancelScope = field(factory=anyio.CancelScope)
 
     @property

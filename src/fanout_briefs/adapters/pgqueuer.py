@@ -13,8 +13,11 @@ from typing import Any
 try:
     import psycopg
     from pgqueuer import PgQueuer
+    from pgqueuer.adapters.persistence.qb import QueryQueueBuilder
+    from pgqueuer.domain.settings import DBSettings
     from pgqueuer.errors import RetryRequested
     from pgqueuer.models import Job
+    from pgqueuer.ports.driver import SyncDriver
     from pgqueuer.queries import SyncQueries
 except ModuleNotFoundError as missing:
     raise ImportError("PgQueuerDispatcher needs PgQueuer: pip install 'fanout-briefs[pgqueuer]'") from missing
@@ -48,6 +51,7 @@ class PgQueuerDispatcher:
     def __init__(self, dsn: str, *, schema: str = "public", priorities: Mapping[str, int] | None = None) -> None:
         self._tables = Tables(engine="PgQueuer", install="pgq install", dsn=dsn, schema=schema)
         self._priorities = dict(priorities or {})
+        self._builder = QueryQueueBuilder(settings=DBSettings(db_schema=schema))
 
     def within(self, connection: psycopg.Connection[Any], jobs: Sequence[JobRef]) -> None:
         """Hand over jobs in the transaction of this connection; what waits there already is left as it is.
@@ -56,10 +60,11 @@ class PgQueuerDispatcher:
             StorageUnavailable: PgQueuer's tables are missing.
             psycopg.Error: What the server says.
         """
-        for chunk in distinct(jobs):
-            with self._tables.on(connection) as cursor:
-                ((now,),) = cursor.execute("SELECT now()").fetchall()
-                SyncQueries(_Joined(connection)).enqueue(
+        queries = self._queries(connection)
+        with self._tables.known():
+            for chunk in distinct(jobs):
+                now = _now(queries.driver, chunk)
+                queries.enqueue(
                     [job.type for job in chunk],
                     [job.dedup_key.encode() for job in chunk],
                     [self._priorities.get(job.type, 0) + job.again for job in chunk],
@@ -68,15 +73,18 @@ class PgQueuerDispatcher:
                     on_conflict="skip",
                 )
 
+    def _queries(self, connection: psycopg.Connection[Any]) -> SyncQueries:
+        return SyncQueries(_Joined(connection), self._builder)
+
     async def dispatch(self, jobs: Sequence[JobRef]) -> None:
         await self._tables.in_thread(lambda connection: self.within(connection, jobs))
 
     async def cancel(self, jobs: Sequence[JobRef]) -> None:
         def cancel(connection: psycopg.Connection[Any]) -> None:
-            queries = SyncQueries(_Joined(connection))
+            queries = self._queries(connection)
             waiting = f"SELECT id FROM {queries.qbq.qualified.queue_table} WHERE dedupe_key = ANY($1) AND status = 'queued' FOR UPDATE"  # noqa: S608  # the engine's own name
             for chunk in distinct(jobs):
-                with self._tables.on(connection):
+                with connection.transaction(), self._tables.known():
                     ids = [row["id"] for row in queries.driver.fetch(waiting, [job.id for job in chunk])]
                     _Joined(connection).execute(
                         queries.qbq.build_log_job_query(), ids, ["canceled"] * len(ids), [None] * len(ids)
@@ -99,6 +107,15 @@ class _Joined:
 
     def _run(self, query: str, *args: object) -> psycopg.RawCursor[dict[str, object]]:
         return psycopg.RawCursor(self.connection, row_factory=dict_row).execute(query.encode(), args or None)
+
+
+def _now(driver: SyncDriver, jobs: Sequence[JobRef]) -> datetime:
+    """Give the server's present, which times are told from, or where all are due by ours, that."""
+    here = datetime.now(UTC)
+    if all(job.run_at <= here for job in jobs):
+        return here
+    ((now,),) = (row.values() for row in driver.fetch("SELECT now()"))
+    return now
 
 
 @asynccontextmanager
