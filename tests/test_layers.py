@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "held": VALUES | PURE | {"screen", "runs"},
     "runs": VALUES,
     "dispatching": VALUES | {"ports"},
-    "worker": VALUES | PURE | {"ports", "eligibility", "screen", "held", "runs"},
+    "worker": VALUES | PURE | {"ports", "eligibility", "screen", "held", "runs", "together"},
     "together": set(),
     "errands": VALUES | {"ports", "held", "runs", "together", "worker"},
     "serve": {"plans", "runs"},

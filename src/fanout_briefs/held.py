@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 from attrs import define, evolve, field, frozen
@@ -35,7 +35,7 @@ class Held:
     """
 
     claim: Claim
-    _beat: Callable[[Sequence[Held]], Awaitable[Collection[str]]]
+    _record: Callable[[Held], Awaitable[bool]]
     lane: Lane
     cleared: Cleared | None = None
     progress: Progress | None = None
@@ -65,11 +65,11 @@ class Held:
         """
         before, self.progress = self.progress, progress
         try:
-            lost = await self._beat([self])
+            is_ours = await self._record(self)
         except BaseException:
             self.progress = before  # Whether or not it was recorded, the effect will not begin.
             raise
-        if lost:
+        if not is_ours:
             raise Lost
 
 

@@ -34,6 +34,7 @@ from fanout_briefs.runs import Ended, RunReport, Tally
 from fanout_briefs.screen import Cleared, Screen
 from fanout_briefs.settled import Rejected, gather_settled, iter_settled
 from fanout_briefs.timing import FURTHEST
+from fanout_briefs.together import Together
 
 __all__ = ["Run", "Worker"]
 
@@ -42,6 +43,8 @@ _LONGEST_WAIT = 1.0
 """Seconds between looks at jobs that other workers hold; they may end long before their leases do."""
 _SHORTEST_WAIT = 1.0
 """Seconds that a job which asks to be tried later is put off at least; it may ask without end, but a run has one."""
+_MOST = 100
+"""Of how many jobs something is recorded with one statement."""
 _LEASE_ENDED = "the lease ended before the work did"
 
 
@@ -189,6 +192,7 @@ class Run:
         self._key = key
         self._poll = poll
         self._held: dict[str, Held] = {}
+        self._recording = Together(self._record_these, _MOST, _nothing_to_give_up)
         self._types = {lane.type for lane in worker.lanes}
         self._news: set[str] = set()  # Lanes that have to look again,
         self._idle: set[str] = set()  # and those that found nothing and wait for that.
@@ -264,7 +268,7 @@ class Run:
 
     async def give_back(self, held: Collection[Held]) -> None:
         """Release those of these that are in hand still."""
-        ours = [each for each in held if self._held.get(each.job.dedup_key) is each]
+        ours = [each for each in held if self._is_in_hand(each)]
         await self._release(ours)
         for each in ours:
             del self._held[each.job.dedup_key]
@@ -324,6 +328,19 @@ class Run:
             each.claim = evolve(each.claim, until=until)
         return lost
 
+    async def _record(self, held: Held) -> bool:
+        """Commit the progress of a job, with those of others that are to be at the same time; False if it was lost."""
+        key = held.job.dedup_key
+        # Whoever took it again meanwhile, in this very process, may be the one of whom it was recorded.
+        return self._is_in_hand(held) and await self._recording(key) and self._is_in_hand(held)
+
+    def _is_in_hand(self, held: Held) -> bool:
+        return self._held.get(held.job.dedup_key) is held
+
+    async def _record_these(self, keys: Sequence[str]) -> Mapping[str, bool]:
+        lost = await self._beat([self._held[key] for key in keys if key in self._held])
+        return {key: key in self._held and key not in lost for key in keys}
+
     async def _release(self, held: Collection[Held]) -> None:
         """Give back what was not finished, except mails that may have left; those wait for their lease to end."""
         claims = [each.claim for each in held if not self._is_unsettled(each)]
@@ -372,7 +389,7 @@ class Run:
                 keys=keys,
             )
             self._held_until[lane.type] = got.held_until
-            held = [Held(claim, self._beat, lane, progress=claim.job.progress) for claim in got.claims]
+            held = [Held(claim, self._record, lane, progress=claim.job.progress) for claim in got.claims]
             for each in held:
                 self._take(each)
         finally:
@@ -421,7 +438,7 @@ class Run:
         return False
 
     async def _until_done(self, held: Held) -> None:
-        while self._held.get(held.job.dedup_key) is held and not self._is_stopping:
+        while self._is_in_hand(held) and not self._is_stopping:
             await self._company.stirred.wait()
 
     def _take(self, held: Held) -> None:
@@ -521,7 +538,7 @@ class Run:
     def _ended(
         self, held: Held, status: JobStatus | None, detail: str | None = None, brief: Brief | None = None
     ) -> None:
-        if self._held.get(held.job.dedup_key) is held:
+        if self._is_in_hand(held):
             del self._held[held.job.dedup_key]
             self._company.held.discard(held)
         self._stir({held.job.type})
@@ -529,6 +546,10 @@ class Run:
             brief, detail = None, _LEASE_ENDED
         held.ended = Ended(job=held.job, status=status, brief=brief, detail=detail)
         self._on_ended(held.ended)
+
+
+async def _nothing_to_give_up(_: bool) -> None:
+    """What was recorded of somebody who was cancelled meanwhile does no harm."""
 
 
 def _text_of(error: Exception) -> str:

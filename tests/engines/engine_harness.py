@@ -118,6 +118,11 @@ class Scene:
         """Wait until somebody stands still there, and give its process."""
         return int(self.until(lambda: [pid for name, pid in self.lines("holding") if name == user])[0])
 
+    def worker_of(self, pid: int) -> subprocess.Popen[bytes]:
+        """Give the worker that this process is, or is of."""
+        parent = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        return next(worker for worker in self.workers if worker.pid in (pid, parent))
+
     # workers -----------------------------------------------------------------------------------------
 
     def start(self, count: int = 1) -> None:

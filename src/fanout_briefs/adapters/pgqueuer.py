@@ -5,8 +5,8 @@ Each job type is an entrypoint. A message holds a key and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -125,21 +125,27 @@ async def carrying(
     *,
     every: timedelta | None = timedelta(minutes=5),
     concurrency_limits: Mapping[str, int] | None = None,
+    grace: timedelta = timedelta(seconds=10),
 ) -> AsyncGenerator[PgQueuer]:
     """Have a worker of PgQueuer run these briefs, plan them, and put right what dead workers left.
 
     Use it in the factory that ``pgq run`` is given; then that is all that is to be started, on any number of machines.
+    Told to stop, it begins nothing more, lets what runs finish within ``grace``, and gives the rest back, which another
+    worker then runs at once.
 
     Args:
         pgq: The worker.
         briefs: What to run; open while this is entered.
         every: How often to plan; None leaves that to others.
         concurrency_limits: By job type, how many run at once in all workers together; without it as many as they take.
+        grace: How long running jobs may take to finish once the worker is told to stop.
     """
+    stopping = _Stopping(pgq, grace)
 
     async def run(job: Job) -> None:
-        run = await briefs.run_job((job.payload or b"").decode())
-        if run.outcome is JobOutcome.RELEASED:
+        with stopping.scope() as scope:
+            run = await briefs.run_job((job.payload or b"").decode(), draining=stopping.draining)
+        if scope.cancelled_caught or run.outcome is JobOutcome.RELEASED:
             raise RetryRequested
         if run.again_at is not None:
             raise RetryRequested(max(run.again_at - datetime.now(UTC), timedelta(0)), f"{run.outcome}")
@@ -153,5 +159,38 @@ async def carrying(
             await briefs.serve(every=every, work=False)
 
         tasks.start_soon(serve)
+        tasks.start_soon(stopping.watch)
         yield pgq
         tasks.cancel_scope.cancel()
+
+
+class _Stopping:
+    """Ends what a worker runs some time after it was told to stop; by itself PgQueuer waits for it, however long."""
+
+    def __init__(self, pgq: PgQueuer, grace: timedelta) -> None:
+        self.draining = anyio.Event()
+        self._pgq = pgq
+        self._grace = grace.total_seconds()
+        self._has_begun = anyio.Event()
+        self._scopes: set[anyio.CancelScope] = set()
+
+    @contextmanager
+    def scope(self) -> Generator[anyio.CancelScope]:
+        self._has_begun.set()
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                self._scopes.discard(scope)
+
+    async def watch(self) -> None:
+        # The worker's event takes the place of this one's only after the factory has given it; by its first job it has.
+        await self._has_begun.wait()
+        await self._pgq.shutdown.wait()
+        self.draining.set()
+        await anyio.sleep(self._grace)
+        while self._scopes:
+            for scope in tuple(self._scopes):
+                scope.cancel()
+            await anyio.sleep(0)
