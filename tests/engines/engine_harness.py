@@ -179,7 +179,7 @@ class Scene:
     def has_ended(self, slots: int) -> bool:
         return self.ended() == slots
 
-    def until(self, look: Callable[[], Any], *, keeping: int = 0, within: float = GUARD) -> Any:
+    def until(self, look: Callable[[], Any], *, keeping: int = 0, within: float = GUARD, every: float = 0.05) -> Any:
         """Look again and again until there is something, and give that; meanwhile keep so many workers."""
         end = time.monotonic() + within
         while not (found := look()):
@@ -187,7 +187,7 @@ class Scene:
             if keeping:
                 self.keep(keeping)
             assert any(worker.poll() is None for worker in self.workers), self.output()
-            time.sleep(0.05)
+            time.sleep(every)
         return found
 
     def output(self) -> str:

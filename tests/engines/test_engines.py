@@ -99,15 +99,28 @@ async def test_a_worker_that_sleeps_past_its_lease_writes_nothing_when_it_wakes(
 
 
 async def test_with_a_mail_server_no_mail_is_sent_twice_and_none_is_forgotten(scene: Scene) -> None:
-    users = 200
+    await mailed_beside_a_kill(scene, 200)
+
+
+@pytest.mark.nightly
+async def test_with_a_mail_server_ten_thousand_mails_are_each_sent_once_or_unknown(scene: Scene) -> None:
+    await mailed_beside_a_kill(scene, 10_000)
+
+
+async def mailed_beside_a_kill(scene: Scene, users: int) -> None:
+    """Two workers and a mail server that honours no keys; one worker is killed while it sends."""
     await scene.plan(users)
     with MailServer() as server:
         scene.environment["ENGINE_SMTP"] = str(server.port)
+        begun = time.monotonic()
         with scene.at_work(2):
             server.wait_until_taken(users // 4)
             scene.workers[0].kill()
-            scene.until(lambda: scene.ended() == 2 * users)
+            scene.until(lambda: scene.ended() == 2 * users, within=GUARD + users / 5)
+        seconds = time.monotonic() - begun
         found = scene.found()
+        told = ", ".join(f"{count:,} {status}" for status, count in found.mails.items())
+        print(f"\n{scene.carrier.name}: mails {told}; {2 * users / seconds:,.0f} jobs/s, load {os.getloadavg()[0]:.0f}")
         assert found.briefs == {"completed": users}
         assert set(found.mails) <= {"completed", "unknown"}
         assert found.mails.total() == users
