@@ -343,7 +343,7 @@ class Work(Protocol):
         lease: timedelta,
         limit: int,
         types: Collection[str],
-        key: str | None = None,
+        keys: Collection[str] | None = None,
     ) -> Claims:
         """Take up to ``limit`` jobs, the longest due first. No job is ever given to two callers at once.
 
@@ -363,7 +363,7 @@ class Work(Protocol):
             lease: How long the claims hold without a heartbeat.
             limit: At least 1.
             types: Job types to look for.
-            key: Looks at this one slot only.
+            keys: Looks at these slots only.
         """
         ...
 

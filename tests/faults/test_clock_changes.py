@@ -153,7 +153,7 @@ async def dead_worker(storage: MemoryStorage, host: Host, user: str) -> None:
     """Somebody claims a job, and is never heard of again."""
     await make(storage, host).plan(host.clock())
     key = f"daily_brief:{TODAY}:{user}"
-    got = await storage.claim(host.clock() + HOUR, now=host.clock(), lease=MINUTE / 2, limit=1, types=TYPES, key=key)
+    got = await storage.claim(host.clock() + HOUR, now=host.clock(), lease=MINUTE / 2, limit=1, types=TYPES, keys=[key])
     assert [claim.job.user_id for claim in got.claims] == [user]
 
 

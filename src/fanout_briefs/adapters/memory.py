@@ -191,14 +191,14 @@ class MemoryStorage:
         lease: timedelta,
         limit: int,
         types: Collection[str],
-        key: str | None = None,
+        keys: Collection[str] | None = None,
     ) -> Claims:
         await self._ready()
         check_limit(limit)
         due_by, now = utc(due_by), utc(now)
         until = now + lease
         open_types = set(types) - self._paused.keys()
-        asked = [slot for slot in self._asked(key) if slot.job.type in open_types]
+        asked = [slot for slot in self._asked(keys) if slot.job.type in open_types]
         held = [end for slot in asked if (end := slot.until) is not None and end > now and slot.job.run_at <= due_by]
         due = [slot for slot in asked if (slot.job.run_at <= due_by if slot.until is None else slot.until <= now)]
         due.sort(key=lambda slot: slot.job.run_at)
@@ -206,8 +206,8 @@ class MemoryStorage:
         # All are chosen before any is taken; taking one does not free another.
         return Claims([self._take(slot, until) for slot in tuple(free)], min(held, default=None))
 
-    def _asked(self, key: str | None) -> Iterable[_Slot]:
-        slots = self._slots.values() if key is None else filter(None, (self._slots.get(key),))
+    def _asked(self, keys: Collection[str] | None) -> Iterable[_Slot]:
+        slots = self._slots.values() if keys is None else filter(None, map(self._slots.get, dict.fromkeys(keys)))
         return (slot for slot in slots if slot.job.status in LIVE)
 
     def _waits(self, slot: _Slot) -> bool:

@@ -262,7 +262,7 @@ class PostgresStorage:
         lease: timedelta,
         limit: int,
         types: Collection[str],
-        key: str | None = None,
+        keys: Collection[str] | None = None,
     ) -> Claims:
         lanes = self._lanes()
         check_limit(limit)
@@ -273,11 +273,9 @@ class PostgresStorage:
             "until": until,
             "limit": limit,
             "types": convert.askable(types),
-            "key": key,
+            "keys": None if keys is None else convert.askable(keys),
         }
-        if key is not None and not is_storable(key):
-            return Claims([])
-        rows = await lanes.work(_rows(sql.CLAIM if key is None else sql.CLAIM_ONE, values))
+        rows = await lanes.work(_rows(sql.CLAIM if keys is None else sql.CLAIM_THESE, values))
         held_until = rows[0][0]
         claims = [convert.to_claim(row, until) for row in rows if row[1] is not None]
         return Claims(claims, None if held_until is None else utc(held_until))

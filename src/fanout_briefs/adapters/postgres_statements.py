@@ -32,7 +32,7 @@ __all__ = [
     "CHANGE",
     "CHANGE_AND_RENEW",
     "CLAIM",
-    "CLAIM_ONE",
+    "CLAIM_THESE",
     "COLUMNS",
     "ENDINGS",
     "ENQUEUE",
@@ -353,36 +353,23 @@ UPDATE @fence SET token = greatest(token, (SELECT max(slots.token) FROM slots)) 
 """
 
 
-def _claim(only: str) -> str:
-    # Per type, each answer comes from its index in order, and the limit ends it. More than is taken may be locked
-    # for the moment of the statement, where there are expired leases or several types; others then look further.
-    unblocked = f"""NOT EXISTS (
-        SELECT FROM @jobs AS earlier
-        WHERE earlier.user_id = job.user_id AND earlier.type = job.type
-            AND earlier.deliver_at < job.deliver_at AND earlier.status IN {_among(LIVE)}
-    )"""
-    first = "ORDER BY run_at LIMIT %(limit)b FOR UPDATE OF job SKIP LOCKED"
+_OPEN: Final = """
+    SELECT type FROM unnest(%(types)b::text[]) AS asked (type)
+    WHERE NOT EXISTS (SELECT FROM @pauses AS pause WHERE pause.type = asked.type)
+"""
+_UNBLOCKED: Final = f"""NOT EXISTS (
+    SELECT FROM @jobs AS earlier
+    WHERE earlier.user_id = job.user_id AND earlier.type = job.type
+        AND earlier.deliver_at < job.deliver_at AND earlier.status IN {_among(LIVE)}
+)"""
+_FIRST: Final = "ORDER BY run_at LIMIT %(limit)b FOR UPDATE OF job SKIP LOCKED"
+
+
+def _claim(held: str, due: str) -> str:
     return f"""
-    WITH asked AS (
-        SELECT type FROM unnest(%(types)b::text[]) AS asked (type)
-        WHERE NOT EXISTS (SELECT FROM @pauses AS pause WHERE pause.type = asked.type)
-    ), held AS (
-        SELECT min(lease_until) AS until FROM asked JOIN @jobs AS job ON job.type = asked.type
-        WHERE {_HELD} AND lease_until > %(now)b AND run_at <= %(due_by)b {only}
-    ), due AS (
-        SELECT due.dedup_key FROM asked CROSS JOIN LATERAL (
-            SELECT * FROM (
-                SELECT dedup_key, run_at FROM @jobs AS job
-                WHERE job.type = asked.type AND {_PENDING} AND run_at <= %(due_by)b AND {unblocked} {only} {first}
-            ) AS pending
-            UNION ALL
-            SELECT * FROM (
-                SELECT dedup_key, run_at FROM @jobs AS job
-                WHERE job.type = asked.type AND {_HELD} AND lease_until <= %(now)b AND {unblocked} {only} {first}
-            ) AS expired
-        ) AS due
-        ORDER BY run_at LIMIT %(limit)b
-    ), taken AS (
+    WITH asked AS ({_OPEN}), held AS (
+        SELECT min(lease_until) AS until FROM {held} WHERE {_HELD} AND lease_until > %(now)b AND run_at <= %(due_by)b
+    ), due AS ({due}), taken AS (
         UPDATE @jobs AS job SET
             status = '{JobStatus.PROCESSING}', attempts = attempts + 1, token = token + 1, lease_until = %(until)b,
             window_fixed = true,
@@ -400,8 +387,41 @@ def _claim(only: str) -> str:
     """
 
 
-CLAIM: Final = _claim("")
-CLAIM_ONE: Final = _claim("AND job.dedup_key = %(key)b")
+# Per type, each answer comes from its index in order, and the limit ends it. More than is taken may be locked for the
+# moment of the statement, where there are expired leases or several types; others then look further.
+CLAIM: Final = _claim(
+    "asked JOIN @jobs AS job ON job.type = asked.type",
+    f"""
+    SELECT due.dedup_key FROM asked CROSS JOIN LATERAL (
+        SELECT * FROM (
+            SELECT dedup_key, run_at FROM @jobs AS job
+            WHERE job.type = asked.type AND {_PENDING} AND run_at <= %(due_by)b AND {_UNBLOCKED} {_FIRST}
+        ) AS pending
+        UNION ALL
+        SELECT * FROM (
+            SELECT dedup_key, run_at FROM @jobs AS job
+            WHERE job.type = asked.type AND {_HELD} AND lease_until <= %(now)b AND {_UNBLOCKED} {_FIRST}
+        ) AS expired
+    ) AS due
+    ORDER BY run_at LIMIT %(limit)b
+    """,
+)
+# Each slot is looked up by its key. The subquery keeps the index of what is held out of this: it knows no keys, so all
+# that anybody holds would be read for each claim.
+_THESE: Final = """(
+    SELECT job.* FROM unnest(%(keys)b::text[]) AS wanted (dedup_key) CROSS JOIN LATERAL (
+        SELECT * FROM @jobs AS job WHERE job.dedup_key = wanted.dedup_key LIMIT 1
+    ) AS job
+) AS job"""
+CLAIM_THESE: Final = _claim(
+    f"{_THESE} JOIN asked ON asked.type = job.type",
+    f"""
+    SELECT job.dedup_key FROM unnest(%(keys)b::text[]) AS wanted (dedup_key)
+        JOIN @jobs AS job ON job.dedup_key = wanted.dedup_key
+    WHERE job.type IN (SELECT type FROM asked) AND {_UNBLOCKED}
+        AND (({_PENDING} AND run_at <= %(due_by)b) OR (job.{_HELD} AND lease_until <= %(now)b)) {_FIRST}
+    """,
+)
 
 _OURS: Final = f"job.dedup_key = %(key)b AND job.token = %(token)b AND job.{_HELD}"
 

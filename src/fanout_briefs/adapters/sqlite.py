@@ -184,7 +184,7 @@ class SqliteStorage:
         lease: timedelta,
         limit: int,
         types: Collection[str],
-        key: str | None = None,
+        keys: Collection[str] | None = None,
     ) -> Claims:
         writer = self._open_session().writer
         check_limit(limit)
@@ -194,7 +194,7 @@ class SqliteStorage:
             "now": sql.micros(now),
             "until": sql.micros(until),
             "limit": limit,
-            "key": key,
+            "keys": None if keys is None else sql.array(keys),
         }
         rows, held_until = await writer.write(partial(_claim, values=values, types=sorted(set(types))))
         return Claims([_to_claim(row, until) for row in rows], None if held_until is None else sql.instant(held_until))
@@ -444,14 +444,14 @@ def _forget(connection: Connection, user_id: str) -> int:
 
 
 def _claim(connection: Connection, values: Mapping[str, Any], types: Sequence[str]) -> tuple[list[Any], int | None]:
-    only = "" if values["key"] is None else sql.ONE_SLOT
+    held_of, due_of = (sql.HELD, sql.DUE) if values["keys"] is None else (sql.HELD_OF_THESE, sql.DUE_OF_THESE)
     held: list[int] = []
     due: list[tuple[int, int]] = []
     # Asked type by type, each answer comes from its index in order, and the limit ends it.
     for asked in ({**values, "type": kind} for kind in types):
-        held += (end for (end,) in connection.execute(sql.HELD + only, asked) if end is not None)
-        for question in sql.DUE:
-            due += connection.execute(question + only + sql.LONGEST_DUE, asked)
+        held += (end for (end,) in connection.execute(held_of, asked) if end is not None)
+        for question in due_of:
+            due += connection.execute(question, asked)
     seqs = [seq for _, seq in sorted(due)[: values["limit"]]]
     if not seqs:
         return [], min(held, default=None)
