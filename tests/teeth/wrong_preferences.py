@@ -200,7 +200,7 @@ KEPT = [
 PAGED = [
     Wrong(
         "gives more than the limit",
-        {"order[begin : begin + limit]]": "order[begin : begin + limit + 1]]"},
+        {"people = order[begin : begin + limit]": "people = order[begin : begin + limit + 1]"},
         fails=(
             "preferences.page.each-user-once",
             "preferences.page.rows-come-and-go",
@@ -239,7 +239,7 @@ PAGED = [
     Wrong(
         "ends a scan before its last page",
         {
-            "items[-1].user_id if begin + limit < len(order) else None": "items[-1].user_id if begin + 2 * limit < len(order) else None"
+            "people[-1] if begin + limit < len(order) else None": "people[-1] if begin + 2 * limit < len(order) else None"
         },
         fails=(
             "preferences.page.each-user-once",
@@ -252,14 +252,14 @@ PAGED = [
     ),
     Wrong(
         "ends a scan with an empty page",
-        {"items[-1].user_id if begin + limit < len(order) else None": "items[-1].user_id if items else None"},
+        {"people[-1] if begin + limit < len(order) else None": "people[-1] if people else None"},
         fails=("preferences.page.ends-when-none-are-left", "schedule-index.page-for.rows-come-and-go"),
     ),
     Wrong(
         "counts pages of rows by their place",
         {
             "begin = 0 if cursor is None else bisect_right(order, cursor)": "begin = int(cursor or 0)",
-            "items[-1].user_id if begin + limit": "str(begin + limit) if begin + limit",
+            "people[-1] if begin + limit": "str(begin + limit) if begin + limit",
         },
         fails=(
             "preferences.page.rows-come-and-go",
@@ -362,6 +362,7 @@ INDEXED = [
             "schedule-index.as-things-are-now",
             "schedule-index.page-for.each-user-once",
             "schedule-index.page-for.rows-come-and-go",
+            "schedule-index.page-for.since-when",
             "schedule-index.fields-of-any-length",
         ),
     ),

@@ -100,7 +100,7 @@ SQL = [
         "reads people one by one",
         {
             "        if len(found) == limit:\n            break\n": (
-                "        for _, row in found:\n            connection.execute(sql.PREFERENCES, (sql.array([row.user_id]),))\n"
+                "        for each in found:\n            connection.execute(sql.PREFERENCES, (sql.array([each.user_id]),))\n"
                 "        if len(found) == limit:\n            break\n"
             )
         },

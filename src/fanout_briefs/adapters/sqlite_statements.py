@@ -153,7 +153,7 @@ INSERT INTO outbox (seq, payload) VALUES (?, ?) ON CONFLICT (seq) DO UPDATE SET 
 STATES: Final = """
 SELECT dedup_key, status, code, epoch FROM (SELECT value AS asked FROM json_each(?)) CROSS JOIN jobs ON dedup_key = asked
 """
-_FROM_FROM_THESE: Final = "FROM (SELECT value AS asked FROM json_each(?)) CROSS JOIN jobs ON dedup_key = asked"
+_FROM_THESE: Final = "FROM (SELECT value AS asked FROM json_each(?)) CROSS JOIN jobs ON dedup_key = asked"
 FIND: Final = f"SELECT {_JOB} {_FROM_THESE}"
 STANDINGS: Final = f"SELECT dedup_key, deliver_at, status, code, reason {_FROM_THESE}"
 
