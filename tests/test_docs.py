@@ -190,14 +190,25 @@ def test_the_lines_of_the_readme_plan_and_send_for_a_host_with_its_own_users_tab
     assert "the model is overloaded" not in body.get_content()
 
 
-def test_the_lines_that_test_a_storage_are_green_without_any_configuration(tmp_path: Path) -> None:
-    (tmp_path / "myapp.py").write_text(BRIEFS, encoding="utf-8")
-    lines = python_of("docs/contracts.md")[0]
-    (tmp_path / "test_my_storage.py").write_text(lines, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "--strict-markers", "-W", "error", "-p", "no:cacheprovider"]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+def what_pytest_says(lines: str, folder: Path, *more: str) -> str:
+    """What pytest says of lines that test a storage, in a folder without configuration."""
+    (folder / "myapp.py").write_text(BRIEFS, encoding="utf-8")
+    (folder / "test_my_storage.py").write_text(lines, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "--strict-markers", "-W", "error", "-p", "no:cacheprovider", *more]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout
-    assert re.search(r"^\d{3} passed, \d+ skipped in", ran.stdout, re.MULTILINE)
+    return ran.stdout
+
+
+def test_the_lines_that_test_a_storage_are_green_without_any_configuration(tmp_path: Path) -> None:
+    lines = python_of("docs/contracts.md")[0]
+    assert re.search(r"^\d{3} passed, \d+ skipped in", what_pytest_says(lines, tmp_path), re.MULTILINE)
+
+
+def test_the_lines_that_tell_stories_of_a_storage_are_green_without_any_configuration(tmp_path: Path) -> None:
+    (lines,) = [fence for fence in python_of("docs/contracts.md") if "StorageMachine" in fence]
+    told = what_pytest_says(lines.replace("max_examples=20", "max_examples=2"), tmp_path, "-k", "stories")
+    assert re.search(r"^2 passed, \d+ deselected in", told, re.MULTILINE)
 
 
 def test_the_page_of_clauses_is_up_to_date() -> None:
