@@ -36,6 +36,7 @@ from fanout_briefs.model import (
     ProjectBrief,
     Receipt,
     Recipient,
+    Scheduled,
     ScheduleFields,
     SectionRequest,
     Window,
@@ -105,8 +106,8 @@ class ScheduleIndex(Preferences, Protocol):
         """
         ...
 
-    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
-        """Give up to ``limit`` active preferences that have one of these schedules, as ``page`` does.
+    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Scheduled]:
+        """Give up to ``limit`` people whose active preference has one of these schedules, in pages as ``page`` does.
 
         Args:
             schedules: Ids of ``schedules``; the same ones for each page of a scan. Unknown ones have nobody.
@@ -342,7 +343,7 @@ class Work(Protocol):
         lease: timedelta,
         limit: int,
         types: Collection[str],
-        key: str | None = None,
+        keys: Collection[str] | None = None,
     ) -> Claims:
         """Take up to ``limit`` jobs, the longest due first. No job is ever given to two callers at once.
 
@@ -362,7 +363,7 @@ class Work(Protocol):
             lease: How long the claims hold without a heartbeat.
             limit: At least 1.
             types: Job types to look for.
-            key: Looks at this one slot only.
+            keys: Looks at these slots only.
         """
         ...
 
