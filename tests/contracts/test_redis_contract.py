@@ -8,11 +8,13 @@ from uuid import uuid4
 
 import pytest
 
-from fanout_briefs.testing import StorageContract
+from fanout_briefs.testing import StorageContract, StorageMachine
 from redis_briefs import RedisStorage
+from stories import STORIES
 
 
-class TestRedisStorage(StorageContract):
+class TestRedisStorage(StorageContract, StorageMachine):
+    settings = STORIES
     capabilities = ("preferences", "reopens", "schedule_index", "shared", "trace")
 
     @pytest.fixture(autouse=True)

@@ -7,14 +7,14 @@ from uuid import uuid4
 
 import redis
 
-from fanout_briefs.testing import StorageContract
+from fanout_briefs.testing import StorageContract, StorageMachine
 from redis_briefs import RedisStorage
 
 URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 Trace = Callable[[str], None]
 
 
-class TestRedisStorage(StorageContract):
+class TestRedisStorage(StorageContract, StorageMachine):
     capabilities = ("preferences", "reopens", "schedule_index", "shared", "trace")
 
     @asynccontextmanager

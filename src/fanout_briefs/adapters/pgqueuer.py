@@ -23,6 +23,7 @@ except ModuleNotFoundError as missing:
     raise ImportError("PgQueuerDispatcher needs PgQueuer: pip install 'fanout-briefs[pgqueuer]'") from missing
 
 import anyio
+import anyio.lowlevel
 from attrs import frozen
 from psycopg.rows import dict_row
 
@@ -193,4 +194,4 @@ class _Stopping:
         while self._scopes:
             for scope in tuple(self._scopes):
                 scope.cancel()
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
