@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 
 from fanout_briefs.testing import StorageContract, StorageMachine
 from redis_briefs import RedisStorage
@@ -14,7 +15,8 @@ from stories import STORIES
 
 
 class TestRedisStorage(StorageContract, StorageMachine):
-    settings = STORIES
+    # Each story is some hundreds of round trips.
+    settings = settings(STORIES, max_examples=STORIES.max_examples // 4)
     capabilities = ("preferences", "reopens", "schedule_index", "shared", "trace")
 
     @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import redis
+from hypothesis import settings
 
 from fanout_briefs.testing import StorageContract, StorageMachine
 from redis_briefs import RedisStorage
@@ -15,6 +16,7 @@ Trace = Callable[[str], None]
 
 
 class TestRedisStorage(StorageContract, StorageMachine):
+    settings = settings(max_examples=20, stateful_step_count=25)
     capabilities = ("preferences", "reopens", "schedule_index", "shared", "trace")
 
     @asynccontextmanager
