@@ -17,9 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from point_counts import Tried, every, is_nightly
+from point_counts import PHASES, Tried, every, is_nightly
 from point_kills import Fate, Life, Point, lived, looked, refused
-from point_story import PHASES, Setting, is_right, is_sound
+from point_story import Setting, is_right, is_sound
 
 from places import File, Place, Tables
 from services import connect
