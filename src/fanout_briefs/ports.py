@@ -36,8 +36,10 @@ from fanout_briefs.model import (
     ProjectBrief,
     Receipt,
     Recipient,
+    Scheduled,
     ScheduleFields,
     SectionRequest,
+    Standing,
     Window,
 )
 
@@ -53,6 +55,7 @@ __all__ = [
     "Projects",
     "Recipients",
     "ScheduleIndex",
+    "StandingLedger",
     "Storage",
     "Work",
 ]
@@ -105,8 +108,8 @@ class ScheduleIndex(Preferences, Protocol):
         """
         ...
 
-    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
-        """Give up to ``limit`` active preferences that have one of these schedules, as ``page`` does.
+    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Scheduled]:
+        """Give up to ``limit`` people whose active preference has one of these schedules, in pages as ``page`` does.
 
         Args:
             schedules: Ids of ``schedules``; the same ones for each page of a scan. Unknown ones have nobody.
@@ -254,9 +257,14 @@ class Ledger(Protocol):
     long batches, one a chunk in order of the keys: after a failure or a cancellation every row is wholly as
     before or wholly as after, and calling again with the same arguments completes the rest.
 
+    What comes back is in its normal form: instants in UTC and exact to the microsecond, texts for people (reasons and
+    errors) without lone surrogates. ``fanout_briefs.rules`` has that form, and the checks at the edge.
+
     Raises:
         StorageUnavailable: From any method, when the storage cannot be used. Busy, serialization and deadlock
             errors are tried again first.
+        ValueError: From any method, before anything is stored: for a naive instant, a limit below 1, or a new job whose
+            key holds a NUL or a lone surrogate. Looking for such a key finds nothing.
     """
 
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
@@ -319,10 +327,27 @@ class Ledger(Protocol):
         ...
 
     async def forget(self, user_id: str) -> int:
-        """Erase everything that is stored about a user, and return how many rows that was.
+        """Erase everything that is stored about a user; return how many slots, payloads, briefs and preferences that was.
 
         A worker that holds one of these jobs finds its claim stale.
         """
+        ...
+
+
+class StandingLedger(Ledger, Protocol):
+    """A ledger that tells how slots stand for less than it gives their jobs.
+
+    A capability, declared by the attribute ``tells_standings``: without it, plans look up whole jobs. Where a page is
+    planned already, looking up is most of the work.
+    """
+
+    @property
+    def tells_standings(self) -> bool:
+        """True: the method below may be called."""
+        ...
+
+    async def standings(self, keys: Collection[str]) -> Mapping[str, Standing]:
+        """Give how the slots of these keys stand: what ``find`` would, with less of each."""
         ...
 
 
@@ -337,7 +362,7 @@ class Work(Protocol):
         lease: timedelta,
         limit: int,
         types: Collection[str],
-        key: str | None = None,
+        keys: Collection[str] | None = None,
     ) -> Claims:
         """Take up to ``limit`` jobs, the longest due first. No job is ever given to two callers at once.
 
@@ -346,8 +371,8 @@ class Work(Protocol):
         user and type is pending or in processing, so that content windows never overlap. ``due_by`` and ``now``
         are two clocks on purpose: a run may be made for a past moment, while leases always run by the wall clock.
 
-        A claimed job is in processing, its attempts raised by one, its token too, its lease ends at
-        ``now + lease``. The first claim of a slot fixes its window's start: at the window's end of the user's
+        A claimed job is in processing, its attempts raised by one, and its lease ends at ``now + lease``. Its token is
+        higher than any that was ever given for its key, also for a slot that was erased meanwhile. The first claim of a slot fixes its window's start: at the window's end of the user's
         latest saved brief of that type, but not beyond its own end; or else as enqueued. Progress stays as the last holder
         left it, so that the next one sees how far it came.
 
@@ -357,7 +382,7 @@ class Work(Protocol):
             lease: How long the claims hold without a heartbeat.
             limit: At least 1.
             types: Job types to look for.
-            key: Looks at this one slot only.
+            keys: Looks at these slots only.
         """
         ...
 

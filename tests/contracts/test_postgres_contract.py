@@ -8,12 +8,14 @@ from contextlib import asynccontextmanager
 import pytest
 
 from fanout_briefs.adapters.postgres import PostgresStorage
-from fanout_briefs.testing import StorageContract
+from fanout_briefs.testing import StorageContract, StorageMachine
 from services import Schema
+from stories import STORIES
 
 
-class TestPostgresStorage(StorageContract):
-    capabilities = ("preferences", "reopens", "schedule_index", "shared", "trace")
+class TestPostgresStorage(StorageContract, StorageMachine):
+    settings = STORIES
+    capabilities = ("preferences", "reopens", "schedule_index", "shared", "standings", "trace")
 
     @pytest.fixture(autouse=True)
     def _schema(self, postgres_schema: Schema) -> None:

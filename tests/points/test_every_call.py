@@ -22,7 +22,7 @@ from places import File, Place, Tables
 from services import Schema
 from virtual_time import in_virtual_time
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quiet")]
 FEW = 1
 """Points a kind, storage, backend and mailer on ordinary days."""
 AWAY = 7

@@ -24,6 +24,7 @@ from places import File, Place, Tables
 from services import connect
 
 pytestmark = [
+    pytest.mark.usefixtures("quiet"),
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL and fork servers are POSIX"),
 ]

@@ -19,7 +19,7 @@ from fanout_briefs.adapters import postgres_connection
 from places import File, Tables
 from services import Schema
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quiet")]
 FEW = 2
 """Points a kind and backend on ordinary days."""
 MAILER = {"asyncio": "eml", "trio": "log"}

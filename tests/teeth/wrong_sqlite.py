@@ -19,6 +19,23 @@ SQL = [
         fails=("costs.batches",),
     ),
     Wrong(
+        "tells standings one by one",
+        {
+            "lambda connection: {row[0]: sql.to_standing(row) for row in connection.execute(sql.STANDINGS, asked)}\n": (
+                "lambda connection: {row[0]: sql.to_standing(row) for key in keys\n"
+                "                                for row in connection.execute(sql.STANDINGS, (sql.array([key]),))}\n"
+            )
+        },
+        right=SQLITE,
+        fails=("costs.standings",),
+    ),
+    Wrong(
+        "tells standings without the policy's word",
+        {"_STATUSES[status], code, reason)": "_STATUSES[status], code)"},
+        right=SQLITE,
+        fails=("standings.as-find-has-it",),
+    ),
+    Wrong(
         "inserts one by one",
         {
             "    if rows:\n        connection.executemany(sql.PUT_JOB, rows)\n": "    for row in rows:\n        connection.execute(sql.PUT_JOB, row)\n"

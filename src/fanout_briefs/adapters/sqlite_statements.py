@@ -12,19 +12,9 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
-from fanout_briefs.adapters._rules import (
-    BRIEFED,
-    LIVE,
-    PAUSED,
-    RENEWABLE,
-    SOON,
-    TROUBLED,
-    TROUBLES,
-    readable,
-    utc,
-)
 from fanout_briefs.adapters.sqlite_schema import HAS_ENDED
 from fanout_briefs.encoding import encode_brief
 from fanout_briefs.model import (
@@ -39,8 +29,20 @@ from fanout_briefs.model import (
     Progress,
     ScheduleFields,
     SkipReason,
+    Standing,
     Trouble,
     Window,
+)
+from fanout_briefs.rules import (
+    BRIEFED,
+    LIVE,
+    PAUSED,
+    RENEWABLE,
+    SOON,
+    TROUBLED,
+    TROUBLES,
+    readable,
+    utc,
 )
 
 __all__ = [
@@ -49,20 +51,20 @@ __all__ = [
     "CHANGE",
     "CHANGE_AND_RENEW",
     "DUE",
+    "DUE_OF_THESE",
     "ENDINGS",
     "FENCE",
     "FIND",
     "FINISH",
     "FORGET",
     "HELD",
+    "HELD_OF_THESE",
     "LAST_BRIEF",
     "LAST_BRIEFS",
-    "LONGEST_DUE",
     "MARK",
     "MARK_OF",
     "MOVE_MARK",
     "NOTE_PLAN",
-    "ONE_SLOT",
     "PAUSE",
     "PAUSES",
     "PREFERENCES",
@@ -83,6 +85,7 @@ __all__ = [
     "RETRY",
     "SELECT",
     "STANDING",
+    "STANDINGS",
     "START_MARK",
     "STATES",
     "TAKE",
@@ -100,10 +103,12 @@ __all__ = [
     "to_overview",
     "to_preference",
     "to_schedule",
+    "to_standing",
 ]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_STATUSES: Final = {status.value: status for status in JobStatus}
 _JOB: Final = (
     "dedup_key, type, user_id, local_date, deliver_at, run_at, window_start, window_end, "
     "status, code, reason, error, epoch, attempts, progress, demand"
@@ -148,7 +153,9 @@ INSERT INTO outbox (seq, payload) VALUES (?, ?) ON CONFLICT (seq) DO UPDATE SET 
 STATES: Final = """
 SELECT dedup_key, status, code, epoch FROM (SELECT value AS asked FROM json_each(?)) CROSS JOIN jobs ON dedup_key = asked
 """
-FIND: Final = f"SELECT {_JOB} FROM (SELECT value AS asked FROM json_each(?)) CROSS JOIN jobs ON dedup_key = asked"
+_FROM_FROM_THESE: Final = "FROM (SELECT value AS asked FROM json_each(?)) CROSS JOIN jobs ON dedup_key = asked"
+FIND: Final = f"SELECT {_JOB} {_FROM_THESE}"
+STANDINGS: Final = f"SELECT dedup_key, deliver_at, status, code, reason {_FROM_THESE}"
 
 LAST_BRIEFS: Final = f"""
 SELECT asked.key, (
@@ -270,16 +277,27 @@ _UNBLOCKED: Final = f"""NOT EXISTS (
     WHERE earlier.user_id = jobs.user_id AND earlier.type = jobs.type
         AND earlier.deliver_at < jobs.deliver_at AND earlier.status IN {_among(LIVE)}
 )"""
-HELD: Final = f"SELECT min(lease_until) FROM jobs WHERE {_HELD} > :now AND run_at <= :due_by"
-DUE: Final = (
-    f"""
-    SELECT run_at, seq FROM jobs
-    WHERE {_OPEN} AND type = :type AND status = '{JobStatus.PENDING}' AND run_at <= :due_by AND {_UNBLOCKED}
-    """,
-    f"SELECT run_at, seq FROM jobs WHERE {_HELD} <= :now AND {_UNBLOCKED}",
-)
-ONE_SLOT: Final = " AND dedup_key = :key"
 LONGEST_DUE: Final = " ORDER BY run_at, seq LIMIT :limit"
+
+
+def _held(source: str) -> str:
+    return f"SELECT min(lease_until) FROM {source} WHERE {_HELD} > :now AND run_at <= :due_by"
+
+
+def _due(source: str) -> tuple[str, str]:
+    is_due = f"{_OPEN} AND type = :type AND status = '{JobStatus.PENDING}' AND run_at <= :due_by AND {_UNBLOCKED}"
+    has_ended = f"{_HELD} <= :now AND {_UNBLOCKED}"
+    pending, expired = (
+        f"SELECT run_at, seq FROM {source} WHERE {which} {LONGEST_DUE}" for which in (is_due, has_ended)
+    )
+    return pending, expired
+
+
+_THESE: Final = "(SELECT DISTINCT value AS asked FROM json_each(:keys)) CROSS JOIN jobs ON dedup_key = asked"
+HELD: Final = _held("jobs")
+HELD_OF_THESE: Final = _held(_THESE)
+DUE: Final = _due("jobs")
+DUE_OF_THESE: Final = _due(_THESE)
 TAKE: Final = f"""
 UPDATE jobs SET
     status = '{JobStatus.PROCESSING}',
@@ -346,8 +364,8 @@ WITH RECURSIVE one (schedule) AS (
 )
 SELECT schedule FROM one WHERE schedule IS NOT NULL
 """
-PREFERENCES_FOR: Final = f"""
-SELECT {_PREFERENCE} FROM preferences WHERE is_active AND schedule = ? AND user_id > ? ORDER BY user_id LIMIT ?
+PREFERENCES_FOR: Final = """
+SELECT user_id, effective_from FROM preferences WHERE is_active AND schedule = ? AND user_id > ? ORDER BY user_id LIMIT ?
 """
 PUT_PREFERENCE: Final = f"""
 INSERT INTO preferences ({_PREFERENCE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -418,6 +436,21 @@ def to_job(row: tuple[Any, ...]) -> Job:
         progress=None if progress is None else Progress(*json.loads(progress)),
         demand=None if demand is None else Demand(demand),
     )
+
+
+def to_standing(row: tuple[Any, ...]) -> Standing:
+    """Give how a slot stands of a row of ``STANDINGS``."""
+    key, at, status, code, reason = row
+    # Neither a type nor a date holds a colon.
+    kind, on, user_id = key.split(":", 2)
+    code = None if code is None else SkipReason(code)
+    return Standing(kind, user_id, _occurrence_on(on, at), key, _STATUSES[status], code, reason)
+
+
+# Many slots are of the same moment.
+@lru_cache(maxsize=4096)
+def _occurrence_on(on: str, at: int) -> Occurrence:
+    return Occurrence(date.fromisoformat(on), instant(at))
 
 
 def to_overview(
