@@ -321,7 +321,7 @@ def phase_of(call: Call) -> str:
     method = call.name.rpartition(".")[2]
     if stage not in ("run", "serve"):
         return stage
-    if stage == "serve" and method in ("advance", "schedules", "page_for", "find", "enqueue"):
+    if stage == "serve" and method in ("advance", "schedules", "page_for", "find", "standings", "enqueue"):
         return "plan"
     if call.name in ("host.of", "host.generate"):
         return "generate"
