@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -559,14 +560,17 @@ class TestAtAnyMoment:
     async def test_that_holds_at_each_statement_to_a_database(
         self, idempotent: bool, happens: str, tmp_path: Path
     ) -> None:
+        planned = SqliteStorage(tmp_path / "planned.db")
+        async with the_briefs(planned, mailer=Provider(idempotent=idempotent)) as briefs:
+            await sign_up(planned, *USERS)
+            await briefs.plan(NINE)
         number = 0
         for number in count(1):
             tripwire = Tripwire()
-            storage = SqliteStorage(tmp_path / f"{number}.db", trace=tripwire)
+            copied = shutil.copy(tmp_path / "planned.db", tmp_path / f"{number}.db")
+            storage = SqliteStorage(copied, trace=tripwire)
             mailer, clock = Provider(idempotent=idempotent), Clock(NINE)
             async with the_briefs(storage, mailer=mailer, clock=clock, concurrency=2) as briefs:
-                await sign_up(storage, *USERS)
-                await briefs.plan(NINE)
                 with anyio.CancelScope() as scope:
                     tripwire.set(number, fail if happens == "disk fails" else cancel(scope))
                     with suppress(StorageUnavailable):

@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": set(),
     "engine": {"model"},
     "encoding": VALUES,
+    "rules": VALUES,
     "ports": VALUES,
     **dict.fromkeys(PURE, VALUES),
     "source": VALUES,
@@ -31,18 +32,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scan": VALUES | PURE | {"ports", "eligibility"},
     "planner": VALUES | PURE | {"ports", "eligibility", "plans", "scan"},
     "screen": VALUES | PURE | {"ports", "eligibility"},
-    "held": VALUES | PURE | {"screen"},
+    "held": VALUES | PURE | {"screen", "runs"},
     "runs": VALUES,
     "dispatching": VALUES | {"ports"},
-    "worker": VALUES | PURE | {"ports", "eligibility", "screen", "held", "runs"},
-    "errands": VALUES | {"ports", "held", "runs", "worker"},
+    "worker": VALUES | PURE | {"ports", "eligibility", "screen", "held", "runs", "together"},
+    "together": set(),
+    "errands": VALUES | {"ports", "held", "runs", "together", "worker"},
     "serve": {"plans", "runs"},
     "explain": VALUES | PURE | {"ports", "eligibility", "delivery"},
     "operate": VALUES | PURE | {"ports", "eligibility", "delivery", "dispatching", "runs", "worker"},
 }
 USE_CASES = set(MAY_IMPORT)
 MAY_IMPORT["briefs"] = USE_CASES
-MAY_IMPORT["adapters"] = VALUES | {"ports", "encoding", "adapters"}
+MAY_IMPORT["adapters"] = VALUES | {"ports", "encoding", "rules", "adapters"}
 MAY_IMPORT["testing"] = VALUES | PURE | {"ports", "testing"}
 MAY_IMPORT["cli"] = USE_CASES | {"briefs", "cli"}
 MAY_IMPORT["__init__"] = USE_CASES | {"briefs"}

@@ -37,8 +37,11 @@ def other(postgres: Schema) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
+OURS = f"FROM pg_stat_activity WHERE application_name = '{NAME}' AND datname = current_database()"
+
+
 def connections(schema: Schema) -> list[int]:
-    return [pid for (pid,) in schema.run(f"SELECT pid FROM pg_stat_activity WHERE application_name = '{NAME}'")]
+    return [pid for (pid,) in schema.run(f"SELECT pid {OURS}")]
 
 
 def are_gone(schema: Schema) -> bool:
@@ -48,7 +51,7 @@ def are_gone(schema: Schema) -> bool:
 
 def cut(schema: Schema) -> None:
     """End all connections of the storage, as a server does that is being restarted."""
-    schema.run(f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = '{NAME}'")
+    schema.run(f"SELECT pg_terminate_backend(pid, 10000) {OURS}")
     assert not connections(schema)
 
 

@@ -178,7 +178,7 @@ async def test_a_job_whose_workers_keep_dying_runs_with_nothing_beside_it_in_the
     await storage.enqueue([suspect, other])
     for _ in range(6):
         claims = await storage.claim(
-            clock.now, now=clock.now, lease=LEASE, limit=1, types=["daily"], key=suspect.dedup_key
+            clock.now, now=clock.now, lease=LEASE, limit=1, types=["daily"], keys=[suspect.dedup_key]
         )
         assert claims.claims
         clock.now += LEASE

@@ -2,7 +2,7 @@
 
 ``check_storage`` and its like give every clause that an adapter breaks. The contract classes run them under pytest, and
 ``StorageMachine`` stories that Hypothesis makes up; they, and nothing else here, need these two:
-``pip install 'fanout-briefs[testing]'``.
+``pip install 'fanout-briefs[testing]'``. ``Faults`` have calls of an adapter go wrong, to see what comes of it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fanout_briefs.testing.check import check_dispatcher, check_engagement, check_generator, check_storage
 from fanout_briefs.testing.clock import Clock
+from fanout_briefs.testing.faults import Faults
 from fanout_briefs.testing.kit import BrokenClause
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = [
     "Clock",
     "DispatcherContract",
     "EngagementContract",
+    "Faults",
     "GeneratorContract",
     "StorageContract",
     "StorageMachine",

@@ -1,7 +1,7 @@
-"""The state rules that every storage of this package follows, said once, and the checks at its edge.
+"""The state rules that every storage follows, said once, and the checks at its edge: for whoever writes one.
 
-Nothing here does I/O. A rule is data wherever it can be, so that one storage reads it and another makes
-SQL of it.
+Nothing here does I/O. A rule is data wherever it can be, so that one storage reads it, another makes SQL of it, and
+another hands it to a script. ``docs/slots.md`` has the whole table.
 """
 
 from __future__ import annotations
@@ -103,10 +103,13 @@ PAUSED: Final = (JobStatus.SKIPPED, JobStatus.CANCELLED)
 """A slot in one of these, with the code ``paused``, is resumed."""
 
 TROUBLED: Final = (JobStatus.FAILED, JobStatus.UNKNOWN)
+"""A slot in one of these is told as a ``Trouble``."""
+
 TROUBLES: Final = 20
 """How many kinds of trouble an overview tells."""
 
 SOON: Final = timedelta(hours=1)
+"""An overview tells what is due within this time from what is due later."""
 
 
 def _taken_up_from() -> Iterator[State]:
