@@ -142,7 +142,7 @@ class ProcrastinateCarrier(_InPostgres):
     def worker(self, concurrency: int) -> Sequence[str]:
         return (
             *(str(BINARIES / "procrastinate"), "--app=procrastinate_app.app", "worker", f"--concurrency={concurrency}"),
-            *("--fetch-job-polling-interval=0.5", "--delete-jobs=successful", "--shutdown-graceful-timeout=5"),
+            *("--fetch-job-polling-interval=0.5", "--delete-jobs=successful", "--shutdown-graceful-timeout=1"),
         )
 
     def bulk(self, keys: Sequence[str]) -> Callable[[], object]:

@@ -15,7 +15,7 @@ from attrs import frozen
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.sqlite import SqliteStorage
 from fanout_briefs.briefs import Briefs
-from fanout_briefs.errors import PermanentFailure
+from fanout_briefs.errors import InvalidSchedule, PermanentFailure, UnknownUser
 from fanout_briefs.explain import Code, Explanation, Stage
 from fanout_briefs.model import (
     Change,
@@ -379,6 +379,34 @@ def test_there_is_a_scenario_for_every_code_that_can_be_an_answer() -> None:
     }
     answered = {code for _, code, _, _ in SCENARIOS}
     assert answered == {*JobStatus, *SkipReason} - elsewhere
+
+
+class TestTheNextOne:
+    async def test_it_is_the_first_after_the_moment_and_has_the_ledgers_answer(self, world: World) -> None:
+        await world.prefer(time_of_day="09:00", timezone="Europe/Paris")
+        briefs, eight = world.briefs(), NINE - HOUR  # which is nine in Paris
+        planned_ahead = await briefs.next("ada", eight - MINUTE)
+        assert (planned_ahead.on, planned_ahead.code) == (TODAY, SkipReason.NOT_YET_DUE)
+        await world.plan(eight - MINUTE)
+        queued = await briefs.next("ada", eight - MINUTE)
+        assert queued.occurrence == Occurrence(TODAY, eight)
+        assert queued.code is JobStatus.PENDING
+        assert (await briefs.next("ada", eight)).occurrence == Occurrence(TODAY + DAY, eight + DAY)
+
+    async def test_who_has_none_is_told_why(self, world: World) -> None:
+        with pytest.raises(UnknownUser):
+            await world.briefs().next("ada", NINE)
+        await world.prefer(is_active=False)
+        assert (await world.briefs().next("ada", NINE)).code is SkipReason.SWITCHED_OFF
+        await world.prefer(frequency="hourly")
+        with pytest.raises(InvalidSchedule):
+            await world.briefs().next("ada", NINE)
+
+    async def test_without_a_moment_it_is_after_now(self, world: World) -> None:
+        await world.prefer()
+        found = await world.briefs().next("ada")
+        assert found.occurrence is not None
+        assert found.occurrence.deliver_at > datetime.now(UTC)
 
 
 @pytest.mark.parametrize("user_id", ["", "a" * 256, "a\nb", "a\x00b", "\ud800"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from fanout_briefs import Briefs, JobOutcome, JobRun, JobStatus, Preference, ProjectBrief, RetryLater, SectionRequest
 from fanout_briefs.model import Change, SkipReason
+from fanout_briefs.testing import Clock
 from hosts import Host, Provider
 from services import STORAGES, make_storage
 from slots import HOUR, NOW, AnyStorage, job
@@ -19,17 +20,9 @@ from slots import HOUR, NOW, AnyStorage, job
 LEASE = timedelta(seconds=30)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture(params=STORAGES)
@@ -185,7 +178,7 @@ async def test_a_job_whose_workers_keep_dying_runs_with_nothing_beside_it_in_the
     await storage.enqueue([suspect, other])
     for _ in range(6):
         claims = await storage.claim(
-            clock.now, now=clock.now, lease=LEASE, limit=1, types=["daily"], key=suspect.dedup_key
+            clock.now, now=clock.now, lease=LEASE, limit=1, types=["daily"], keys=[suspect.dedup_key]
         )
         assert claims.claims
         clock.now += LEASE

@@ -148,7 +148,7 @@ BAD_TIMES: list[object] = [
     time(9, microsecond=1),
     datetime(2026, 1, 1, 9),
     timedelta(hours=9),
-    object(),
+    ...,
 ]
 
 
@@ -204,7 +204,7 @@ BAD_ZONES: list[object] = [
     {},
     ZoneInfo("UTC"),
     UTC,
-    object(),
+    ...,
 ]
 
 
@@ -304,7 +304,7 @@ def test_other_days_of_the_week_are_refused_also_when_unused(value: Any, frequen
     assert "0 = Sunday to 6 = Saturday" in problem.reason
 
 
-BAD_DAYS = ["135", b"\x01", bytearray(b"\x01"), {1: 1}, 1, True, [True], ["1"], [1.0], [[1]], [None], [-1], object()]
+BAD_DAYS = ["135", b"\x01", bytearray(b"\x01"), {1: 1}, 1, True, [True], ["1"], [1.0], [[1]], [None], [-1], ...]
 
 
 @pytest.mark.parametrize(

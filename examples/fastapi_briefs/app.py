@@ -6,8 +6,9 @@ import os
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Annotated, Any, Self
+from zoneinfo import ZoneInfo
 
 from attrs import asdict
 from fastapi import Depends, FastAPI, HTTPException
@@ -118,14 +119,9 @@ async def latest(me: Me) -> dict[str, Any]:
 @app.get("/me/brief/next")
 async def next_brief(me: Me) -> dict[str, Any]:
     """When the next brief comes, and how it stands."""
-    schedule = Schedule.parse(me.frequency, me.time_of_day, me.timezone)
-    occurrence = schedule.next_after(datetime.now(UTC))
-    explanation = await briefs.explain(me.id, occurrence.local_date)
-    return {
-        "date": occurrence.local_date,
-        "deliver_at": occurrence.deliver_at.astimezone(schedule.zone),
-        "code": explanation.code,
-    }
+    found = await briefs.next(me.id)
+    at = found.occurrence and found.occurrence.deliver_at.astimezone(ZoneInfo(me.timezone))
+    return {"date": found.on, "deliver_at": at, "code": found.code}
 
 
 @app.get("/admin/brief/why", dependencies=[AsAdmin])

@@ -395,6 +395,23 @@ class Briefs:
         """
         return await self._explainer.explain(user_id, on, _or_now(now))
 
+    async def next(self, user_id: str, now: datetime | None = None) -> Explanation:
+        """Say when the user's next brief is to be delivered, and how it stands, as ``explain`` does for its date.
+
+        Args:
+            user_id: Whose brief.
+            now: It is the first one that the schedule has after this moment, aware; None is the present.
+
+        Raises:
+            UnknownUser: No preference is known for this user.
+            InvalidSchedule: The preference makes no schedule; every bad field is named.
+            ValueError: ``now`` is naive.
+            Exception: What reading preferences or the storage raises.
+        """
+        moment = _or_now(now)
+        job, _ = await self._explainer.next_job(user_id, moment)
+        return await self._explainer.explain(user_id, job.occurrence.local_date, moment)
+
     async def preview(self, user_id: str, now: datetime | None = None) -> Brief | None:
         """Make the user's next brief as though it were due, saving and sending nothing.
 

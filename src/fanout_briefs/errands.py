@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Final
 
 import anyio
 from attrs import define
 
 from fanout_briefs.engine import JobOutcome, JobRun
-from fanout_briefs.held import Company
+from fanout_briefs.held import Held, Lane
 from fanout_briefs.model import Claims, JobStatus
 from fanout_briefs.ports import Storage
 from fanout_briefs.runs import Ended
-from fanout_briefs.worker import Worker
+from fanout_briefs.together import Together
+from fanout_briefs.worker import Run, Worker
 
 __all__ = ["Errands"]
+
+_MOST: Final = 100
+"""Jobs that are claimed with one statement, of those that workers ask for at the same time."""
 
 
 @define(eq=False)
@@ -29,26 +35,30 @@ class Errands:
 
     storage: Storage
     worker: Worker
-    _company: Company | None = None
+    _shift: _Shift | None = None
     _running: int = 0
 
     async def run(self, key: str, draining: anyio.Event | None) -> JobRun:
         """See ``Briefs.run_job``."""
-        with self._in_company() as company:
-            got = await self.worker.run_one(key, company, draining)
+        lane = self.worker.lane_of(key)
+        if draining is not None and draining.is_set():
+            # Not claimed at all, so whoever has the message has to pass it on.
+            return JobRun(key=key, outcome=JobOutcome.RELEASED, again_at=self.worker.clock())
+        with self._on_shift() as shift:
+            got = await shift.run(lane, key, draining or anyio.Event())
         return _ran(key, got) if isinstance(got, Ended) else await self._not_run(key, got)
 
     @contextmanager
-    def _in_company(self) -> Generator[Company]:
-        # It belongs to the event loop of those who are in it, and goes with the last of them.
-        company = self._company = self._company or Company()
+    def _on_shift(self) -> Generator[_Shift]:
+        # It belongs to the event loop of those who are on it, and goes with the last of them.
+        shift = self._shift = self._shift or _Shift(self.worker)
         self._running += 1
         try:
-            yield company
+            yield shift
         finally:
             self._running -= 1
             if not self._running:
-                self._company = None
+                self._shift = None
 
     async def _not_run(self, key: str, got: Claims) -> JobRun:
         now = self.worker.clock()
@@ -76,3 +86,37 @@ class Errands:
 def _ran(key: str, ended: Ended) -> JobRun:
     outcome = JobOutcome.LOST if ended.status is None else JobOutcome.RAN
     return JobRun(key=key, outcome=outcome, status=ended.status, detail=ended.detail)
+
+
+class _Shift:
+    """Errands of the same time. Each runs in a task of its own; what they ask the ledger first, they ask together."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._run = Run(worker, worker.clock, worker.clock, lambda _: None, anyio.Event())
+        self._taking = {lane.type: Together(partial(self._take, lane), _MOST, self._give_back) for lane in worker.lanes}
+
+    async def run(self, lane: Lane, key: str, draining: anyio.Event) -> Ended | Claims:
+        """Run one job if it can be claimed right now; wait for nobody.
+
+        Returns:
+            What became of it; or what claiming answered, where the job was not to be had or was given back.
+        """
+        got = await self._taking[lane.type](key)
+        if isinstance(got, Claims):
+            return got
+        if got.ended is None:
+            await self._run.carry_out(got, draining)
+        return got.ended or Claims([got.claim])
+
+    async def _take(self, lane: Lane, keys: Sequence[str]) -> Mapping[str, Held | Claims]:
+        held, got = await self._run.take(lane, keys)
+        taken: dict[str, Held | Claims] = {each.job.dedup_key: each for each in held}
+        for key in keys:
+            if key not in taken:
+                # Until when others hold something is told of all that was asked for.
+                taken[key] = got if len(keys) == 1 else (await self._take(lane, [key]))[key]
+        return taken
+
+    async def _give_back(self, got: Held | Claims) -> None:
+        if isinstance(got, Held):
+            await self._run.give_back([got])

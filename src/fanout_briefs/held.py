@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 from attrs import define, evolve, field, frozen
 from attrs.validators import ge
 
 from fanout_briefs.model import Claim, Finish, FollowUp, Job, Progress
+from fanout_briefs.runs import Ended
 from fanout_briefs.screen import Cleared
 from fanout_briefs.timing import Retrying
 
@@ -30,16 +31,18 @@ class Held:
         is_running: Whether its handler has yet to return.
         is_suspect: Whether it waits for everything else to end, since workers that held it died.
         is_alone: Whether nothing else runs beside it.
+        ended: What came of it, once it has left these hands other than by being given back.
     """
 
     claim: Claim
-    _beat: Callable[[Sequence[Held]], Awaitable[Collection[str]]]
+    _record: Callable[[Held], Awaitable[bool]]
     lane: Lane
     cleared: Cleared | None = None
     progress: Progress | None = None
     is_running: bool = True
     is_suspect: bool = False
     is_alone: bool = False
+    ended: Ended | None = None
     scope: anyio.CancelScope = field(factory=anyio.CancelScope)
 
     @property
@@ -62,11 +65,11 @@ class Held:
         """
         before, self.progress = self.progress, progress
         try:
-            lost = await self._beat([self])
+            is_ours = await self._record(self)
         except BaseException:
             self.progress = before  # Whether or not it was recorded, the effect will not begin.
             raise
-        if lost:
+        if not is_ours:
             raise Lost
 
 

@@ -38,6 +38,7 @@ class Frequency(enum.StrEnum):
     """How often a brief comes."""
 
     DAILY = "daily"
+    """Every day."""
     WEEKDAYS = "weekdays"
     """Monday to Friday."""
     WEEKLY = "weekly"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import cast
 
 import anyio
@@ -33,14 +34,17 @@ from fanout_briefs.runs import Ended, RunReport, Tally
 from fanout_briefs.screen import Cleared, Screen
 from fanout_briefs.settled import Rejected, gather_settled, iter_settled
 from fanout_briefs.timing import FURTHEST
+from fanout_briefs.together import Together
 
-__all__ = ["Worker"]
+__all__ = ["Run", "Worker"]
 
 _log = logging.getLogger("fanout_briefs")
 _LONGEST_WAIT = 1.0
 """Seconds between looks at jobs that other workers hold; they may end long before their leases do."""
 _SHORTEST_WAIT = 1.0
 """Seconds that a job which asks to be tried later is put off at least; it may ask without end, but a run has one."""
+_MOST = 100
+"""Of how many jobs something is recorded with one statement."""
 _LEASE_ENDED = "the lease ended before the work did"
 
 
@@ -95,7 +99,7 @@ class Worker:
         def now() -> datetime:
             return due_by + max(self.clock() - begun, timedelta(0))
 
-        run = _Run(self, lambda: due_by, now, note, draining or anyio.Event(), key=key)
+        run = Run(self, lambda: due_by, now, note, draining or anyio.Event(), key=key)
         await run.to_the_end()
         return tally.report(due_by)
 
@@ -110,41 +114,19 @@ class Worker:
         Raises:
             Exception: As ``run`` does.
         """
-        await _Run(self, self.clock, self.clock, on_ended, draining, poll=poll).to_the_end()
+        await Run(self, self.clock, self.clock, on_ended, draining, poll=poll).to_the_end()
 
-    async def run_one(self, key: str, company: Company, draining: anyio.Event | None = None) -> Ended | Claims:
-        """Run one job if it can be claimed right now, by the wall clock; wait for nobody.
-
-        Args:
-            key: The job's ``dedup_key``.
-            company: What else runs in this process, which a suspect waits for to end.
-            draining: As for ``run``.
-
-        Returns:
-            What became of it; or what claiming answered, where the job was not to be had or was given back.
+    def lane_of(self, key: str) -> Lane:
+        """Give the lane in which a job is run.
 
         Raises:
             ValueError: No lane runs jobs of this type.
-            Exception: As ``run`` does.
         """
-        lanes = [lane for lane in self.lanes if key.startswith(f"{lane.type}:")]
-        if not lanes:
-            types = " or ".join(repr(lane.type) for lane in self.lanes)
-            raise ValueError(f"key={key!r}: is no job of {types}, which are what is run here")
-        ended: list[Ended] = []
-        run = _Run(
-            self,
-            self.clock,
-            self.clock,
-            ended.append,
-            draining or anyio.Event(),
-            lanes=lanes,
-            key=key,
-            company=company,
-            once=True,
-        )
-        await run.to_the_end()
-        return ended[0] if ended else run.got
+        for lane in self.lanes:
+            if key.startswith(f"{lane.type}:"):
+                return lane
+        types = " or ".join(repr(lane.type) for lane in self.lanes)
+        raise ValueError(f"key={key!r}: is no job of {types}, which are what is run here")
 
     async def take_back(self, job: Job, now: datetime) -> JobStatus | None:
         """Put back a job whose lease ended, or end it where running it again would be wrong.
@@ -152,7 +134,9 @@ class Worker:
         Returns:
             What it is now; None if it is held, waits behind another, or was taken up meanwhile.
         """
-        got = await self.work.claim(job.run_at, now=now, lease=self.lease, limit=1, types=[job.type], key=job.dedup_key)
+        got = await self.work.claim(
+            job.run_at, now=now, lease=self.lease, limit=1, types=[job.type], keys=[job.dedup_key]
+        )
         for claim in got.claims:
             finish = _last_word(claim.job, is_unsettled=self.is_unsettled(claim.job))
             if finish is None:
@@ -177,8 +161,8 @@ def _last_word(job: Job, *, is_unsettled: bool) -> Finish | None:
     return Finish(status=JobStatus.FAILED, error=error)
 
 
-class _Run:
-    """One call of ``run`` or ``serve``, and the claims in its hands.
+class Run:
+    """One call of ``run`` or ``serve``, or the errands of one time, and the claims in its hands.
 
     Args:
         worker: Whose.
@@ -186,10 +170,7 @@ class _Run:
         now: The present, on the timeline of ``due_by``; what is tried again is put off from here.
         on_ended: Told of every job that leaves its hands.
         draining: Once it is set, no further job is begun.
-        lanes: The lanes to run; None: all of the worker's.
         key: The one slot to run; None: all.
-        company: What runs in this process; None: only this run.
-        once: Claims once, and waits for nothing.
         poll: How often to look again when there is nothing to do; None ends the run then.
     """
 
@@ -201,17 +182,11 @@ class _Run:
         on_ended: Callable[[Ended], object],
         draining: anyio.Event,
         *,
-        lanes: Sequence[Lane] | None = None,
         key: str | None = None,
-        company: Company | None = None,
-        once: bool = False,
         poll: timedelta | None = None,
     ) -> None:
-        self.got = Claims([])  # What the latest claim answered.
         self._worker = worker
-        self._lanes = worker.lanes if lanes is None else lanes
-        self._company = company or Company()
-        self._once = once
+        self._company = Company()
         self._due_by = due_by
         self._now = now
         self._on_ended = on_ended
@@ -219,7 +194,8 @@ class _Run:
         self._key = key
         self._poll = poll
         self._held: dict[str, Held] = {}
-        self._types = {lane.type for lane in self._lanes}
+        self._recording = Together(self._record_these, _MOST, _nothing_to_give_up)
+        self._types = {lane.type for lane in worker.lanes}
         self._news: set[str] = set()  # Lanes that have to look again,
         self._idle: set[str] = set()  # and those that found nothing and wait for that.
         self._held_until: dict[str, datetime | None] = {}  # When the first lease of somebody else's ends, by type.
@@ -228,21 +204,81 @@ class _Run:
     async def to_the_end(self) -> None:
         failure: Exception | None = None
         async with anyio.create_task_group() as beside:
-            beside.start_soon(self._keep_beating)
-            beside.start_soon(self._wake_when_draining)
+            beside.start_soon(self._keep_beating, self._held)
+            beside.start_soon(self._wake_when, self._draining)
             try:
-                ended = await gather_settled(self._drain, self._lanes, limit=len(self._lanes))
+                ended = await gather_settled(self._drain, self._worker.lanes, limit=len(self._worker.lanes))
                 failure = next((lane.error for lane in ended if isinstance(lane, Rejected)), None)
             finally:
-                await self._release()
-                self._company.held.difference_update(self._held.values())
-                self._wake()
+                await self.give_back(tuple(self._held.values()))
                 beside.cancel_scope.cancel()
         if failure is not None:
             raise failure
 
-    async def _wake_when_draining(self) -> None:
-        await self._draining.wait()
+    # errands, each in the task of whoever asks for it ------------------------------------------------
+
+    async def take(self, lane: Lane, keys: Collection[str]) -> tuple[Sequence[Held], Claims]:
+        """Claim those of these jobs that are to be had, and decide again about them.
+
+        Returns:
+            What was claimed, of which some have ended already; and what claiming answered.
+
+        Raises:
+            Exception: What the storage raises; what was claimed is given back first where that works.
+        """
+        async with self._company.solo:
+            pass  # While a suspect runs, nothing else is begun.
+        held, got = await self._claim(lane, len(keys), keys)
+        try:
+            await self._screened(held)
+        except BaseException:
+            await self.give_back(held)
+            raise
+        return held, got
+
+    async def carry_out(self, held: Held, draining: anyio.Event) -> None:
+        """Run a job that was taken, and hand in the result; where ``draining`` is set before it begins, give it back.
+
+        Raises:
+            Exception: What the storage raises; the job is given back first where that works.
+        """
+        failure: Exception | None = None
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(self._keep_beating, {held.job.dedup_key: held})
+            if held.is_suspect:
+                beside.start_soon(self._wake_when, draining)
+            try:
+                (outcome,) = await gather_settled(partial(self._begin, draining), [held], limit=1)
+                if isinstance(outcome, Rejected):
+                    await self._broken(held, outcome.error)
+            except Exception as error:
+                failure = error
+            finally:
+                await self.give_back([held])
+                beside.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _begin(self, draining: anyio.Event, held: Held) -> None:
+        if not held.is_suspect:
+            if not draining.is_set():
+                await self._run_one(held)
+            return
+        async with self._company.solo:
+            if await self._is_left_alone(held, draining) and not draining.is_set():
+                await self._run_one(held)
+
+    async def give_back(self, held: Collection[Held]) -> None:
+        """Release those of these that are in hand still."""
+        ours = [each for each in held if self._is_in_hand(each)]
+        await self._release(ours)
+        for each in ours:
+            del self._held[each.job.dedup_key]
+        self._company.held.difference_update(held)
+        self._wake()
+
+    async def _wake_when(self, draining: anyio.Event) -> None:
+        await draining.wait()
         self._wake()
 
     async def _drain(self, lane: Lane) -> None:
@@ -273,10 +309,10 @@ class _Run:
 
     # leases ------------------------------------------------------------------------------------------
 
-    async def _keep_beating(self) -> None:
+    async def _keep_beating(self, hands: Mapping[str, Held]) -> None:
         while True:
             await anyio.sleep(self._worker.lease.total_seconds() / 3)
-            held = list(self._held.values())
+            held = list(hands.values())
             try:
                 lost = await self._beat(held) if held else ()
             except Exception:
@@ -294,9 +330,22 @@ class _Run:
             each.claim = evolve(each.claim, until=until)
         return lost
 
-    async def _release(self) -> None:
+    async def _record(self, held: Held) -> bool:
+        """Commit the progress of a job, with those of others that are to be at the same time; False if it was lost."""
+        key = held.job.dedup_key
+        # Whoever took it again meanwhile, in this very process, may be the one of whom it was recorded.
+        return self._is_in_hand(held) and await self._recording(key) and self._is_in_hand(held)
+
+    def _is_in_hand(self, held: Held) -> bool:
+        return self._held.get(held.job.dedup_key) is held
+
+    async def _record_these(self, keys: Sequence[str]) -> Mapping[str, bool]:
+        lost = await self._beat([self._held[key] for key in keys if key in self._held])
+        return {key: key in self._held and key not in lost for key in keys}
+
+    async def _release(self, held: Collection[Held]) -> None:
         """Give back what was not finished, except mails that may have left; those wait for their lease to end."""
-        claims = [each.claim for each in self._held.values() if not self._is_unsettled(each)]
+        claims = [each.claim for each in held if not self._is_unsettled(each)]
         if not claims:
             return
         with anyio.move_on_after(self._worker.lease.total_seconds(), shield=True):
@@ -315,42 +364,39 @@ class _Run:
         while not self._is_stopping:
             async with self._company.solo:
                 pass  # While a suspect runs, nothing else is begun.
-            held = await self._claim(lane)
+            held, _ = await self._claim(lane, lane.concurrency, None if self._key is None else [self._key])
             runnable = await self._screened(held)
-            for each in runnable:
-                each.is_suspect = each.job.attempts > lane.retrying.attempts
-            self._wake()  # A suspect of another lane may wait for all others to be known as such.
             for each in runnable:
                 if not each.is_suspect:
                     yield each
             for each in runnable:
                 if each.is_suspect:
                     async with self._company.solo:
-                        if await self._is_left_alone(each):
+                        if await self._is_left_alone(each, self._draining):
                             yield each
                             await self._until_done(each)
-            if self._once or (not held and not await self._is_there_more(lane)):
+            if not held and not await self._is_there_more(lane):
                 return
 
-    async def _claim(self, lane: Lane) -> Sequence[Held]:
+    async def _claim(self, lane: Lane, limit: int, keys: Collection[str] | None) -> tuple[Sequence[Held], Claims]:
         self._news.discard(lane.type)
         self._company.claiming += 1
         try:
-            self.got = await self._worker.work.claim(
+            got = await self._worker.work.claim(
                 self._due_by(),
                 now=self._worker.clock(),
                 lease=self._worker.lease,
-                limit=lane.concurrency,
+                limit=limit,
                 types=[lane.type],
-                key=self._key,
+                keys=keys,
             )
-            self._held_until[lane.type] = self.got.held_until
-            held = [Held(claim, self._beat, lane, progress=claim.job.progress) for claim in self.got.claims]
+            self._held_until[lane.type] = got.held_until
+            held = [Held(claim, self._record, lane, progress=claim.job.progress) for claim in got.claims]
             for each in held:
                 self._take(each)
         finally:
             self._company.claiming -= 1
-        return held
+        return held, got
 
     async def _is_there_more(self, lane: Lane) -> bool:
         """Wait until this lane should look again; False once nobody is left who could bring it work."""
@@ -383,9 +429,9 @@ class _Run:
     def _wake(self) -> None:
         self._company.wake()
 
-    async def _is_left_alone(self, held: Held) -> bool:
+    async def _is_left_alone(self, held: Held, draining: anyio.Event) -> bool:
         """Wait until nothing else runs, and put that on record before this job does; False if it was lost by then."""
-        while not self._company.is_suspect_alone and not self._is_stopping:
+        while not self._company.is_suspect_alone and not (self._is_broken or draining.is_set()):
             await self._company.stirred.wait()
         held.is_alone, held.is_suspect = True, False
         if not await self._beat([held]):
@@ -394,7 +440,7 @@ class _Run:
         return False
 
     async def _until_done(self, held: Held) -> None:
-        while self._held.get(held.job.dedup_key) is held and not self._is_stopping:
+        while self._is_in_hand(held) and not self._is_stopping:
             await self._company.stirred.wait()
 
     def _take(self, held: Held) -> None:
@@ -415,11 +461,11 @@ class _Run:
                 runnable.append(each)
             else:
                 await self._end(each, finish)
-        if not runnable:
-            return runnable
         judged: Mapping[str, Cleared | Refusal | Exception]
         try:
-            judged = await self._worker.screen.judge([each.job for each in runnable], self._due_by())
+            judged = (
+                await self._worker.screen.judge([each.job for each in runnable], self._due_by()) if runnable else {}
+            )
         except Exception as error:
             judged = {each.job.dedup_key: error for each in runnable}
         for each in tuple(runnable):
@@ -429,6 +475,9 @@ class _Run:
             else:
                 runnable.remove(each)
                 await self._refuse(each, judgement)
+        for each in runnable:
+            each.is_suspect = each.job.attempts > each.lane.retrying.attempts
+        self._wake()  # A suspect of another lane may wait for all others to be known as such.
         return runnable
 
     async def _refuse(self, held: Held, refusal: Refusal | Exception) -> None:
@@ -493,13 +542,18 @@ class _Run:
     def _ended(
         self, held: Held, status: JobStatus | None, detail: str | None = None, brief: Brief | None = None
     ) -> None:
-        if self._held.get(held.job.dedup_key) is held:
+        if self._is_in_hand(held):
             del self._held[held.job.dedup_key]
             self._company.held.discard(held)
         self._stir({held.job.type})
         if status is None:
             brief, detail = None, _LEASE_ENDED
-        self._on_ended(Ended(job=held.job, status=status, brief=brief, detail=detail))
+        held.ended = Ended(job=held.job, status=status, brief=brief, detail=detail)
+        self._on_ended(held.ended)
+
+
+async def _nothing_to_give_up(_: bool) -> None:
+    """What was recorded of somebody who was cancelled meanwhile does no harm."""
 
 
 def _text_of(error: Exception) -> str:

@@ -3,7 +3,7 @@
 import os
 
 from celery import Celery
-from engine_app import make
+from engine_app import GRACE, make
 
 from fanout_briefs.adapters.celery import CeleryDispatcher, add_tasks
 
@@ -16,4 +16,4 @@ app.conf.worker_enable_remote_control = False
 app.conf.broker_connection_retry_on_startup = True
 dispatcher = CeleryDispatcher(app)
 briefs = make(dispatcher, None)
-add_tasks(app, briefs, dispatcher, every=None)
+add_tasks(app, briefs, dispatcher, every=None, grace=GRACE)

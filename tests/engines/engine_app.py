@@ -19,6 +19,8 @@ DSN = os.environ["ENGINE_DSN"]
 SCHEMA = os.environ["ENGINE_SCHEMA"]
 FOLDER = Path(os.environ["ENGINE_FOLDER"])
 LEASE = timedelta(seconds=float(os.environ.get("ENGINE_LEASE", "3")))
+GRACE = timedelta(seconds=1)
+"""How long a worker that is told to stop may go on with what it runs."""
 SMTP = int(os.environ.get("ENGINE_SMTP", "0"))
 """The port of a mail server; 0: a provider that honours keys."""
 TAKES = float(os.environ.get("ENGINE_TAKES", "0.005"))

@@ -118,6 +118,11 @@ class Scene:
         """Wait until somebody stands still there, and give its process."""
         return int(self.until(lambda: [pid for name, pid in self.lines("holding") if name == user])[0])
 
+    def worker_of(self, pid: int) -> subprocess.Popen[bytes]:
+        """Give the worker that this process is, or is of."""
+        parent = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        return next(worker for worker in self.workers if worker.pid in (pid, parent))
+
     # workers -----------------------------------------------------------------------------------------
 
     def start(self, count: int = 1) -> None:
@@ -174,7 +179,7 @@ class Scene:
     def has_ended(self, slots: int) -> bool:
         return self.ended() == slots
 
-    def until(self, look: Callable[[], Any], *, keeping: int = 0, within: float = GUARD) -> Any:
+    def until(self, look: Callable[[], Any], *, keeping: int = 0, within: float = GUARD, every: float = 0.05) -> Any:
         """Look again and again until there is something, and give that; meanwhile keep so many workers."""
         end = time.monotonic() + within
         while not (found := look()):
@@ -182,7 +187,7 @@ class Scene:
             if keeping:
                 self.keep(keeping)
             assert any(worker.poll() is None for worker in self.workers), self.output()
-            time.sleep(0.05)
+            time.sleep(every)
         return found
 
     def output(self) -> str:

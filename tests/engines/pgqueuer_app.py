@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import psycopg
-from engine_app import DSN, SCHEMA, make
+from engine_app import DSN, GRACE, SCHEMA, make
 from pgqueuer import PgQueuer
 
 from fanout_briefs.adapters.pgqueuer import PgQueuerDispatcher, carrying
@@ -18,6 +18,6 @@ briefs = make(dispatcher, dispatcher.within)
 async def main() -> AsyncGenerator[PgQueuer]:
     async with (
         await psycopg.AsyncConnection.connect(os.environ["PGDSN"], autocommit=True) as connection,
-        carrying(PgQueuer.from_psycopg_connection(connection), briefs, every=None) as worker,
+        carrying(PgQueuer.from_psycopg_connection(connection), briefs, every=None, grace=GRACE) as worker,
     ):
         yield worker

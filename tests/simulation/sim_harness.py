@@ -146,7 +146,7 @@ class Indexed(Frail):
 
     async def claim(self, due_by: datetime, **more: Any) -> Claims:
         limit, types = more.pop("limit"), more["types"]
-        assert more.pop("key", None) is None, "the simulated world asks for no single slot"
+        assert more.pop("keys", None) is None, "the simulated world asks for no single slot"
         self._sky.must_not("run", self._sky.weather.claims_fail, "nothing can be claimed")
         due = [job for job in self._live.values() if job.run_at <= due_by and job.type in types]
         due.sort(key=lambda job: (job.run_at, job.occurrence.deliver_at))
@@ -154,7 +154,7 @@ class Indexed(Frail):
         for job in due:
             if len(claims) == limit:
                 break
-            got = await self._storage.claim(due_by, limit=1, key=job.dedup_key, **more)
+            got = await self._storage.claim(due_by, limit=1, keys=[job.dedup_key], **more)
             claims += got.claims
         return Claims(claims)
 

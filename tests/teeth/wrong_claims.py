@@ -135,8 +135,8 @@ CLAIMING = [
     Wrong(
         "claims by a key whatever the type",
         {
-            "for slot in self._asked(key) if slot.job.type in open_types]": (
-                "for slot in self._asked(key) if key or slot.job.type in open_types]"
+            "for slot in self._asked(keys) if slot.job.type in open_types]": (
+                "for slot in self._asked(keys) if keys or slot.job.type in open_types]"
             )
         },
         fails=(
@@ -300,7 +300,7 @@ CLAIMING = [
     Wrong("waits for leases of what is not due", {HELD: "end > now]"}, fails=("work.claim.held-until",)),
     Wrong(
         "waits for leases of any type",
-        {"        held = [end for slot in asked": "        held = [end for slot in self._asked(key)"},
+        {"        held = [end for slot in asked": "        held = [end for slot in self._asked(keys)"},
         fails=(
             "work.claim.held-until",
             "pausing.pause.no-lease-to-wait-for",

@@ -6,7 +6,7 @@ from wrong import Wrong
 
 OPEN = "open_types = set(types) - self._paused.keys()"
 
-IN_TYPES = "asked = [slot for slot in self._asked(key) if slot.job.type in open_types]"
+IN_TYPES = "asked = [slot for slot in self._asked(keys) if slot.job.type in open_types]"
 
 PAUSED = "if outcome is Enqueued.PAUSED:\n"
 
@@ -44,14 +44,14 @@ PAUSING = [
     Wrong(
         "takes over what is paused",
         {
-            IN_TYPES: "asked = [slot for slot in self._asked(key) if slot.job.type in (types if slot.until else open_types)]"
+            IN_TYPES: "asked = [slot for slot in self._asked(keys) if slot.job.type in (types if slot.until else open_types)]"
         },
         fails=("pausing.pause.nor-expired-leases", "pausing.pause.no-lease-to-wait-for"),
     ),
     Wrong(
         "waits for leases of what is paused",
         {
-            "        held = [end for slot in asked": "        held = [end for slot in self._asked(key) if slot.job.type in types"
+            "        held = [end for slot in asked": "        held = [end for slot in self._asked(keys) if slot.job.type in types"
         },
         fails=("pausing.pause.no-lease-to-wait-for",),
     ),

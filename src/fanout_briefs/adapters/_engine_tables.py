@@ -40,18 +40,25 @@ class Tables:
             cursor = psycopg.Cursor(connection, row_factory=tuple_row)
             # Read and set in one; the engine's own functions and triggers name their tables without a schema.
             ((before, _),) = cursor.execute(_LOOK_IN, (quoted(self.schema),)).fetchall()
-            try:
+            with self.known():
                 yield cursor
-            except (
-                psycopg.errors.UndefinedTable,
-                psycopg.errors.UndefinedFunction,
-                psycopg.errors.UndefinedObject,
-            ) as e:
-                raise StorageUnavailable(
-                    f"{self.engine} has no tables in schema {self.schema!r} of this database: run `{self.install}`, or "
-                    "give schema= where they are"
-                ) from e
             cursor.execute("SELECT set_config('search_path', %s, true)", (before,))
+
+    @contextmanager
+    def known(self) -> Generator[None]:
+        """Say what to do where the tables are missing."""
+        try:
+            yield
+        except (
+            psycopg.errors.InvalidSchemaName,
+            psycopg.errors.UndefinedTable,
+            psycopg.errors.UndefinedFunction,
+            psycopg.errors.UndefinedObject,
+        ) as e:
+            raise StorageUnavailable(
+                f"{self.engine} has no tables in schema {self.schema!r} of this database: run `{self.install}`, or "
+                "give schema= where they are"
+            ) from e
 
     async def in_thread(self, work: Callable[[psycopg.Connection[Any]], None]) -> None:
         """Do work on a connection of its own, in a thread that is never abandoned."""

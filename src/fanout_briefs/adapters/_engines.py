@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Final, Protocol
 
+import anyio
+
 from fanout_briefs.engine import JobRun
 from fanout_briefs.model import JobRef
 
@@ -34,7 +36,7 @@ class JobRunner(Protocol):
         """The types of its jobs."""
         ...
 
-    async def run_job(self, key: str) -> JobRun:
+    async def run_job(self, key: str, *, draining: anyio.Event | None = None) -> JobRun:
         """Run one job, or say why not."""
         ...
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
 
 try:
+    from billiard import active_children
     from celery import Celery, signals
     from kombu.exceptions import OperationalError
 except ModuleNotFoundError as missing:
@@ -25,7 +28,7 @@ from anyio import to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from fanout_briefs.adapters._engines import JobRunner, Opener, distinct
-from fanout_briefs.engine import DispatcherPowers
+from fanout_briefs.engine import DispatcherPowers, JobOutcome
 from fanout_briefs.model import JobRef
 
 __all__ = ["CeleryDispatcher", "add_tasks"]
@@ -130,6 +133,7 @@ def add_tasks(
     dispatcher: CeleryDispatcher,
     *,
     every: timedelta | None = timedelta(minutes=5),
+    grace: timedelta = timedelta(seconds=10),
 ) -> None:
     """Give an app the tasks that run these briefs; then start ``celery -A ... worker`` and ``celery -A ... beat``.
 
@@ -142,6 +146,8 @@ def add_tasks(
         briefs: What to run. They are opened in each process of a worker, once it is forked, until it ends.
         dispatcher: The one of the briefs.
         every: How often a beat plans; None leaves that to others.
+        grace: How long running jobs may take to finish once a worker is told to stop. The rest is given back then, and
+            another worker runs it at once; Celery itself waits for it, however long that takes.
     """
     process = _Process(briefs)
 
@@ -149,7 +155,12 @@ def add_tasks(
         # A worker that dies is replaced; the ledger lets what it had in hand be run again when its lease has ended.
         @app.task(name=_task_name(kind), acks_late=True, reject_on_worker_lost=True, ignore_result=True, shared=False)
         def run_job(key: str) -> str:
-            return process.call(partial(_run_job, briefs, dispatcher, kind, key))
+            try:
+                return process.call(partial(_run_job, briefs, dispatcher, kind, key))
+            except CancelledError:
+                if process.is_draining:
+                    return JobOutcome.RELEASED  # The ledger has handed it over anew.
+                raise
 
     for kind in briefs.job_types:
         add(kind)
@@ -163,10 +174,14 @@ def add_tasks(
     def end(**_: Any) -> None:
         process.end()
 
+    def drain(**_: Any) -> None:
+        process.drain(grace)
+
     for signal, receiver in (
         (signals.worker_process_init, begin),
         (signals.worker_process_shutdown, end),
         (signals.worker_shutdown, end),  # Of threads, which have no process of their own.
+        (signals.worker_shutting_down, drain),
         (signals.beat_init, serve),
     ):
         signal.connect(receiver, weak=False)
@@ -181,6 +196,8 @@ class _Process:
         self._lock = threading.Lock()
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
+        self._running: set[Future[Any]] = set()
+        self._is_draining = False
 
     def begin(self) -> None:
         """Have the briefs opened, without waiting: Celery ends a process that is not ready in four seconds."""
@@ -195,10 +212,31 @@ class _Process:
     def call(self, run: Callable[[], Awaitable[_T]]) -> _T:
         """Run something there, and wait for it. It is cancelled if waiting is: by a time limit, or by the worker's end."""
         running = self._begun().start_task_soon(self._in_opened, run)
+        self._running.add(running)
         try:
             return running.result()
         finally:
+            self._running.discard(running)
             running.cancel()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether what still runs is being given back."""
+        return self._is_draining
+
+    def drain(self, grace: timedelta) -> None:
+        """Give back what still runs after this time, here or in processes that were forked from this one."""
+
+        def give_back() -> None:
+            time.sleep(grace.total_seconds())
+            self._is_draining = True
+            for running in tuple(self._running):
+                running.cancel()
+            # A process of the pool that is told to stop gives back what it runs; those that run nothing have ended.
+            for child in active_children():
+                child.terminate()
+
+        threading.Thread(target=give_back, name="fanout_briefs gives back", daemon=True).start()
 
     async def _in_opened(self, run: Callable[[], Awaitable[_T]]) -> _T:
         await self._opener.open()

@@ -5,21 +5,25 @@ Each job type is an entrypoint. A message holds a key and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 try:
     import psycopg
     from pgqueuer import PgQueuer
+    from pgqueuer.adapters.persistence.qb import QueryQueueBuilder
+    from pgqueuer.domain.settings import DBSettings
     from pgqueuer.errors import RetryRequested
     from pgqueuer.models import Job
+    from pgqueuer.ports.driver import SyncDriver
     from pgqueuer.queries import SyncQueries
 except ModuleNotFoundError as missing:
     raise ImportError("PgQueuerDispatcher needs PgQueuer: pip install 'fanout-briefs[pgqueuer]'") from missing
 
 import anyio
+import anyio.lowlevel
 from attrs import frozen
 from psycopg.rows import dict_row
 
@@ -48,6 +52,7 @@ class PgQueuerDispatcher:
     def __init__(self, dsn: str, *, schema: str = "public", priorities: Mapping[str, int] | None = None) -> None:
         self._tables = Tables(engine="PgQueuer", install="pgq install", dsn=dsn, schema=schema)
         self._priorities = dict(priorities or {})
+        self._builder = QueryQueueBuilder(settings=DBSettings(db_schema=schema))
 
     def within(self, connection: psycopg.Connection[Any], jobs: Sequence[JobRef]) -> None:
         """Hand over jobs in the transaction of this connection; what waits there already is left as it is.
@@ -56,10 +61,11 @@ class PgQueuerDispatcher:
             StorageUnavailable: PgQueuer's tables are missing.
             psycopg.Error: What the server says.
         """
-        for chunk in distinct(jobs):
-            with self._tables.on(connection) as cursor:
-                ((now,),) = cursor.execute("SELECT now()").fetchall()
-                SyncQueries(_Joined(connection)).enqueue(
+        queries = self._queries(connection)
+        with self._tables.known():
+            for chunk in distinct(jobs):
+                now = _now(queries.driver, chunk)
+                queries.enqueue(
                     [job.type for job in chunk],
                     [job.dedup_key.encode() for job in chunk],
                     [self._priorities.get(job.type, 0) + job.again for job in chunk],
@@ -68,15 +74,18 @@ class PgQueuerDispatcher:
                     on_conflict="skip",
                 )
 
+    def _queries(self, connection: psycopg.Connection[Any]) -> SyncQueries:
+        return SyncQueries(_Joined(connection), self._builder)
+
     async def dispatch(self, jobs: Sequence[JobRef]) -> None:
         await self._tables.in_thread(lambda connection: self.within(connection, jobs))
 
     async def cancel(self, jobs: Sequence[JobRef]) -> None:
         def cancel(connection: psycopg.Connection[Any]) -> None:
-            queries = SyncQueries(_Joined(connection))
+            queries = self._queries(connection)
             waiting = f"SELECT id FROM {queries.qbq.qualified.queue_table} WHERE dedupe_key = ANY($1) AND status = 'queued' FOR UPDATE"  # noqa: S608  # the engine's own name
             for chunk in distinct(jobs):
-                with self._tables.on(connection):
+                with connection.transaction(), self._tables.known():
                     ids = [row["id"] for row in queries.driver.fetch(waiting, [job.id for job in chunk])]
                     _Joined(connection).execute(
                         queries.qbq.build_log_job_query(), ids, ["canceled"] * len(ids), [None] * len(ids)
@@ -101,6 +110,15 @@ class _Joined:
         return psycopg.RawCursor(self.connection, row_factory=dict_row).execute(query.encode(), args or None)
 
 
+def _now(driver: SyncDriver, jobs: Sequence[JobRef]) -> datetime:
+    """Give the server's present, which times are told from, or where all are due by ours, that."""
+    here = datetime.now(UTC)
+    if all(job.run_at <= here for job in jobs):
+        return here
+    ((now,),) = (row.values() for row in driver.fetch("SELECT now()"))
+    return now
+
+
 @asynccontextmanager
 async def carrying(
     pgq: PgQueuer,
@@ -108,21 +126,27 @@ async def carrying(
     *,
     every: timedelta | None = timedelta(minutes=5),
     concurrency_limits: Mapping[str, int] | None = None,
+    grace: timedelta = timedelta(seconds=10),
 ) -> AsyncGenerator[PgQueuer]:
     """Have a worker of PgQueuer run these briefs, plan them, and put right what dead workers left.
 
     Use it in the factory that ``pgq run`` is given; then that is all that is to be started, on any number of machines.
+    Told to stop, it begins nothing more, lets what runs finish within ``grace``, and gives the rest back, which another
+    worker then runs at once.
 
     Args:
         pgq: The worker.
         briefs: What to run; open while this is entered.
         every: How often to plan; None leaves that to others.
         concurrency_limits: By job type, how many run at once in all workers together; without it as many as they take.
+        grace: How long running jobs may take to finish once the worker is told to stop.
     """
+    stopping = _Stopping(pgq, grace)
 
     async def run(job: Job) -> None:
-        run = await briefs.run_job((job.payload or b"").decode())
-        if run.outcome is JobOutcome.RELEASED:
+        with stopping.scope() as scope:
+            run = await briefs.run_job((job.payload or b"").decode(), draining=stopping.draining)
+        if scope.cancelled_caught or run.outcome is JobOutcome.RELEASED:
             raise RetryRequested
         if run.again_at is not None:
             raise RetryRequested(max(run.again_at - datetime.now(UTC), timedelta(0)), f"{run.outcome}")
@@ -136,5 +160,38 @@ async def carrying(
             await briefs.serve(every=every, work=False)
 
         tasks.start_soon(serve)
+        tasks.start_soon(stopping.watch)
         yield pgq
         tasks.cancel_scope.cancel()
+
+
+class _Stopping:
+    """Ends what a worker runs some time after it was told to stop; by itself PgQueuer waits for it, however long."""
+
+    def __init__(self, pgq: PgQueuer, grace: timedelta) -> None:
+        self.draining = anyio.Event()
+        self._pgq = pgq
+        self._grace = grace.total_seconds()
+        self._has_begun = anyio.Event()
+        self._scopes: set[anyio.CancelScope] = set()
+
+    @contextmanager
+    def scope(self) -> Generator[anyio.CancelScope]:
+        self._has_begun.set()
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                self._scopes.discard(scope)
+
+    async def watch(self) -> None:
+        # The worker's event takes the place of this one's only after the factory has given it; by its first job it has.
+        await self._has_begun.wait()
+        await self._pgq.shutdown.wait()
+        self.draining.set()
+        await anyio.sleep(self._grace)
+        while self._scopes:
+            for scope in tuple(self._scopes):
+                scope.cancel()
+            await anyio.lowlevel.checkpoint()

@@ -13,6 +13,7 @@ from typing import Any, Final
 try:
     import procrastinate
     import psycopg
+    from psycopg.rows import tuple_row
 except ModuleNotFoundError as missing:
     raise ImportError(
         "ProcrastinateDispatcher needs Procrastinate: pip install 'fanout-briefs[procrastinate]'"
@@ -20,6 +21,7 @@ except ModuleNotFoundError as missing:
 
 from fanout_briefs.adapters._engine_tables import Tables
 from fanout_briefs.adapters._engines import JobRunner, Opener, distinct, dividing_a_minute
+from fanout_briefs.adapters.postgres_schema import quoted
 from fanout_briefs.engine import DispatcherPowers
 from fanout_briefs.model import JobRef
 
@@ -48,27 +50,29 @@ class ProcrastinateDispatcher:
             engine="Procrastinate", install="procrastinate --app=... schema --apply", dsn=dsn, schema=schema
         )
         self._priorities = dict(priorities or {})
+        self._defer = _DEFER.replace("@", f"{quoted(schema).replace('%', '%%')}.").encode()
 
     def within(self, connection: psycopg.Connection[Any], jobs: Sequence[JobRef]) -> None:
         """Hand over jobs in the transaction of this connection; what waits there already is left as it is.
 
         Raises:
             StorageUnavailable: Procrastinate's tables are missing.
-            psycopg.Error: What the server says.
+            psycopg.errors.SerializationFailure: Somebody hands over the same at this moment; try the transaction again, as
+                the ledger does.
+            psycopg.Error: What else the server says.
         """
-        for chunk in distinct(jobs):
-            for tries_left in reversed(range(_TRIES)):
+        cursor = psycopg.Cursor(connection, row_factory=tuple_row)
+        with self._tables.known():
+            for chunk in distinct(jobs):
                 try:
-                    with self._tables.on(connection) as cursor:
-                        cursor.execute(_DEFER, self._columns(chunk), binary=True)
-                    break
-                except psycopg.errors.UniqueViolation:
-                    # Somebody who reconciles has just handed over the same; the next look sees it.
-                    if not tries_left:
-                        raise
+                    cursor.execute(self._defer, self._columns(chunk), binary=True)
+                except psycopg.errors.UniqueViolation as e:
+                    # Somebody who reconciles has just handed over the same; whoever begins anew sees it.
+                    raise psycopg.errors.SerializationFailure(f"{e}; try the transaction again") from e
 
-    def _columns(self, jobs: Sequence[JobRef]) -> dict[str, list[Any]]:
+    def _columns(self, jobs: Sequence[JobRef]) -> dict[str, Any]:
         return {
+            "path": f"{quoted(self._tables.schema)}, pg_temp",
             "ids": [job.id for job in jobs],
             "types": [job.type for job in jobs],
             "keys": [job.dedup_key for job in jobs],
@@ -77,7 +81,16 @@ class ProcrastinateDispatcher:
         }
 
     async def dispatch(self, jobs: Sequence[JobRef]) -> None:
-        await self._tables.in_thread(lambda connection: self.within(connection, jobs))
+        def dispatch(connection: psycopg.Connection[Any]) -> None:
+            for tries_left in reversed(range(_TRIES)):
+                try:
+                    self.within(connection, jobs)
+                    break
+                except psycopg.errors.SerializationFailure:
+                    if not tries_left:
+                        raise
+
+        await self._tables.in_thread(dispatch)
 
     async def cancel(self, jobs: Sequence[JobRef]) -> None:
         def cancel(connection: psycopg.Connection[Any]) -> None:
@@ -104,18 +117,24 @@ class ProcrastinateDispatcher:
 
 # Procrastinate's own bulk call takes its connections from an asynchronous app and refuses a whole batch for one
 # duplicate. So this calls the function beneath it, whose version is in its name, with what does not wait already.
+# The function and the triggers name their tables without a schema, so these are looked in while it runs, and no longer:
+# all in one statement, for one is sent with each brief.
 _DEFER: Final = """
-WITH asked AS (
+WITH path AS MATERIALIZED (
+    SELECT current_setting('search_path') AS before, set_config('search_path', %(path)b, true) AS now
+), asked AS (
     SELECT * FROM unnest(
         %(ids)b::text[], %(types)b::text[], %(keys)b::text[], %(times)b::timestamptz[], %(priorities)b::int[]
     ) WITH ORDINALITY AS asked (id, type, key, run_at, priority, place)
+), deferred AS MATERIALIZED (
+    SELECT @procrastinate_defer_jobs_v1(array_agg(ROW(
+        type, 'fanout_briefs.' || type, priority, NULL, id, jsonb_build_object('key', key), run_at
+    )::@procrastinate_job_to_defer_v1 ORDER BY place))
+    FROM asked JOIN path ON path.now IS NOT NULL
+    WHERE NOT EXISTS (SELECT FROM @procrastinate_jobs AS job WHERE job.queueing_lock = asked.id AND job.status = 'todo')
+    HAVING count(*) > 0
 )
-SELECT procrastinate_defer_jobs_v1(array_agg(ROW(
-    type, 'fanout_briefs.' || type, priority, NULL, id, jsonb_build_object('key', key), run_at
-)::procrastinate_job_to_defer_v1 ORDER BY place))
-FROM asked
-WHERE NOT EXISTS (SELECT FROM procrastinate_jobs AS job WHERE job.queueing_lock = asked.id AND job.status = 'todo')
-HAVING count(*) > 0
+SELECT set_config('search_path', path.before, true) FROM path, (SELECT count(*) FROM deferred) AS done
 """
 _CANCEL: Final = """
 SELECT procrastinate_cancel_job_v1(job.id, false, true)

@@ -19,18 +19,6 @@ from typing import Any, Final, Literal, Self, TypeVar
 from attrs import evolve
 
 from fanout_briefs.adapters import sqlite_statements as sql
-from fanout_briefs.adapters._rules import (
-    TRANSITIONS,
-    check_finish,
-    check_limit,
-    check_new,
-    enqueued,
-    is_storable,
-    not_open,
-    readable,
-    storable,
-    utc,
-)
 from fanout_briefs.adapters.sqlite_connection import Database, Session, Unit
 from fanout_briefs.encoding import decode_brief
 from fanout_briefs.model import (
@@ -46,8 +34,21 @@ from fanout_briefs.model import (
     Overview,
     Page,
     Preference,
+    Scheduled,
     ScheduleFields,
     SkipReason,
+)
+from fanout_briefs.rules import (
+    TRANSITIONS,
+    check_finish,
+    check_limit,
+    check_new,
+    enqueued,
+    is_storable,
+    not_open,
+    readable,
+    storable,
+    utc,
 )
 
 __all__ = ["SqlitePreferences", "SqliteStorage"]
@@ -183,7 +184,7 @@ class SqliteStorage:
         lease: timedelta,
         limit: int,
         types: Collection[str],
-        key: str | None = None,
+        keys: Collection[str] | None = None,
     ) -> Claims:
         writer = self._open_session().writer
         check_limit(limit)
@@ -193,7 +194,7 @@ class SqliteStorage:
             "now": sql.micros(now),
             "until": sql.micros(until),
             "limit": limit,
-            "key": key,
+            "keys": None if keys is None else sql.array(keys),
         }
         rows, held_until = await writer.write(partial(_claim, values=values, types=sorted(set(types))))
         return Claims([_to_claim(row, until) for row in rows], None if held_until is None else sql.instant(held_until))
@@ -289,15 +290,16 @@ class SqlitePreferences:
         rows = await self._session().reader.read(_all(sql.SCHEDULES, ()))
         return {schedule: sql.to_schedule(schedule) for (schedule,) in rows}
 
-    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
+    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Scheduled]:
         reader = self._session().reader
         check_limit(limit)
         last, after = ("", "") if cursor is None else json.loads(cursor)
         wanted = sorted(schedule for schedule in set(schedules) if schedule >= last and is_storable(schedule))
         asked = {schedule: after if schedule == last else "" for schedule in wanted}
-        rows = await reader.read(partial(_preferences_for, asked=asked, limit=limit + 1))
-        items = [row for _, row in rows[:limit]]
-        return Page(items, json.dumps([rows[limit - 1][0], items[-1].user_id]) if len(rows) > limit else None)
+        people = await reader.read(partial(_scheduled, asked=asked, limit=limit + 1))
+        items = people[:limit]
+        is_last = len(people) <= limit
+        return Page(items, None if is_last else json.dumps([items[-1].schedule, items[-1].user_id]))
 
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
         rows = await self._session().reader.read(_preferences(sql.PREFERENCES, (sql.array(user_ids),)))
@@ -329,12 +331,12 @@ def _preferences(statement: str, values: Any) -> Unit[list[Preference]]:
     return lambda connection: [sql.to_preference(row) for row in connection.execute(statement, values)]
 
 
-def _preferences_for(connection: Connection, asked: Mapping[str, str], limit: int) -> list[tuple[str, Preference]]:
-    """Give active preferences beside their schedules, of each schedule those after a user; all in one unit of work."""
-    found: list[tuple[str, Preference]] = []
+def _scheduled(connection: Connection, asked: Mapping[str, str], limit: int) -> list[Scheduled]:
+    """Give who has these schedules, of each those after a user; all in one unit of work."""
+    found: list[Scheduled] = []
     for schedule, after in asked.items():
-        rows = connection.execute(sql.PREFERENCES_FOR, (schedule, after, limit - len(found)))
-        found += [(schedule, sql.to_preference(row)) for row in rows]
+        for user_id, since in connection.execute(sql.PREFERENCES_FOR, (schedule, after, limit - len(found))):
+            found.append(Scheduled(user_id, schedule, None if since is None else sql.instant(since)))
         if len(found) == limit:
             break
     return found
@@ -442,14 +444,14 @@ def _forget(connection: Connection, user_id: str) -> int:
 
 
 def _claim(connection: Connection, values: Mapping[str, Any], types: Sequence[str]) -> tuple[list[Any], int | None]:
-    only = "" if values["key"] is None else sql.ONE_SLOT
+    held_of, due_of = (sql.HELD, sql.DUE) if values["keys"] is None else (sql.HELD_OF_THESE, sql.DUE_OF_THESE)
     held: list[int] = []
     due: list[tuple[int, int]] = []
     # Asked type by type, each answer comes from its index in order, and the limit ends it.
     for asked in ({**values, "type": kind} for kind in types):
-        held += (end for (end,) in connection.execute(sql.HELD + only, asked) if end is not None)
-        for question in sql.DUE:
-            due += connection.execute(question + only + sql.LONGEST_DUE, asked)
+        held += (end for (end,) in connection.execute(held_of, asked) if end is not None)
+        for question in due_of:
+            due += connection.execute(question, asked)
     seqs = [seq for _, seq in sorted(due)[: values["limit"]]]
     if not seqs:
         return [], min(held, default=None)

@@ -14,17 +14,6 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
-from fanout_briefs.adapters._rules import (
-    BRIEFED,
-    LIVE,
-    PAUSED,
-    RENEWABLE,
-    SOON,
-    TROUBLED,
-    TROUBLES,
-    readable,
-    utc,
-)
 from fanout_briefs.adapters.sqlite_schema import HAS_ENDED
 from fanout_briefs.encoding import encode_brief
 from fanout_briefs.model import (
@@ -42,6 +31,17 @@ from fanout_briefs.model import (
     Trouble,
     Window,
 )
+from fanout_briefs.rules import (
+    BRIEFED,
+    LIVE,
+    PAUSED,
+    RENEWABLE,
+    SOON,
+    TROUBLED,
+    TROUBLES,
+    readable,
+    utc,
+)
 
 __all__ = [
     "BEAT",
@@ -49,20 +49,20 @@ __all__ = [
     "CHANGE",
     "CHANGE_AND_RENEW",
     "DUE",
+    "DUE_OF_THESE",
     "ENDINGS",
     "FENCE",
     "FIND",
     "FINISH",
     "FORGET",
     "HELD",
+    "HELD_OF_THESE",
     "LAST_BRIEF",
     "LAST_BRIEFS",
-    "LONGEST_DUE",
     "MARK",
     "MARK_OF",
     "MOVE_MARK",
     "NOTE_PLAN",
-    "ONE_SLOT",
     "PAUSE",
     "PAUSES",
     "PREFERENCES",
@@ -270,16 +270,27 @@ _UNBLOCKED: Final = f"""NOT EXISTS (
     WHERE earlier.user_id = jobs.user_id AND earlier.type = jobs.type
         AND earlier.deliver_at < jobs.deliver_at AND earlier.status IN {_among(LIVE)}
 )"""
-HELD: Final = f"SELECT min(lease_until) FROM jobs WHERE {_HELD} > :now AND run_at <= :due_by"
-DUE: Final = (
-    f"""
-    SELECT run_at, seq FROM jobs
-    WHERE {_OPEN} AND type = :type AND status = '{JobStatus.PENDING}' AND run_at <= :due_by AND {_UNBLOCKED}
-    """,
-    f"SELECT run_at, seq FROM jobs WHERE {_HELD} <= :now AND {_UNBLOCKED}",
-)
-ONE_SLOT: Final = " AND dedup_key = :key"
 LONGEST_DUE: Final = " ORDER BY run_at, seq LIMIT :limit"
+
+
+def _held(source: str) -> str:
+    return f"SELECT min(lease_until) FROM {source} WHERE {_HELD} > :now AND run_at <= :due_by"
+
+
+def _due(source: str) -> tuple[str, str]:
+    is_due = f"{_OPEN} AND type = :type AND status = '{JobStatus.PENDING}' AND run_at <= :due_by AND {_UNBLOCKED}"
+    has_ended = f"{_HELD} <= :now AND {_UNBLOCKED}"
+    pending, expired = (
+        f"SELECT run_at, seq FROM {source} WHERE {which} {LONGEST_DUE}" for which in (is_due, has_ended)
+    )
+    return pending, expired
+
+
+_THESE: Final = "(SELECT DISTINCT value AS asked FROM json_each(:keys)) CROSS JOIN jobs ON dedup_key = asked"
+HELD: Final = _held("jobs")
+HELD_OF_THESE: Final = _held(_THESE)
+DUE: Final = _due("jobs")
+DUE_OF_THESE: Final = _due(_THESE)
 TAKE: Final = f"""
 UPDATE jobs SET
     status = '{JobStatus.PROCESSING}',
@@ -346,8 +357,8 @@ WITH RECURSIVE one (schedule) AS (
 )
 SELECT schedule FROM one WHERE schedule IS NOT NULL
 """
-PREFERENCES_FOR: Final = f"""
-SELECT {_PREFERENCE} FROM preferences WHERE is_active AND schedule = ? AND user_id > ? ORDER BY user_id LIMIT ?
+PREFERENCES_FOR: Final = """
+SELECT user_id, effective_from FROM preferences WHERE is_active AND schedule = ? AND user_id > ? ORDER BY user_id LIMIT ?
 """
 PUT_PREFERENCE: Final = f"""
 INSERT INTO preferences ({_PREFERENCE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)

@@ -1,0 +1,117 @@
+"""Asks once for many who ask at the same time: what comes while one question is under way waits for the next."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+import anyio
+from attrs import define, field
+
+__all__ = ["Together"]
+
+_T = TypeVar("_T")
+
+
+@define(eq=False)
+class _Asker(Generic[_T]):
+    """Somebody who waits for an answer, or for their turn to ask."""
+
+    key: str
+    is_up: anyio.Event = field(factory=anyio.Event)
+    answer: _T | None = None
+    error: Exception | None = None
+
+    @property
+    def has_answer(self) -> bool:
+        return self.answer is not None or self.error is not None
+
+
+class Together(Generic[_T]):
+    """Asks about keys, many with one question. Needs no task of its own: whoever is first asks for those behind.
+
+    Args:
+        ask: Answers for each of some different keys. It is let come to its end when somebody is cancelled.
+        most: How many keys to ask about at once.
+        give_up: Takes an answer whose asker was cancelled meanwhile.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[Sequence[str]], Awaitable[Mapping[str, _T]]],
+        most: int,
+        give_up: Callable[[_T], Awaitable[object]],
+    ) -> None:
+        self._ask = ask
+        self._most = most
+        self._give_up = give_up
+        self._line: list[_Asker[_T]] = []
+        self._is_asking = False
+
+    async def __call__(self, key: str) -> _T:
+        """Give the answer for this key.
+
+        Raises:
+            Exception: What asking raised.
+        """
+        mine: _Asker[_T] = _Asker(key)
+        self._line.append(mine)
+        try:
+            if self._is_asking:
+                with anyio.CancelScope(shield=True):
+                    await mine.is_up.wait()
+            if not mine.has_answer:
+                self._is_asking = True
+                with anyio.CancelScope(shield=True):
+                    await self._lead()
+        except BaseException:  # asyncio's own cancelling knows no shields.
+            await self._leave(mine)
+            raise
+        if mine.error is not None:
+            raise mine.error
+        assert mine.answer is not None
+        return mine.answer
+
+    async def _lead(self) -> None:
+        """Ask for the first in line, who is whoever calls this, and for some behind them."""
+        batch = self._next()
+        try:
+            answers = await self._ask([each.key for each in batch])
+            for each in batch:
+                each.answer = answers[each.key]
+        except Exception as error:
+            for each in batch:
+                each.error = error
+        finally:
+            # Without an answer, where even this was cancelled, the others ask again.
+            self._line = [each for each in (*batch[1:], *self._line) if not each.has_answer]
+            for each in batch:
+                if each.has_answer:
+                    each.is_up.set()
+            self._hand_on()
+
+    def _next(self) -> list[_Asker[_T]]:
+        batch: dict[str, _Asker[_T]] = {}
+        rest: list[_Asker[_T]] = []
+        for each in self._line:
+            if each.key in batch or len(batch) == self._most:
+                rest.append(each)  # An answer belongs to one of those who ask the same.
+            else:
+                batch[each.key] = each
+        self._line = rest
+        return list(batch.values())
+
+    def _hand_on(self) -> None:
+        self._is_asking = bool(self._line)
+        if self._line:
+            self._line[0].is_up.set()
+
+    async def _leave(self, mine: _Asker[_T]) -> None:
+        if mine.answer is not None:
+            with anyio.CancelScope(shield=True):
+                await self._give_up(mine.answer)
+        elif mine in self._line:
+            is_first = self._line[0] is mine and mine.is_up.is_set()
+            self._line.remove(mine)
+            if is_first:
+                self._hand_on()
