@@ -93,9 +93,7 @@ class _Shift:
 
     def __init__(self, worker: Worker) -> None:
         self._run = Run(worker, worker.clock, worker.clock, lambda _: None, anyio.Event())
-        self._taking = {
-            lane.type: Together(partial(self._take, lane), _MOST, self._give_back) for lane in worker.lanes
-        }
+        self._taking = {lane.type: Together(partial(self._take, lane), _MOST, self._give_back) for lane in worker.lanes}
 
     async def run(self, lane: Lane, key: str, draining: anyio.Event) -> Ended | Claims:
         """Run one job if it can be claimed right now; wait for nobody.

@@ -134,7 +134,9 @@ class Worker:
         Returns:
             What it is now; None if it is held, waits behind another, or was taken up meanwhile.
         """
-        got = await self.work.claim(job.run_at, now=now, lease=self.lease, limit=1, types=[job.type], keys=[job.dedup_key])
+        got = await self.work.claim(
+            job.run_at, now=now, lease=self.lease, limit=1, types=[job.type], keys=[job.dedup_key]
+        )
         for claim in got.claims:
             finish = _last_word(claim.job, is_unsettled=self.is_unsettled(claim.job))
             if finish is None:
@@ -461,7 +463,9 @@ class Run:
                 await self._end(each, finish)
         judged: Mapping[str, Cleared | Refusal | Exception]
         try:
-            judged = await self._worker.screen.judge([each.job for each in runnable], self._due_by()) if runnable else {}
+            judged = (
+                await self._worker.screen.judge([each.job for each in runnable], self._due_by()) if runnable else {}
+            )
         except Exception as error:
             judged = {each.job.dedup_key: error for each in runnable}
         for each in tuple(runnable):

@@ -109,7 +109,9 @@ async def claim(
     key: str | None = None,
 ) -> Claims:
     """Claim whatever is due within a month, unless told otherwise."""
-    return await storage.claim(due_by, now=now, lease=lease, limit=limit, types=types, keys=None if key is None else [key])
+    return await storage.claim(
+        due_by, now=now, lease=lease, limit=limit, types=types, keys=None if key is None else [key]
+    )
 
 
 async def claim_one(storage: Storage, slot: Job, *, now: datetime = NOW) -> Claim:
