@@ -115,9 +115,10 @@ def plot(label: str, groups: Iterable[tuple[str, Sequence[Entry]]], lowest: floa
     )
 
 
-def write_page(page: Path, script: str, text: str, picture: str) -> None:
-    """Put figures below the page's marker, and the plot beside the page."""
+def write_page(page: Path, script: str, text: str, picture: str | None = None) -> None:
+    """Put figures below the page's marker, and the plot, where there is one, beside the page."""
     marker = f"<!-- Everything below is written by benchmarks/{script}.py. -->"
     before, _, _ = page.read_text(encoding="utf-8").partition(marker)
     page.write_text(f"{before}{marker}\n\n{text}", encoding="utf-8")
-    page.with_name(f"{script}.svg").write_text(picture, encoding="utf-8")
+    if picture is not None:
+        page.with_name(f"{script}.svg").write_text(picture, encoding="utf-8")

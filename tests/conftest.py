@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
-pytest_plugins = ["services", "carriers"]
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    # Hundreds of processes would compile all that they import, each for itself; so it is kept, but not beside the sources.
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+
+pytest_plugins = ["services", "carriers", "figures"]
 
 settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True, print_blob=True)
@@ -17,6 +25,16 @@ settings.register_profile(
     deadline=None,
     max_examples=5000,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+# For tests/mutation: what fails needs no smallest example there.
+settings.register_profile(
+    "mutation",
+    deadline=None,
+    max_examples=30,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
@@ -27,8 +45,21 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what takes too long for every day."""
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run folders in several processes, and files and single tests right here, where nothing has to start first.
+
+    There is one more than there are processors, since some tests wait for servers most of the time, but no more than
+    the hundred connections of a PostgreSQL are enough for. ``-n NUMBER`` decides otherwise.
+    """
+    if all(Path(argument).is_dir() for argument in config.args):
+        return min(8, 1 + (os.cpu_count() or 1))
+    return 0
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes too long for every day; several workers begin with what is slow, so that none waits at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if os.environ.get("HYPOTHESIS_PROFILE") != "nightly":
         skip = pytest.mark.skip(reason="takes minutes: HYPOTHESIS_PROFILE=nightly")
         for item in items:

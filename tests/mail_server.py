@@ -41,6 +41,8 @@ class MailServer:
         """The ``Message-ID`` of each mail that was taken, in order."""
         self.takers: list[str] = []
         """To which users."""
+        self.mails: list[bytes] = []
+        """What was in them."""
         self.reached: list[tuple[str, str]] = []
         self._acts = {place: list(acts) for place, acts in (script or {}).items()}
         self._changed = threading.Condition()
@@ -117,8 +119,10 @@ class MailServer:
         return act
 
     def _take(self, envelope: Envelope) -> None:
-        message = email.message_from_bytes(cast("bytes", envelope.content), policy=email.policy.default)
+        content = cast("bytes", envelope.content)
+        message = email.message_from_bytes(content, policy=email.policy.default)
         with self._changed:
+            self.mails.append(content)
             self.accepted.append(str(message["Message-ID"]))
             self.takers += map(_user_of, envelope.rcpt_tos)
             self._changed.notify_all()

@@ -15,10 +15,12 @@ def a_mail(
     subject: str = "Your brief",
     text: str = "Three things happened.\n",
     html: str = "<!doctype html><p>Three things happened.</p>\n",
+    *,
+    user_id: str = "ada",
 ) -> Mail:
     return Mail(
         recipient=Recipient(address, name),
         rendered=Rendered(subject, text, html),
-        user_id="ada",
+        user_id=user_id,
         occurrence=Occurrence(date(2026, 3, 9), datetime(2026, 3, 9, 6, 30, tzinfo=UTC)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -42,6 +43,7 @@ from fanout_briefs.model import (
     Window,
 )
 from fanout_briefs.runs import RunReport
+from fanout_briefs.testing import Clock
 from fanout_briefs.timing import Retrying
 from hosts import Host, Provider
 from services import STORAGES, make_storage
@@ -51,16 +53,6 @@ from virtual_time import in_virtual_time
 NINE = datetime(2026, 3, 9, 9, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 MAIL = "generate_brief_email.daily_brief"
-
-
-class Clock:
-    """The wall clock, in the test's hand."""
-
-    def __init__(self) -> None:
-        self.now = NINE
-
-    def __call__(self) -> datetime:
-        return self.now
 
 
 def the_briefs(storage: Any, host: Host | None = None, mailer: Any = None, **options: Any) -> Briefs:
@@ -543,7 +535,7 @@ class TestAtAnyMoment:
     async def test_a_run_may_be_cancelled_and_run_again(self, idempotent: bool) -> None:
         unknown = turns = 0
         for turns in count():
-            storage, mailer, clock = MemoryStorage(), Provider(idempotent=idempotent), Clock()
+            storage, mailer, clock = MemoryStorage(), Provider(idempotent=idempotent), Clock(NINE)
             async with the_briefs(storage, mailer=mailer, clock=clock, concurrency=2) as briefs:
                 await sign_up(storage, *USERS)
                 await briefs.plan(NINE)
@@ -568,14 +560,17 @@ class TestAtAnyMoment:
     async def test_that_holds_at_each_statement_to_a_database(
         self, idempotent: bool, happens: str, tmp_path: Path
     ) -> None:
+        planned = SqliteStorage(tmp_path / "planned.db")
+        async with the_briefs(planned, mailer=Provider(idempotent=idempotent)) as briefs:
+            await sign_up(planned, *USERS)
+            await briefs.plan(NINE)
         number = 0
         for number in count(1):
             tripwire = Tripwire()
-            storage = SqliteStorage(tmp_path / f"{number}.db", trace=tripwire)
-            mailer, clock = Provider(idempotent=idempotent), Clock()
+            copied = shutil.copy(tmp_path / "planned.db", tmp_path / f"{number}.db")
+            storage = SqliteStorage(copied, trace=tripwire)
+            mailer, clock = Provider(idempotent=idempotent), Clock(NINE)
             async with the_briefs(storage, mailer=mailer, clock=clock, concurrency=2) as briefs:
-                await sign_up(storage, *USERS)
-                await briefs.plan(NINE)
                 with anyio.CancelScope() as scope:
                     tripwire.set(number, fail if happens == "disk fails" else cancel(scope))
                     with suppress(StorageUnavailable):

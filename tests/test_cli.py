@@ -36,6 +36,7 @@ from command_line import (
     told_until,
     write_app,
 )
+from figures import Tell
 
 
 @pytest.fixture
@@ -767,9 +768,7 @@ print(json.dumps({"briefs": len(rows), "mails": len(list(pathlib.Path("outbox").
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="the files of the outbox have other names there")
-def test_a_thousand_people_with_failing_and_hanging_projects_all_get_their_brief(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_thousand_people_with_failing_and_hanging_projects_all_get_their_brief(tmp_path: Path, tell: Tell) -> None:
     write_app(tmp_path, THOUSAND)
     begun = time.monotonic()
     ran = run(tmp_path, "--json")
@@ -781,8 +780,7 @@ def test_a_thousand_people_with_failing_and_hanging_projects_all_get_their_brief
     assert report["run"]["partial"] == 1000
     judged = subprocess.run([sys.executable, "-c", JUDGE], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert json.loads(judged.stdout) == {"briefs": 1000, "mails": 1000, "wrong": []}
-    with capsys.disabled():
-        sys.stdout.write(f"\n1,000 people x 15 projects, 1 in 20 raising, 1 in 15 hanging for 0.2 s: {took:.1f} s\n")
+    tell(f"1,000 people x 15 projects, 1 in 20 raising, 1 in 15 hanging for 0.2 s: {took:.1f} s")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are another thing there")

@@ -1,4 +1,4 @@
-"""Every Python fence in the documentation runs as printed."""
+"""Every fence in the documentation runs as printed, or says why not."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-FENCE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+from pages import PAGES, ROOT, Fence, fences, follow, plain_environment, prints
 
 # What the README's fence imports as the host's own: a users table, and something that writes.
 MYAPP = """
@@ -41,12 +40,17 @@ class llm:
 """
 
 
-def fences() -> list[object]:
-    found: list[object] = []
-    for page in sorted((ROOT / "docs").rglob("*.md")):
-        for number, match in enumerate(FENCE.finditer(page.read_text(encoding="utf-8")), start=1):
-            found.append(pytest.param(match[1], id=f"{page.relative_to(ROOT)}:{number}"))
-    return found
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+
+
+def python_of(page: str) -> list[str]:
+    return [fence.code for fence in fences(ROOT / page) if fence.language == "python" and fence.why is None]
+
+
+def fences_that_run() -> list[object]:
+    found = [fence for page in PAGES if page.name != "README.md" for fence in fences(page)]
+    runs = [each for each in found if each.language == "python" and each.why is None and each.title is None]
+    return [pytest.param(each, id=each.place) for each in runs]
 
 
 def run(code: str, folder: Path) -> str:
@@ -74,6 +78,22 @@ def test_each_step_from_preference_to_mail_is_where_the_architecture_says(
     assert lost == []
 
 
+def test_files_that_the_architecture_names_are_there() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    places = (ROOT / "src" / "fanout_briefs", ROOT)
+    named = set(re.findall(r"`([\w/]+\.py)`", page))
+    assert {name for name in named if not any((place / name).exists() for place in places)} == set()
+
+
+def test_tests_and_scripts_that_the_documentation_names_are_there() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    files = set(re.findall(r"\b((?:tests|benchmarks)/[\w/]+\.py)", text))
+    names = set(re.findall(r"\b(test_[a-z0-9_]+)\b(?!\.py)", text)) - {"test_my_storage"}
+    assert {file for file in files if not (ROOT / file).exists()} == set()
+    assert {name for name in names if f"def {name}(" not in tests} == set()
+
+
 def has(module: object, dotted: str) -> bool:
     for name in dotted.split("."):
         module = getattr(module, name, None)
@@ -98,20 +118,41 @@ class MyStorage(MemoryStorage):
 """
 
 
-@pytest.mark.parametrize("code", fences())
+@pytest.mark.parametrize("fence", fences_that_run())
 def test_a_fence_of_the_documentation_runs_as_printed(
-    code: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    fence: Fence, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "myapp.py").write_text(BRIEFS, encoding="utf-8")
-    if "DATABASE_URL" in code:
+    if "DATABASE_URL" in fence.code:
         monkeypatch.setenv("DATABASE_URL", request.getfixturevalue("postgres_database"))
-    run(code, tmp_path)
+    prints(fence, run(fence.code, tmp_path))
+
+
+def test_whatever_else_is_code_says_why_it_is_not_run() -> None:
+    silent = [
+        fence.place
+        for page in PAGES
+        for fence in fences(page)
+        if fence.why is None and fence.language != "python" and page != TUTORIAL
+    ]
+    assert silent == []
+
+
+@pytest.mark.slow
+def test_the_tutorial_prints_what_it_shows_and_ends_with_mails_for_three_people(tmp_path: Path) -> None:
+    # Without its first fence, which installs; tests/packaging follows that, too.
+    environment = plain_environment()
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    for fence, printed in follow(TUTORIAL, tmp_path, environment, skip=1):
+        prints(fence, printed)
+    mails = sorted(path.name.split(":")[2] for path in (tmp_path / "outbox").iterdir())
+    assert mails == ["ana", "ana", "bo", "chi"]
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_the_lifespan_of_getting_started_serves_and_stops(backend: str, tmp_path: Path) -> None:
-    (tmp_path / "myapp.py").write_text(BRIEFS, encoding="utf-8")
-    (code,) = [fence for fence in FENCE.findall((ROOT / "docs/getting-started.md").read_text()) if "lifespan" in fence]
+def test_the_lifespan_of_keep_it_running_serves_and_stops(backend: str, tmp_path: Path) -> None:
+    (code,) = [fence for fence in python_of("docs/how-to/run.md") if "lifespan" in fence]
+    code = code[: code.index("async def main()")]
     use = f"""
 async def host():
     async with lifespan(None):
@@ -124,9 +165,8 @@ print("stopped")
     assert run(code + use, tmp_path) == "stopped\n"
 
 
-def test_the_minute_of_getting_started_prints_a_brief_with_its_failed_section(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
-    printed = run(FENCE.findall(page)[0], tmp_path)
+def test_the_first_generator_prints_a_brief_with_its_failed_section(tmp_path: Path) -> None:
+    printed = run(python_of("docs/how-to/generator.md")[0], tmp_path)
     assert "with failed sections: 1" in printed
     assert "All is well since Sunday" in printed
     assert "the tracker is down" in printed
@@ -135,7 +175,7 @@ def test_the_minute_of_getting_started_prints_a_brief_with_its_failed_section(tm
 def test_the_lines_of_the_readme_plan_and_send_for_a_host_with_its_own_users_table(tmp_path: Path) -> None:
     # A weekday's 09:00 may lie outside the window of this very moment, so the fence's tick is told the moment.
     (tmp_path / "myapp.py").write_text(MYAPP.replace("{time}", "09:00"), encoding="utf-8")
-    (code,) = FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    (code,) = python_of("README.md")
     tick = "now := datetime.now(UTC)"
     assert tick in code
     code = code.replace(tick, "now := datetime(2026, 11, 23, 9, tzinfo=UTC)")
@@ -150,14 +190,25 @@ def test_the_lines_of_the_readme_plan_and_send_for_a_host_with_its_own_users_tab
     assert "the model is overloaded" not in body.get_content()
 
 
-def test_the_lines_that_test_a_storage_are_green_without_any_configuration(tmp_path: Path) -> None:
-    (tmp_path / "myapp.py").write_text(BRIEFS, encoding="utf-8")
-    lines = FENCE.findall((ROOT / "docs/contracts.md").read_text(encoding="utf-8"))[0]
-    (tmp_path / "test_my_storage.py").write_text(lines, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "--strict-markers", "-W", "error", "-p", "no:cacheprovider"]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+def what_pytest_says(lines: str, folder: Path, *more: str) -> str:
+    """What pytest says of lines that test a storage, in a folder without configuration."""
+    (folder / "myapp.py").write_text(BRIEFS, encoding="utf-8")
+    (folder / "test_my_storage.py").write_text(lines, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "--strict-markers", "-W", "error", "-p", "no:cacheprovider", *more]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout
-    assert re.search(r"^\d{3} passed, \d+ skipped in", ran.stdout, re.MULTILINE)
+    return ran.stdout
+
+
+def test_the_lines_that_test_a_storage_are_green_without_any_configuration(tmp_path: Path) -> None:
+    lines = python_of("docs/contracts.md")[0]
+    assert re.search(r"^\d{3} passed, \d+ skipped in", what_pytest_says(lines, tmp_path), re.MULTILINE)
+
+
+def test_the_lines_that_tell_stories_of_a_storage_are_green_without_any_configuration(tmp_path: Path) -> None:
+    (lines,) = [fence for fence in python_of("docs/contracts.md") if "StorageMachine" in fence]
+    told = what_pytest_says(lines.replace("max_examples=20", "max_examples=2"), tmp_path, "-k", "stories")
+    assert re.search(r"^2 passed, \d+ deselected in", told, re.MULTILINE)
 
 
 def test_the_page_of_clauses_is_up_to_date() -> None:

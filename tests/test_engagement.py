@@ -281,11 +281,41 @@ def test_all_bad_parameters_are_named_at_once() -> None:
         (lambda: BackoffPolicy(second_day=32), "recurring_day=31: must be greater than second_day=32"),
         (lambda: BackoffPolicy(slack=-TICK), "slack=.*: must be a timedelta of zero or more, under a day"),
         (lambda: BackoffPolicy(slack=DAY), "slack=.*: must be a timedelta of zero or more, under a day"),
+        (lambda: BackoffPolicy(slack=2 * DAY), "slack=.*: must be a timedelta of zero or more, under a day"),
+        (lambda: BackoffPolicy(second_day=1), "second_day=1: must be greater than first_day=4"),
+        (lambda: BackoffPolicy(recurring_day=1), "recurring_day=1: must be greater than second_day=10"),
     ],
 )
 def test_parameters_that_make_no_sense_together_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         make()
+
+
+@pytest.mark.parametrize(("name", "earlier"), [("first_day", 2), ("second_day", 4), ("recurring_day", 10)])
+def test_a_day_that_is_both_too_small_and_out_of_order_is_told_both(name: str, earlier: int) -> None:
+    bad: Any = {name: 0}
+    with pytest.raises(ValueError, match=f"^{name}=0: .* 1 or more; {name}=0: must be greater than .*={earlier}$"):
+        BackoffPolicy(**bad)
+
+
+def test_the_smallest_numbers_make_a_policy() -> None:
+    # One active day, then a reminder on each of the days after it, and every day from the third on.
+    policy = BackoffPolicy(
+        active_days=0, first_day=1, first_gap=1, second_day=2, second_gap=1, recurring_day=3, recurring_gap=1
+    )
+    assert [decide(policy, day * DAY, DAY).reason for day in range(5)] == [
+        "active",
+        "reengagement_day_1",
+        "reengagement_day_2",
+        "reengagement_recurring_1",
+        "reengagement_recurring_1",
+    ]
+
+
+def test_the_parameters_are_given_by_name() -> None:
+    positional: Any = BackoffPolicy
+    with pytest.raises(TypeError, match="positional"):
+        positional(2)
 
 
 def test_a_policy_is_a_value() -> None:

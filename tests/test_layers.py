@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": set(),
     "engine": {"model"},
     "encoding": VALUES,
+    "rules": VALUES,
     "ports": VALUES,
     **dict.fromkeys(PURE, VALUES),
     "source": VALUES,
@@ -43,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 USE_CASES = set(MAY_IMPORT)
 MAY_IMPORT["briefs"] = USE_CASES
-MAY_IMPORT["adapters"] = VALUES | {"ports", "encoding", "adapters"}
+MAY_IMPORT["adapters"] = VALUES | {"ports", "encoding", "rules", "adapters"}
 MAY_IMPORT["testing"] = VALUES | PURE | {"ports", "testing"}
 MAY_IMPORT["cli"] = USE_CASES | {"briefs", "cli"}
 MAY_IMPORT["__init__"] = USE_CASES | {"briefs"}
@@ -88,10 +89,16 @@ def test_importing_the_package_loads_no_adapter_no_test_tool_and_no_command_line
     assert not [name for name in loaded if name.startswith(optional)]
 
 
-def test_clauses_are_checked_without_pytest() -> None:
+def test_importing_the_contract_kit_loads_neither_pytest_nor_hypothesis() -> None:
+    script = "import sys, fanout_briefs.testing; print('\\n'.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    assert {"pytest", "_pytest", "hypothesis"}.isdisjoint(loaded)
+
+
+def test_clauses_are_checked_without_pytest_and_hypothesis() -> None:
     script = """
 import sys
-sys.modules["pytest"] = None  # as though it were not installed
+sys.modules["pytest"] = sys.modules["hypothesis"] = None  # as though they were not installed
 import anyio
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.testing import check_storage
@@ -100,9 +107,14 @@ try:
     from fanout_briefs.testing import StorageContract
 except ImportError as error:
     print(error)
+try:
+    from fanout_briefs.testing import StorageMachine
+except ImportError as error:
+    print(error)
 """
     told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert (
         told
         == "0\nthe contract classes need pytest: pip install 'fanout-briefs[testing]'; check_storage() does without\n"
+        "the model machine needs Hypothesis: pip install 'fanout-briefs[testing]'\n"
     )

@@ -81,7 +81,12 @@ def test_activity_may_be_unknown() -> None:
 
 def test_values_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
-        a_job().epoch = 2  # type: ignore[misc]  # what is proven here
+        a_job().occurrence.deliver_at = NINE  # type: ignore[misc]  # what is proven here
+
+
+def test_values_that_plans_make_by_the_thousand_are_frozen_for_type_checkers_and_hashed_by_content() -> None:
+    a_job().epoch = 2  # type: ignore[misc]  # what is proven here
+    assert len({a_job(), a_job(), a_job(epoch=2)}) == 2
 
 
 def test_the_dedup_key_names_type_date_and_user() -> None:

@@ -13,6 +13,7 @@ from attrs import evolve
 from fanout_briefs import Briefs, CatchUp, Preference, ProjectBrief, Retrying, SectionRequest
 from fanout_briefs.errors import BriefFailed, InvalidSchedule, NotSent, PermanentFailure, UnknownUser
 from fanout_briefs.model import JobStatus, Progress
+from fanout_briefs.testing import Clock
 from hosts import Host, Provider
 from services import STORAGES, make_storage
 from slots import AnyStorage as Storage
@@ -21,16 +22,6 @@ TODAY = date(2026, 3, 9)
 EIGHT, NINE = (datetime(2026, 3, 9, hour, tzinfo=UTC) for hour in (8, 9))
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 KEY = "daily_brief:2026-03-09:ada:1"
-
-
-class Clock:
-    """The wall clock, in the test's hand."""
-
-    def __init__(self, now: datetime = NINE) -> None:
-        self.now = now
-
-    def __call__(self) -> datetime:
-        return self.now
 
 
 @pytest.fixture(params=STORAGES)
@@ -43,7 +34,7 @@ async def storage(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NINE)
 
 
 def the_briefs(storage: Storage, clock: Clock, host: Host | None = None, mailer: Any = None, **options: Any) -> Briefs:

@@ -37,8 +37,11 @@ def other(postgres: Schema) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
+OURS = f"FROM pg_stat_activity WHERE application_name = '{NAME}' AND datname = current_database()"
+
+
 def connections(schema: Schema) -> list[int]:
-    return [pid for (pid,) in schema.run(f"SELECT pid FROM pg_stat_activity WHERE application_name = '{NAME}'")]
+    return [pid for (pid,) in schema.run(f"SELECT pid {OURS}")]
 
 
 def are_gone(schema: Schema) -> bool:
@@ -48,7 +51,7 @@ def are_gone(schema: Schema) -> bool:
 
 def cut(schema: Schema) -> None:
     """End all connections of the storage, as a server does that is being restarted."""
-    schema.run(f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = '{NAME}'")
+    schema.run(f"SELECT pg_terminate_backend(pid, 10000) {OURS}")
     assert not connections(schema)
 
 
@@ -307,18 +310,21 @@ class TestStatements:
     ) -> None:
         outcomes: list[Enqueued] = []
         skipped = job("bob", status=JobStatus.SKIPPED, code=SkipReason.ENGAGEMENT)
-        paused = job("cid", status=JobStatus.SKIPPED, code=SkipReason.PAUSED)
+        paused, paused_too = (
+            job(user_id, status=JobStatus.SKIPPED, code=SkipReason.PAUSED) for user_id in ("cid", "eve")
+        )
         async with postgres.storage() as storage:
 
             async def plan() -> None:
-                outcomes.extend(await storage.enqueue([job(), job("bob"), paused, job("dan")]))
+                outcomes.extend(await storage.enqueue([job(), job("bob"), paused, job("dan"), paused_too]))
 
             async with anyio.create_task_group() as tasks:
                 with other.transaction():
-                    await storage.on(other).enqueue([job(), skipped, job("cid")])
+                    await storage.on(other).enqueue([job(), skipped, job("cid"), paused_too])
                     tasks.start_soon(plan)
                     await anyio.wait_all_tasks_blocked()
-            assert outcomes == [Enqueued.DUPLICATE, Enqueued.TAKEN_UP, Enqueued.DUPLICATE, Enqueued.CREATED]
+            taken_up_or_new = [Enqueued.DUPLICATE, Enqueued.TAKEN_UP, Enqueued.DUPLICATE, Enqueued.CREATED]
+            assert outcomes == [*taken_up_or_new, Enqueued.DUPLICATE]
 
     async def test_a_slot_enqueued_while_its_user_is_being_forgotten_begins_above_the_fence(
         self, postgres: Schema, other: psycopg.Connection[Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from fanout_briefs import Briefs, JobOutcome, JobRun, JobStatus, Preference, ProjectBrief, RetryLater, SectionRequest
 from fanout_briefs.model import Change, SkipReason
+from fanout_briefs.testing import Clock
 from hosts import Host, Provider
 from services import STORAGES, make_storage
 from slots import HOUR, NOW, AnyStorage, job
@@ -19,17 +20,9 @@ from slots import HOUR, NOW, AnyStorage, job
 LEASE = timedelta(seconds=30)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture(params=STORAGES)

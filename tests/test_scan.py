@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.sqlite import SqliteStorage
-from fanout_briefs.model import Enqueued, Job, Page, Preference, ScheduleFields, SkipReason
+from fanout_briefs.model import Enqueued, Job, Page, Preference, Scheduled, ScheduleFields, SkipReason
 from fanout_briefs.planner import SchedulePlanner
 from fanout_briefs.plans import PlanReport, Verdict
 from fanout_briefs.ports import Preferences, ScheduleIndex
@@ -61,10 +61,10 @@ class Watched:
         self._note("page")
         return await self._preferences.page(cursor, limit)
 
-    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
+    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Scheduled]:
         self._note("page_for")
         page = await self._preferences.page_for(schedules, cursor, limit)
-        self.given += [preference.user_id for preference in page.items]
+        self.given += [person.user_id for person in page.items]
         return page
 
     def _note(self, method: str) -> None:
@@ -138,12 +138,24 @@ async def test_an_index_that_fails_stops_the_plan_and_holds_the_mark(storage: An
 
 async def test_cursors_of_an_index_that_come_again_end_the_plan(storage: AnyStorage) -> None:
     class Circle(Watched):
-        async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
+        async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Scheduled]:
             return evolve(await super().page_for(schedules, None, limit), next_cursor="again")
 
     await storage.preferences.put([person("ann")])
     with pytest.raises(ValueError, match="'again' twice"):
         await plan(storage, Circle(storage.preferences))
+
+
+async def test_an_index_that_gives_people_with_other_schedules_than_it_was_asked_for_ends_the_plan(
+    storage: AnyStorage,
+) -> None:
+    class Careless(Watched):
+        async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Scheduled]:
+            return Page([Scheduled("ann", "another")])
+
+    await storage.preferences.put([person("ann")])
+    with pytest.raises(ValueError, match="schedule 'another', which was not asked for"):
+        await plan(storage, Careless(storage.preferences))
 
 
 async def test_at_most_four_pages_are_in_memory_however_many_there_are() -> None:

@@ -148,7 +148,7 @@ BAD_TIMES: list[object] = [
     time(9, microsecond=1),
     datetime(2026, 1, 1, 9),
     timedelta(hours=9),
-    object(),
+    ...,
 ]
 
 
@@ -204,7 +204,7 @@ BAD_ZONES: list[object] = [
     {},
     ZoneInfo("UTC"),
     UTC,
-    object(),
+    ...,
 ]
 
 
@@ -304,7 +304,7 @@ def test_other_days_of_the_week_are_refused_also_when_unused(value: Any, frequen
     assert "0 = Sunday to 6 = Saturday" in problem.reason
 
 
-BAD_DAYS = ["135", b"\x01", bytearray(b"\x01"), {1: 1}, 1, True, [True], ["1"], [1.0], [[1]], [None], [-1], object()]
+BAD_DAYS = ["135", b"\x01", bytearray(b"\x01"), {1: 1}, 1, True, [True], ["1"], [1.0], [[1]], [None], [-1], ...]
 
 
 @pytest.mark.parametrize(
@@ -443,6 +443,22 @@ def test_a_local_date_comes_to_one_instant(zone: str, at: str, day: str, expecte
     assert list(schedule.between(instant, instant + timedelta(microseconds=1))) == [occurrence]
 
 
+@pytest.mark.parametrize(("zone", "at", "day", "expected"), GAPS_AND_FOLDS)
+def test_every_frequency_comes_to_the_same_instant(zone: str, at: str, day: str, expected: str) -> None:
+    occurrence = Occurrence(date.fromisoformat(day), utc(expected))
+    instant, tick = occurrence.deliver_at, timedelta(microseconds=1)
+    weekday = occurrence.local_date.isoweekday() % 7
+    for schedule in (
+        Schedule.parse("weekly", at, zone, weekday),
+        Schedule.parse("custom", at, zone, days=[weekday]),
+        Schedule.parse("monthly", at, zone, days=[occurrence.local_date.day]),
+    ):
+        assert schedule.on(occurrence.local_date) == occurrence
+        assert schedule.next_after(instant - tick) == occurrence
+        assert schedule.previous_before(instant + tick) == occurrence
+        assert list(schedule.between(instant, instant + tick)) == [occurrence]
+
+
 @pytest.mark.parametrize(
     ("zone", "missing"),
     [
@@ -471,6 +487,18 @@ def test_an_evening_that_is_lived_twice_sees_the_next_dates_midnight_once() -> N
     second_evening = utc("2010-11-07T03:00")
     assert schedule.previous_before(second_evening).local_date == date(2010, 11, 7)
     assert schedule.next_after(second_evening).local_date == date(2010, 11, 8)
+    monthly = Schedule.parse("monthly", "00:00", "America/St_Johns", days=[7])
+    assert monthly.previous_before(second_evening).local_date == date(2010, 11, 7)
+
+
+def test_an_evening_that_a_gap_moved_past_midnight_is_still_to_come_after_it() -> None:
+    # Toronto went from 23:30 on the 30th to 00:30 on the 31st, so 23:45 on the 30th comes when it is the 31st already.
+    after_midnight = utc("1919-03-31T04:40")
+    for schedule in (
+        Schedule.parse("daily", "23:45", "America/Toronto"),
+        Schedule.parse("monthly", "23:45", "America/Toronto", days=[30]),
+    ):
+        assert schedule.next_after(after_midnight) == Occurrence(date(1919, 3, 30), utc("1919-03-31T04:45"))
 
 
 def test_a_date_that_is_lived_twice_has_one_occurrence() -> None:

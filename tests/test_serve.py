@@ -90,7 +90,7 @@ async def status(storage: MemoryStorage, user_id: str) -> JobStatus:
 async def test_a_brief_is_made_within_its_lead_and_mailed_at_its_time(storage: MemoryStorage) -> None:
     host = Host(wall_clock())
     await people(storage, "ana", "bo")
-    with anyio.move_on_after(2 * 3600):
+    with anyio.move_on_after(3600 + 60):
         await make(storage, host).serve()
     assert sorted(user_id for user_id, _ in host.mailed) == ["ana", "bo"]
     assert all(NINE <= at <= NINE + timedelta(seconds=2) for _, at in host.mailed)
@@ -124,7 +124,7 @@ async def test_a_hook_for_progress_that_fails_is_told_too(storage: MemoryStorage
     rounds: list[Round] = []
     await people(storage, "ana")
     with anyio.move_on_after(2 * 3600):
-        await make(storage, Host(wall_clock()), on_progress=fail).serve(on_round=rounds.append)
+        await make(storage, Host(wall_clock()), on_progress=fail).serve(poll=MINUTE, on_round=rounds.append)
     problems = [problem.message for each in rounds if each.run is not None for problem in each.run.problems]
     assert any("broken hook" in message for message in problems)
 
@@ -263,7 +263,7 @@ async def test_two_servers_share_the_work_and_mail_each_person_once(storage: Mem
     host = Host(wall_clock(), takes=3)
     names = [f"user-{number}" for number in range(30)]
     await people(storage, *names)
-    with anyio.move_on_after(2 * 3600):
+    with anyio.move_on_after(3600 + 60):
         async with anyio.create_task_group() as servers:
             servers.start_soon(make(storage, host).serve)
             servers.start_soon(make(storage, host).serve)

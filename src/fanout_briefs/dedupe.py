@@ -42,12 +42,8 @@ class BatchDeduplicator:
         if tolerance is not None and tolerance < timedelta(0):
             raise ValueError(f"tolerance={tolerance!r}: must be zero or more, or None to compare keys")
         self._tolerance = tolerance
-        self._keys: set[str] = set()
-        self._times: dict[tuple[str, str], list[datetime]] = {}
-        if tolerance is None:
-            self._keys.update(job.dedup_key for job in existing_jobs)
-        else:
-            self._times = _live_times(existing_jobs)
+        self._keys = {job.dedup_key for job in existing_jobs} if tolerance is None else set[str]()
+        self._times = {} if tolerance is None else _live_times(existing_jobs)
 
     def split(self, candidates: Iterable[_SlotT]) -> tuple[list[_SlotT], list[_SlotT]]:
         """Part the candidates into fresh ones and duplicates, both in the order given.
@@ -56,21 +52,22 @@ class BatchDeduplicator:
         """
         fresh: list[_SlotT] = []
         duplicates: list[_SlotT] = []
-        seen: set[str] = set()
+        taken = set(self._keys)
         for job in candidates:
-            taken = job.dedup_key in seen or self._exists(job)
-            seen.add(job.dedup_key)
-            (duplicates if taken else fresh).append(job)
+            key = job.dedup_key
+            if key in taken or (self._tolerance is not None and self._is_near(job, self._tolerance)):
+                duplicates.append(job)
+            else:
+                fresh.append(job)
+            taken.add(key)
         return fresh, duplicates
 
-    def _exists(self, job: Slot) -> bool:
-        if self._tolerance is None:
-            return job.dedup_key in self._keys
+    def _is_near(self, job: Slot, tolerance: timedelta) -> bool:
         at = job.occurrence.deliver_at
         times = self._times.get((job.user_id, job.type), [])
         index = bisect_left(times, at)
         # The nearest on either side are enough. Differences, since a sum may leave the calendar.
-        return any(abs(at - near) <= self._tolerance for near in times[max(index - 1, 0) : index + 1])
+        return any(abs(at - near) <= tolerance for near in times[max(index - 1, 0) : index + 1])
 
 
 def _live_times(jobs: Iterable[Job]) -> dict[tuple[str, str], list[datetime]]:

@@ -6,12 +6,10 @@ happened in between counts. Both get the same answer for the same facts, since b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, tzinfo
-from typing import TypeAlias, TypeVar
-
-from attrs import frozen
+from typing import TypeAlias
 
 from fanout_briefs.engagement import EngagementPolicy
 from fanout_briefs.errors import InvalidSchedule
@@ -24,13 +22,12 @@ from fanout_briefs.model import (
     ScheduleFields,
     SkipReason,
     Slot,
+    frozen_by_convention,
 )
 from fanout_briefs.ports import Engagement, Ledger
 from fanout_briefs.schedule import Schedule
 
 __all__ = ["Decision", "Eligibility", "Refusal", "local_date", "parse", "superseded", "withdrawn"]
-
-_SlotT = TypeVar("_SlotT", bound=Slot)
 
 _COUNTS_AS_BRIEF = frozenset({JobStatus.PENDING, JobStatus.PROCESSING, JobStatus.COMPLETED})
 
@@ -38,7 +35,7 @@ EVERYONE = EngagementDecision(send=True, is_reengagement=False, reason="everyone
 """The decision where no engagement is plugged in."""
 
 
-@frozen
+@frozen_by_convention
 class Refusal:
     """Why a slot is not to be sent.
 
@@ -122,24 +119,26 @@ class Eligibility:
         """
         if self._engagement is None or not slots:
             return {slot.dedup_key: EVERYONE for slot in slots}
-        by_user = _by_user(slots)
-        visits, problem = await self._visits(self._engagement, list(by_user))
-        first = {user_id: theirs[0].occurrence.deliver_at for user_id, theirs in by_user.items()}
-        briefs = await self._ledger.last_briefs(slots[0].type, first)
-        known = _by_user(job for job in existing if job.user_id in by_user and job.status in _COUNTS_AS_BRIEF)
+        first = {slot.user_id: slot.occurrence.deliver_at for slot in slots}
+        if len(first) < len(slots):
+            slots = sorted(slots, key=_deliver_at)
+            first = {slot.user_id: slot.occurrence.deliver_at for slot in reversed(slots)}
+        visits, problem = await self._visits(self._engagement, list(first))
+        last_briefs = dict(await self._ledger.last_briefs(slots[0].type, first))
+        known = _briefs_of(first, existing)
         refused = {job.dedup_key: job for job in existing if job.code is SkipReason.ENGAGEMENT}
         decisions: dict[str, Decision] = {}
-        for user_id, theirs in by_user.items():
-            last = briefs.get(user_id)
-            for slot in theirs:
-                at = slot.occurrence.deliver_at
-                for brief in known.get(user_id, ()):
-                    if brief.occurrence.deliver_at < at:
-                        last = brief.occurrence.deliver_at if last is None else max(last, brief.occurrence.deliver_at)
-                decision = self._decide(slot, visits, problem, last, refused.get(slot.dedup_key))
-                decisions[slot.dedup_key] = decision
-                if isinstance(decision, EngagementDecision):
-                    last = at
+        for slot in slots:
+            user_id, at = slot.user_id, slot.occurrence.deliver_at
+            last = last_briefs.get(user_id)
+            if user_id in known:
+                last = max(
+                    (brief for brief in (*known[user_id], last) if brief is not None and brief < at), default=None
+                )
+            decision = self._decide(slot, visits, problem, last, refused.get(slot.dedup_key))
+            decisions[slot.dedup_key] = decision
+            if isinstance(decision, EngagementDecision):
+                last_briefs[user_id] = at
         return decisions
 
     async def _visits(
@@ -163,12 +162,7 @@ class Eligibility:
             return self._unavailable(problem or "the user's activity could not be read")
         try:
             activity = Activity(user_id, visits[user_id], last_brief)
-            if (
-                refused is not None
-                and refused.occurrence.deliver_at == at
-                and activity.last_visit is not None
-                and activity.last_visit > at
-            ):
+            if refused is not None and _came_back_later(activity, refused, at):
                 # A slot is judged by its own instant, also where another user's failure has it looked at again.
                 return Refusal(SkipReason.ENGAGEMENT, refused.reason)
             decision = self._policy.decide(activity, at)
@@ -182,12 +176,19 @@ class Eligibility:
         return Refusal(SkipReason.ENGAGEMENT_UNAVAILABLE, detail, retryable=True)
 
 
-def _by_user(slots: Iterable[_SlotT]) -> Mapping[str, list[_SlotT]]:
-    """Each user's slots, the earliest first."""
-    grouped: dict[str, list[_SlotT]] = {}
-    for slot in slots:
-        grouped.setdefault(slot.user_id, []).append(slot)
-    for theirs in grouped.values():
-        if len(theirs) > 1:
-            theirs.sort(key=lambda slot: slot.occurrence.deliver_at)
-    return grouped
+def _deliver_at(slot: Slot) -> datetime:
+    return slot.occurrence.deliver_at
+
+
+def _briefs_of(users: Container[str], jobs: Iterable[Job]) -> Mapping[str, list[datetime]]:
+    """When briefs of these users are delivered."""
+    briefs: dict[str, list[datetime]] = {}
+    for job in jobs:
+        if job.user_id in users and job.status in _COUNTS_AS_BRIEF:
+            briefs.setdefault(job.user_id, []).append(job.occurrence.deliver_at)
+    return briefs
+
+
+def _came_back_later(activity: Activity, refused: Job, at: datetime) -> bool:
+    """Whether a slot that was refused at this instant would be judged by a visit after it."""
+    return refused.occurrence.deliver_at == at and activity.last_visit is not None and activity.last_visit > at

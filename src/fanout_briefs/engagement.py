@@ -130,7 +130,8 @@ class BackoffPolicy:
             opened, gap, backoff = self.first_day, self.first_gap, "first_backoff"
         rested = self._is_rested(activity, at, gap)
         if self.exact_days:
-            due, refusal = rested and days == opened, "default" if days == opened else backoff
+            is_the_day = days == opened
+            due, refusal = rested and is_the_day, "default" if is_the_day else backoff
         else:
             due, refusal = rested and not _briefed_since(activity, visit, opened), backoff
         return due, f"reengagement_day_{opened}" if due else refusal

@@ -11,17 +11,17 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from fanout_briefs.dedupe import BatchDeduplicator
 from fanout_briefs.eligibility import Eligibility, Refusal
 from fanout_briefs.engagement import BackoffPolicy, EngagementPolicy
 from fanout_briefs.errors import BadValue, InvalidSchedule, SourceError
 from fanout_briefs.model import (
+    EngagementDecision,
     Enqueued,
     Job,
     JobStatus,
-    Preference,
     SkipReason,
     Slot,
     Window,
@@ -31,7 +31,7 @@ from fanout_briefs.model import (
 )
 from fanout_briefs.plans import Phase, PlanReport, Tally, Verdict
 from fanout_briefs.ports import Engagement, Ledger, Preferences
-from fanout_briefs.scan import Calendar, Candidate, Due, pages
+from fanout_briefs.scan import Calendar, Candidate, Due, DueSlot, Wish, pages
 from fanout_briefs.settled import Rejected, iter_settled
 from fanout_briefs.timing import CatchUp, Timing
 
@@ -145,6 +145,7 @@ class _Plan:
         self._now = now
         self._window = window
         self._promised_from = promised_from
+        self._looks_further_back = window.start < promised_from
         self._dry_run = dry_run
         self._on_verdict = on_verdict
         self._scanned = 0
@@ -178,30 +179,30 @@ class _Plan:
         window = Window(min(promised_from, now - review), now + timing.lead + timing.horizon)
         return cls(planner, now, window, promised_from, dry_run=dry_run, on_verdict=on_verdict)
 
-    async def page(self, preferences: Sequence[Preference]) -> None:
+    async def page(self, wishes: Sequence[Wish]) -> None:
         """Plan one page; if its storage fails, the page counts as failed and nothing of it is reported as done."""
-        self._scanned += len(preferences)
+        self._scanned += len(wishes)
         refused = self._new_tally()
         with self._timed("due") as handled:
-            candidates = list(self._due(preferences, refused))
+            candidates = list(self._due(wishes, refused))
             handled(len(candidates))
         recorded = await self._record_or_fail(candidates) if candidates else self._new_tally()
         self._tally.add(refused)
         self._tally.add(recorded)
         if self._on_verdict is not None:
-            self._tell_of_unpromised(preferences, candidates, refused, recorded)
+            self._tell_of_unpromised(wishes, candidates, refused, recorded)
             for verdict in (*refused.verdicts, *recorded.verdicts):
                 self._on_verdict(verdict)
 
     def _tell_of_unpromised(
-        self, preferences: Sequence[Preference], candidates: Sequence[Candidate], refused: Tally, recorded: Tally
+        self, wishes: Sequence[Wish], candidates: Sequence[Candidate], refused: Tally, recorded: Tally
     ) -> None:
         """Tell of those for whom only slots from before the promise were looked for, and none is there."""
         unheard = {job.user_id for job in candidates} - {verdict.user_id for verdict in recorded.verdicts}
-        for preference in preferences if unheard else ():
-            if check_user_id(preference.user_id) is None and preference.user_id in unheard:
-                unheard.remove(preference.user_id)  # the first counts, if the page holds the user twice
-                self._not_yet_due(refused, preference)
+        for user_id, _, due in wishes if unheard else ():
+            if isinstance(due, Due) and check_user_id(user_id) is None and user_id in unheard:
+                unheard.remove(user_id)  # the first counts, if the page holds the user twice
+                self._not_yet_due(refused, user_id, due)
 
     def _new_tally(self) -> Tally:
         return Tally(keeps_verdicts=self._on_verdict is not None)
@@ -242,51 +243,55 @@ class _Plan:
 
     # due ---------------------------------------------------------------------------------------------
 
-    def _due(self, preferences: Iterable[Preference], tally: Tally) -> Iterator[Candidate]:
+    def _due(self, wishes: Iterable[Wish], tally: Tally) -> Iterator[Candidate]:
         seen: set[str] = set()
-        for preference in preferences:
-            wrong = check_user_id(preference.user_id)
+        for user_id, since, due in wishes:
+            wrong = check_user_id(user_id)
             if wrong is not None:
-                bad = BadValue("user_id", preference.user_id, wrong)
+                bad = BadValue("user_id", user_id, wrong)
                 # Its repr is printable on every terminal; as an id it is of no use to anybody.
-                tally.refuse(repr(preference.user_id)[:80], SkipReason.INVALID_USER_ID, str(bad))
-            elif preference.user_id in seen:
+                tally.refuse(repr(user_id)[:80], SkipReason.INVALID_USER_ID, str(bad))
+            elif user_id in seen:
                 detail = "the page holds this user twice; the first preference counts"
-                tally.refuse(preference.user_id, SkipReason.DUPLICATE_USER, detail)
+                tally.refuse(user_id, SkipReason.DUPLICATE_USER, detail)
             else:
-                seen.add(preference.user_id)
-                yield from self._due_of(preference, tally)
+                seen.add(user_id)
+                slots = due.slots if since is None and isinstance(due, Due) else ()
+                for slot in slots or self._slots_of(user_id, since, due, tally):  # nearly always those at hand
+                    yield slot.of(user_id)
 
-    def _due_of(self, preference: Preference, tally: Tally) -> Iterator[Candidate]:
-        user_id, since = preference.user_id, preference.effective_from
-        if not preference.is_active:
+    def _slots_of(
+        self, user_id: str, since: datetime | None, due: Due | InvalidSchedule | None, tally: Tally
+    ) -> Sequence[DueSlot]:
+        if due is None:
             tally.tell_of(user_id, SkipReason.SWITCHED_OFF)
-            return
-        due = self.calendar.of(preference)
+            return ()
         problems = _problems_of(due, since)
         if isinstance(due, InvalidSchedule) or problems:
             tally.refuse(user_id, SkipReason.INVALID_SCHEDULE, str(InvalidSchedule(problems)))
-            return
+            return ()
         if not due.slots:
-            self._not_yet_due(tally, preference)
+            self._not_yet_due(tally, user_id, due)
+        slots: list[DueSlot] = []
         for slot in due.slots:
             if since is not None and slot.occurrence.deliver_at < since:
                 tally.tell_of(user_id, SkipReason.NOT_YET_EFFECTIVE, slot.occurrence)
             else:
-                yield slot.of(self._name, user_id)
+                slots.append(slot)
+        return slots
 
-    def _not_yet_due(self, tally: Tally, preference: Preference) -> None:
-        due = self.calendar.of(preference)
-        if tally.keeps_verdicts and isinstance(due, Due):
+    def _not_yet_due(self, tally: Tally, user_id: str, due: Due) -> None:
+        if tally.keeps_verdicts:
             coming = due.schedule.next_after(self._window.end - timedelta(microseconds=1))
-            tally.tell_of(preference.user_id, SkipReason.NOT_YET_DUE, coming)
+            tally.tell_of(user_id, SkipReason.NOT_YET_DUE, coming)
 
     # duplicates, engagement, enqueue -------------------------------------------------------------------
 
     async def _record(self, candidates: Sequence[Candidate], tally: Tally) -> None:
         with self._timed("duplicates") as handled:
             found = await self._ledger.find(self._keys(candidates))
-            candidates = [slot for slot in candidates if self._is_promised(slot) or slot.dedup_key in found]
+            if self._looks_further_back:
+                candidates = [slot for slot in candidates if self._is_promised(slot) or slot.dedup_key in found]
             tally.due = len(candidates)
             fresh, skips = self._without_duplicates(candidates, found, tally)
             handled(len(candidates))
@@ -298,8 +303,8 @@ class _Plan:
         sends: list[Job] = []
         for slot in wanted:
             decision = decisions[slot.dedup_key]
-            if not isinstance(decision, Refusal):
-                sends.append(self._job(slot, reason=decision.reason))
+            if isinstance(decision, EngagementDecision):
+                sends.append(self._job(slot, JobStatus.PENDING, None, decision.reason))
             elif decision.retryable:
                 tally.put_off(slot, decision)
             else:
@@ -326,11 +331,13 @@ class _Plan:
         self, candidates: Sequence[Candidate], found: Mapping[str, Job], tally: Tally
     ) -> tuple[list[Candidate], list[_Skip]]:
         """Count what exists already; give what is to be decided, and what a job nearby rules out."""
-        for slot in candidates:
-            if not self._is_promised(slot):
-                _tell(slot, found[slot.dedup_key], tally)
+        if self._looks_further_back:
+            for slot in candidates:
+                if not self._is_promised(slot):
+                    _tell(slot, found[slot.dedup_key], tally)
+            candidates = list(filter(self._is_promised, candidates))
         blocking = [job for job in found.values() if not job.can_be_taken_up]
-        fresh, duplicates = BatchDeduplicator(blocking).split(filter(self._is_promised, candidates))
+        fresh, duplicates = BatchDeduplicator(blocking).split(candidates)
         for slot in duplicates:
             job = found[slot.dedup_key]
             tally.duplicate(slot, job.status, job.code)
@@ -348,6 +355,8 @@ class _Plan:
         self, candidates: Sequence[Candidate], fresh: Sequence[Candidate]
     ) -> tuple[list[Candidate], list[_Skip]]:
         """Split what is fresh by the catch-up policy: what may be sent, and what was missed for good."""
+        if all(slot.occurrence.deliver_at >= self._now for slot in fresh):
+            return list(fresh), []
         policy = self._timing.catch_up
         latest: dict[str, datetime] = {}
         for slot in candidates:
@@ -370,8 +379,10 @@ class _Plan:
                 wanted.append(slot)
         return wanted, missed
 
-    def _job(self, slot: Candidate, **decided: Any) -> Job:
-        return self._timing.job(slot.type, slot.user_id, slot.occurrence, slot.window, **decided)
+    def _job(self, slot: Candidate, status: JobStatus, code: SkipReason | None, reason: str | None) -> Job:
+        return self._timing.job(
+            slot.type, slot.user_id, slot.occurrence, slot.window, status=status, code=code, reason=reason
+        )
 
     def _skipped(self, skips: Sequence[_Skip], found: Mapping[str, Job], tally: Tally) -> list[Job]:
         """Count what is skipped; give what is not on record yet. A slot that was skipped before keeps its first reason."""
@@ -379,7 +390,7 @@ class _Plan:
         for slot, refusal in skips:
             job = found.get(slot.dedup_key)
             if job is None:
-                new.append(self._job(slot, status=JobStatus.SKIPPED, code=refusal.code, reason=refusal.detail))
+                new.append(self._job(slot, JobStatus.SKIPPED, refusal.code, refusal.detail))
             else:
                 was_skipped = job.status is JobStatus.SKIPPED
                 tally.skip(

@@ -117,18 +117,21 @@ class Tally:
     def enqueue(self, slot: Slot) -> None:
         """Count a slot that is pending because of this plan."""
         self.enqueued += 1
-        self.tell(slot, JobStatus.PENDING, is_new=True)
+        if self.keeps_verdicts:
+            self.tell(slot, JobStatus.PENDING, is_new=True)
 
     def skip(self, slot: Slot, code: SkipReason, detail: str | None) -> None:
         """Count a slot that was decided against."""
         self.skipped[code] += 1
-        self.tell(slot, JobStatus.SKIPPED, code, detail)
+        if self.keeps_verdicts:
+            self.tell(slot, JobStatus.SKIPPED, code, detail)
 
     def duplicate(self, slot: Slot, status: JobStatus, code: SkipReason | None = None) -> None:
         """Count a slot that was there already."""
         self.duplicates += 1
         self.existing[status] += 1
-        self.tell(slot, status, code)
+        if self.keeps_verdicts:
+            self.tell(slot, status, code)
 
     def put_off(self, slot: Slot, refusal: Refusal) -> None:
         """Count a slot that nothing is recorded about, since the facts could not be read."""

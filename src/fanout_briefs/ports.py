@@ -36,6 +36,7 @@ from fanout_briefs.model import (
     ProjectBrief,
     Receipt,
     Recipient,
+    Scheduled,
     ScheduleFields,
     SectionRequest,
     Window,
@@ -105,8 +106,8 @@ class ScheduleIndex(Preferences, Protocol):
         """
         ...
 
-    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
-        """Give up to ``limit`` active preferences that have one of these schedules, as ``page`` does.
+    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Scheduled]:
+        """Give up to ``limit`` people whose active preference has one of these schedules, in pages as ``page`` does.
 
         Args:
             schedules: Ids of ``schedules``; the same ones for each page of a scan. Unknown ones have nobody.
@@ -254,9 +255,14 @@ class Ledger(Protocol):
     long batches, one a chunk in order of the keys: after a failure or a cancellation every row is wholly as
     before or wholly as after, and calling again with the same arguments completes the rest.
 
+    What comes back is in its normal form: instants in UTC and exact to the microsecond, texts for people (reasons and
+    errors) without lone surrogates. ``fanout_briefs.rules`` has that form, and the checks at the edge.
+
     Raises:
         StorageUnavailable: From any method, when the storage cannot be used. Busy, serialization and deadlock
             errors are tried again first.
+        ValueError: From any method, before anything is stored: for a naive instant, a limit below 1, or a new job whose
+            key holds a NUL or a lone surrogate. Looking for such a key finds nothing.
     """
 
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
@@ -319,7 +325,7 @@ class Ledger(Protocol):
         ...
 
     async def forget(self, user_id: str) -> int:
-        """Erase everything that is stored about a user, and return how many rows that was.
+        """Erase everything that is stored about a user; return how many slots, payloads, briefs and preferences that was.
 
         A worker that holds one of these jobs finds its claim stale.
         """
@@ -346,8 +352,8 @@ class Work(Protocol):
         user and type is pending or in processing, so that content windows never overlap. ``due_by`` and ``now``
         are two clocks on purpose: a run may be made for a past moment, while leases always run by the wall clock.
 
-        A claimed job is in processing, its attempts raised by one, its token too, its lease ends at
-        ``now + lease``. The first claim of a slot fixes its window's start: at the window's end of the user's
+        A claimed job is in processing, its attempts raised by one, and its lease ends at ``now + lease``. Its token is
+        higher than any that was ever given for its key, also for a slot that was erased meanwhile. The first claim of a slot fixes its window's start: at the window's end of the user's
         latest saved brief of that type, but not beyond its own end; or else as enqueued. Progress stays as the last holder
         left it, so that the next one sees how far it came.
 

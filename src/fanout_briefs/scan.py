@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
-from typing import cast
+from typing import Any, TypeAlias, cast
 
-from attrs import define, frozen
+from attrs import frozen
 
 from fanout_briefs.eligibility import parse
 from fanout_briefs.errors import InvalidSchedule
-from fanout_briefs.model import Occurrence, Preference, ScheduleFields, Window, slot_key
+from fanout_briefs.model import (
+    Occurrence,
+    Page,
+    Preference,
+    Scheduled,
+    ScheduleFields,
+    Window,
+    frozen_by_convention,
+    slot_key,
+)
 from fanout_briefs.ports import Preferences, ScheduleIndex
 from fanout_briefs.schedule import Schedule
 from fanout_briefs.timing import Timing
 
-__all__ = ["Calendar", "Candidate", "Due", "DueSlot", "pages"]
+__all__ = ["Calendar", "Candidate", "Due", "DueSlot", "Wish", "pages"]
 
 _KEPT_SCHEDULES = 10_000
 
@@ -24,18 +34,19 @@ _KEPT_SCHEDULES = 10_000
 class DueSlot:
     """One occurrence of a schedule, and what its brief covers; ``key`` is the slot's without the user."""
 
+    type: str
     occurrence: Occurrence
     window: Window
     key: str
 
-    def of(self, type: str, user_id: str) -> Candidate:  # noqa: A002  # as of a job
+    def of(self, user_id: str) -> Candidate:
         """Give one user's slot."""
-        return Candidate(type, user_id, self.occurrence, self.window, self.key + user_id)
+        return Candidate(self.type, user_id, self.occurrence, self.window, self.key + user_id)
 
 
-@define
+@frozen_by_convention
 class Candidate:
-    """A slot that is due and may become a job. Not frozen: one is made for every due user."""
+    """A slot that is due and may become a job."""
 
     type: str
     user_id: str
@@ -69,12 +80,13 @@ class Calendar:
 
     def of(self, fields: ScheduleFields | Preference) -> Due | InvalidSchedule:
         """Give the occurrences of a schedule, or what is wrong with its fields."""
-        days = fields.days
-        raw = (fields.frequency, fields.time_of_day, fields.timezone, fields.day_of_week)
+        days, day_of_week = fields.days, fields.day_of_week
+        key: object = (fields.frequency, fields.time_of_day, fields.timezone)
         try:
-            # Types count: True and 1.0 equal 1, but make no schedule.
-            listed = None if days is None else (tuple(days), tuple(map(type, days)))
-            key = (raw, type(fields.day_of_week), type(days), listed)
+            if days is not None or day_of_week is not None:
+                # Types count: True and 1.0 equal 1, but make no schedule.
+                listed = None if days is None else (tuple(days), tuple(map(type, days)))
+                key = (key, day_of_week, type(day_of_week), type(days), listed)
             found = self._known.get(key)
         except TypeError:  # a list where a string belongs; parsing names it
             return self._compute(fields)
@@ -84,11 +96,6 @@ class Calendar:
             found = self._known[key] = self._compute(fields)
         return found
 
-    def concerns(self, fields: ScheduleFields) -> bool:
-        """Whether people with this schedule are due, or are to be told that it is none."""
-        due = self.of(fields)
-        return isinstance(due, InvalidSchedule) or bool(due.slots)
-
     def _compute(self, fields: ScheduleFields | Preference) -> Due | InvalidSchedule:
         try:
             schedule = parse(fields)
@@ -96,6 +103,7 @@ class Calendar:
             return error
         slots = [
             DueSlot(
+                self._name,
                 occurrence,
                 self._timing.window(occurrence, schedule.previous_before(occurrence.deliver_at)),
                 slot_key(self._name, occurrence.local_date, ""),
@@ -105,10 +113,14 @@ class Calendar:
         return Due(schedule, slots)
 
 
+Wish: TypeAlias = tuple[str, datetime | None, "Due | InvalidSchedule | None"]
+"""What a plan goes by: a user id, since when, and what is due, which is None where the brief is switched off."""
+
+
 async def pages(
     preferences: Preferences, calendar: Calendar, limit: int, *, everybody: bool
-) -> AsyncIterator[Sequence[Preference]]:
-    """Read preferences in pages: those that the calendar concerns where they can be read so, else all.
+) -> AsyncIterator[Sequence[Wish]]:
+    """Read who wants what in pages: of those whom the calendar concerns where they can be read so, else of all.
 
     Args:
         preferences: Read by schedule where ``schedule_index`` says that it can be.
@@ -117,25 +129,42 @@ async def pages(
         everybody: Read all of them in any case.
 
     Raises:
-        ValueError: A cursor came twice.
+        ValueError: A cursor came twice, or a schedule that was not asked for.
         Exception: What ``preferences`` raises.
     """
-    read = preferences.page
+    read: Callable[[str | None, int], Awaitable[Page[Any]]] = preferences.page
+    understand: Callable[[Sequence[Any]], Sequence[Wish]] = partial(_by_fields, calendar=calendar)
     if getattr(preferences, "schedule_index", False) and not everybody:
         index = cast("ScheduleIndex", preferences)
-        schedules = await index.schedules()
-        concerned = [schedule for schedule, fields in schedules.items() if calendar.concerns(fields)]
+        listed = {schedule: calendar.of(fields) for schedule, fields in (await index.schedules()).items()}
+        # Also who has a schedule that is none: they are to be told.
+        concerned = {schedule: due for schedule, due in listed.items() if isinstance(due, InvalidSchedule) or due.slots}
         if not concerned:
             return
-        read = partial(index.page_for, concerned)
+        read = partial(index.page_for, list(concerned))
+        understand = partial(_by_schedule, due=concerned)
     cursor: str | None = None
     seen: set[str] = set()
     while True:
         page = await read(cursor, limit)
-        yield page.items
+        yield understand(page.items)
         cursor = page.next_cursor
         if cursor is None:
             return
         if cursor in seen:
             raise ValueError(f"preferences gave the cursor {cursor!r} twice, so the scan would never end")
         seen.add(cursor)
+
+
+def _by_fields(preferences: Sequence[Preference], calendar: Calendar) -> Sequence[Wish]:
+    return [
+        (preference.user_id, preference.effective_from, calendar.of(preference) if preference.is_active else None)
+        for preference in preferences
+    ]
+
+
+def _by_schedule(people: Sequence[Scheduled], due: Mapping[str, Due | InvalidSchedule]) -> Sequence[Wish]:
+    try:
+        return [(person.user_id, person.effective_from, due[person.schedule]) for person in people]
+    except KeyError as unknown:
+        raise ValueError(f"page_for gave somebody with the schedule {unknown}, which was not asked for") from None

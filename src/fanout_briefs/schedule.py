@@ -26,6 +26,9 @@ _T = TypeVar("_T")
 
 _WEEK = range(7)
 _LAST_ORDINAL = dt.date.max.toordinal()
+# Where the calendar is over, for those who walk it forwards (1) and backwards (-1).
+_DAYS_END = {1: _LAST_ORDINAL + 1, -1: 0}
+_MONTHS_END = {1: 10_000 * 12, -1: 11}
 _TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9]))?")
 _ZONE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+/-]{0,63}")
 _NOT_ZONES = re.compile(r"(localtime|posixrules|factory|(posix|right)/.*)", re.IGNORECASE)
@@ -35,6 +38,7 @@ class Frequency(enum.StrEnum):
     """How often a brief comes."""
 
     DAILY = "daily"
+    """Every day."""
     WEEKDAYS = "weekdays"
     """Monday to Friday."""
     WEEKLY = "weekly"
@@ -217,15 +221,16 @@ class Schedule:
         """Give the eligible dates from ``start`` on, later ones if ``step`` is 1, earlier ones if -1."""
         if self.frequency is Frequency.MONTHLY:
             return self._month_dates_from(start, step)
-        ordinals = range(start.toordinal(), _LAST_ORDINAL + 1 if step > 0 else 0, step)
+        ordinals = range(start.toordinal(), _DAYS_END[step], step)
         return (dt.date.fromordinal(ordinal) for ordinal in ordinals if ordinal % 7 in self.days)
 
     def _month_dates_from(self, start: dt.date, step: int) -> Iterator[dt.date]:
-        months = range(start.year * 12 + start.month - 1, 9999 * 12 + 12 if step > 0 else 11, step)
-        for year, month in (divmod(number, 12) for number in months):
-            for day in sorted(self._month_days(year, month + 1), reverse=step < 0):
+        first = step * start.toordinal()
+        for number in range(start.year * 12 + start.month - 1, _MONTHS_END[step], step):
+            year, month = divmod(number, 12)
+            for day in sorted(self._month_days(year, month + 1))[::step]:
                 date = dt.date(year, month + 1, day)
-                if (date >= start) if step > 0 else (date <= start):
+                if step * date.toordinal() >= first:
                     yield date
 
     def _month_days(self, year: int, month: int) -> set[int]:

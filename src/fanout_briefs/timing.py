@@ -58,12 +58,16 @@ class Timing:
     catch_up: CatchUp = field(default=CatchUp.LATEST, converter=_catch_up)
     max_lateness: timedelta = field(default=timedelta(hours=12), validator=_not_negative)
     look_back: timedelta = field(default=timedelta(0), validator=_not_negative)
+    _spread: int = field(init=False, repr=False, eq=False)  # microseconds
+
+    @_spread.default
+    def _room_for_spreading(self) -> int:
+        return max((self.lead - self.deadline) // _MICROSECOND, 0)
 
     def generate_at(self, name: str, user_id: str, deliver_at: datetime) -> datetime:
         """When generation starts: spread over the lead by a stable hash of the user, so that not all start at once."""
         digest = hashlib.blake2b(f"{name}:{user_id}".encode(), digest_size=8).digest()
-        spread = max((self.lead - self.deadline) // _MICROSECOND, 0)
-        return deliver_at - self.lead + timedelta(microseconds=(int.from_bytes(digest) * spread) >> 64)
+        return deliver_at - self.lead + timedelta(0, 0, (int.from_bytes(digest) * self._spread) >> 64)
 
     def window(self, occurrence: Occurrence, previous: Occurrence) -> Window:
         """What an occurrence covers: from where the content of the previous one was cut off."""

@@ -6,10 +6,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from fanout_briefs.adapters.memory import MemoryStorage
-from fanout_briefs.testing import StorageContract
+from fanout_briefs.testing import StorageContract, StorageMachine
+from stories import STORIES
 
 
-class TestMemoryStorage(StorageContract):
+class TestMemoryStorage(StorageContract, StorageMachine):
+    settings = STORIES
     capabilities = ("preferences", "reopens", "schedule_index")
 
     @asynccontextmanager

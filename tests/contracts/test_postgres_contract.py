@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 import pytest
 
 from fanout_briefs.adapters.postgres import PostgresStorage
-from fanout_briefs.testing import StorageContract
+from fanout_briefs.testing import StorageContract, StorageMachine
 from services import Schema
+from stories import STORIES
 
 
-class TestPostgresStorage(StorageContract):
+class TestPostgresStorage(StorageContract, StorageMachine):
+    settings = STORIES
     capabilities = ("preferences", "reopens", "schedule_index", "shared", "trace")
 
     @pytest.fixture(autouse=True)

@@ -8,10 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fanout_briefs.adapters.sqlite import SqliteStorage
-from fanout_briefs.testing import StorageContract
+from fanout_briefs.testing import StorageContract, StorageMachine
+from stories import STORIES
 
 
-class TestSqliteStorage(StorageContract):
+class TestSqliteStorage(StorageContract, StorageMachine):
+    settings = STORIES
     capabilities = ("preferences", "reopens", "schedule_index", "shared", "trace")
 
     @asynccontextmanager

@@ -197,7 +197,7 @@ mock.patch.object(os, "replace", replace).start()
 _beaten = anyio.Event()
 
 
-def make(mailer: Any, **changes: Any) -> Briefs:
+def make(mailer: Any, *, storage: Any = None, **changes: Any) -> Briefs:
     given: dict[str, Any] = {
         "projects": Host(),
         "generator": Host(),
@@ -206,7 +206,7 @@ def make(mailer: Any, **changes: Any) -> Briefs:
         "look_back": timedelta(hours=6),
         "lease": LEASE,
     }
-    return Briefs(Storage(FOLDER / "briefs.db"), mailer=mailer, **{**given, **changes})
+    return Briefs(storage or Storage(FOLDER / "briefs.db"), mailer=mailer, **{**given, **changes})
 
 
 briefs = make(Outbox(FOLDER / "outbox"))

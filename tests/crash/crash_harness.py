@@ -96,7 +96,7 @@ def child(folder: Path, at: str = "", app: str = "briefs", **more: str) -> Gener
     process = subprocess.Popen(
         [
             *(sys.executable, "-W", "error", "-m", "fanout_briefs.cli"),
-            *("run", f"crash_app:{app}", "--as-of", AS_OF, "--json"),
+            *("run", app if ":" in app else f"crash_app:{app}", "--as-of", AS_OF, "--json"),
         ],
         cwd=HERE,
         env={**os.environ, "CRASH_FOLDER": str(folder), "CRASH_MARKS": str(writing), "CRASH_AT": at or ":0", **more},
@@ -115,9 +115,9 @@ def child(folder: Path, at: str = "", app: str = "briefs", **more: str) -> Gener
             process.communicate()
 
 
-def undisturbed(folder: Path, app: str = "briefs") -> tuple[int, dict[str, Any], str]:
+def undisturbed(folder: Path, app: str = "briefs", **more: str) -> tuple[int, dict[str, Any], str]:
     """A run that nobody kills: exit status, its JSON, its problems."""
-    with child(folder, app=app, CRASH_LEASE="60") as running:
+    with child(folder, app=app, **{**more, "CRASH_LEASE": "60"}) as running:
         status, output, problems = running.ends()
     assert output, problems
     return status, json.loads(output), problems

@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 from crash_harness import PHASES, USERS, Child, Left, accepted, bytes_by_name, child, undisturbed
 
+from figures import Tell
+
 SEED = 20261123
 pytestmark = [
     pytest.mark.slow,
@@ -87,12 +89,10 @@ def is_all_there(folder: Path) -> None:
 
 def table(title: str, kills: Counter[str]) -> str:
     rows = [f"  {phase:<16}{kills[phase]:>4}" for phase in PHASES if kills[phase]]
-    return "\n".join(["", title, *rows, f"  {'in all':<16}{kills.total():>4}"])
+    return "\n".join([title, *rows, f"  {'in all':<16}{kills.total():>4}"])
 
 
-def test_fifty_kills_in_every_phase_leave_each_brief_and_each_mail_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fifty_kills_in_every_phase_leave_each_brief_and_each_mail_once(tmp_path: Path, tell: Tell) -> None:
     rng = random.Random(SEED)
     points = census(tmp_path / "census")
     assert set(points) == set(PHASES)
@@ -115,8 +115,7 @@ def test_fifty_kills_in_every_phase_leave_each_brief_and_each_mail_once(
     with ThreadPoolExecutor(2) as pool:
         done = [target for reached in pool.map(play, range(len(series))) for target in reached]
     kills = Counter(phase for phase, _ in done)
-    with capsys.disabled():
-        sys.stdout.write(table(f"kills by phase, {len(series)} series, seed {SEED}", kills) + "\n")
+    tell(table(f"kills by phase, {len(series)} series, seed {SEED}", kills))
     assert sorted(done) == sorted(targets)
     assert kills.total() == 50
     assert min(kills[phase] for phase in PHASES) >= 3
@@ -137,9 +136,7 @@ def unknown_after(folder: Path) -> int:
     return Counter(status_of.values())["unknown"]
 
 
-def test_a_provider_that_takes_everything_is_never_given_a_mail_twice(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_provider_that_takes_everything_is_never_given_a_mail_twice(tmp_path: Path, tell: Tell) -> None:
     rng = random.Random(SEED + 1)
     phases = ("brief/finish", "mail/address", "mail/sending", "mail/send", "mail/finish")
     points = census(tmp_path / "census", "logged")
@@ -154,9 +151,7 @@ def test_a_provider_that_takes_everything_is_never_given_a_mail_twice(
 
     with ThreadPoolExecutor(2) as pool:
         kills, unknown = map(sum, zip(*pool.map(play, range(len(targets))), strict=True))
-    with capsys.disabled():
-        told = f"{kills} kills over a provider that is not idempotent: {unknown} mails unknown, none sent twice"
-        sys.stdout.write(f"\n{told}\n")
+    tell(f"{kills} kills over a provider that is not idempotent: {unknown} mails unknown, none sent twice")
     assert unknown > 0
 
 

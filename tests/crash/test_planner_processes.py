@@ -13,8 +13,9 @@ from typing import Any
 
 import anyio
 import pytest
-from planner_harness import File, Place, Tables, plan, slots
+from planner_harness import plan, slots
 
+from places import File, Place, Tables
 from services import Schema
 from sqlite_trace import A_WHILE
 

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import anyio
 import anyio.to_thread
 import pytest
-from planner_harness import Tables, plan, slots
+from planner_harness import plan, slots
 
 from fanout_briefs.adapters.postgres import PostgresStorage
 from fanout_briefs.errors import StorageUnavailable
+from places import Tables
 from services import Schema, Server, connect
 from slots import NOW, claim
 from sqlite_trace import Trace

@@ -8,7 +8,6 @@ turned by hand, a quarter of an hour at a time: every time plan, then run.
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -33,6 +32,7 @@ from fanout_briefs import (
 )
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.sqlite import SqliteStorage
+from figures import Tell
 from slots import AnyStorage
 
 SEED = 20260311
@@ -265,7 +265,7 @@ def drawn(rng: random.Random, preference: Preference, now: datetime) -> Preferen
 
 
 async def test_whoever_changes_whatever_at_any_time_gets_at_most_one_brief_a_local_date_and_always_a_code(
-    storage: AnyStorage, capsys: pytest.CaptureFixture[str]
+    storage: AnyStorage, tell: Tell
 ) -> None:
     rng = random.Random(SEED)
     people = [Preference(user_id=f"u{number:02}", time_of_day="09:00", timezone="UTC") for number in range(40)]
@@ -294,6 +294,5 @@ async def test_whoever_changes_whatever_at_any_time_gets_at_most_one_brief_a_loc
                 lost[str(told.code)] += 1
                 # Its time came to be in the past by a change, or it was off when its time came.
                 assert told.code in {SkipReason.SUPERSEDED, SkipReason.NOT_YET_EFFECTIVE}
-    with capsys.disabled():
-        sys.stdout.write(f"\nseed {SEED}: {len(seen)} mails, epochs {dict(epochs)}, without: {dict(lost)}\n")
+    tell(f"seed {SEED}: {len(seen)} mails, epochs {dict(epochs)}, without: {dict(lost)}")
     assert max(epochs) > 2

@@ -6,7 +6,6 @@ nothing be lost because it never came, and what dead workers held must be taken 
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -33,6 +32,7 @@ from fanout_briefs import (
 )
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.serve import Round
+from figures import Tell
 from mail_server import HOLD, MailServer
 from virtual_time import in_virtual_time
 
@@ -223,9 +223,7 @@ async def test_planning_goes_on_while_a_brief_takes_long(storage: MemoryStorage)
 
 @pytest.mark.slow
 @needs_posix
-def test_workers_whose_clock_is_set_back_and_forward_send_everything_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_workers_whose_clock_is_set_back_and_forward_send_everything_once(tmp_path: Path, tell: Tell) -> None:
     def play(mailer: str) -> str:
         with ExitStack() as stack:
             held = {("DATA", "u004"): [HOLD]}
@@ -267,5 +265,4 @@ def test_workers_whose_clock_is_set_back_and_forward_send_everything_once(
             return f"{mailer}: 1 kill, 36 briefs, {dict(found.counts)}"
 
     told = side_by_side(play, ["eml", "smtp"])
-    with capsys.disabled():
-        sys.stdout.write(f"\nclock set by an hour: {'; '.join(told)}\n")
+    tell(f"clock set by an hour: {'; '.join(told)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import subprocess
-import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from fault_harness import MAILS, Found, Scene, needs_posix, scene, side_by_side
 
+from figures import Tell
 from mail_server import MailServer
 
 pytestmark = [pytest.mark.slow, needs_posix]
@@ -52,10 +52,9 @@ def filled(disk: Path) -> Generator[None]:
     ballast.unlink()
 
 
-def told(capsys: pytest.CaptureFixture[str], found: dict[str, Found]) -> None:
-    with capsys.disabled():
-        counts = "; ".join(f"{name}: 36 briefs, {dict(each.counts)}" for name, each in found.items())
-        sys.stdout.write(f"\ndisk full, {counts}\n")
+def told(tell: Tell, found: dict[str, Found]) -> None:
+    counts = "; ".join(f"{name}: 36 briefs, {dict(each.counts)}" for name, each in found.items())
+    tell(f"disk full, {counts}")
 
 
 def ended_well(town: Scene) -> Found:
@@ -66,9 +65,7 @@ def ended_well(town: Scene) -> Found:
     return found
 
 
-def test_a_worker_whose_disk_is_full_goes_on_when_there_is_room_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_worker_whose_disk_is_full_goes_on_when_there_is_room_again(tmp_path: Path, tell: Tell) -> None:
     def play(what: tuple[str, str]) -> Found:
         full, mailer = what
         folder = tmp_path / "-".join(what)
@@ -90,12 +87,10 @@ def test_a_worker_whose_disk_is_full_goes_on_when_there_is_room_again(
             return ended_well(town)
 
     plays = [("database", "eml"), ("database", "smtp"), ("outbox", "eml")]
-    told(capsys, {" ".join(what): found for what, found in zip(plays, side_by_side(play, plays), strict=True)})
+    told(tell, {" ".join(what): found for what, found in zip(plays, side_by_side(play, plays), strict=True)})
 
 
-def test_a_worker_that_may_not_write_goes_on_when_it_may_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_worker_that_may_not_write_goes_on_when_it_may_again(tmp_path: Path, tell: Tell) -> None:
     """As above, where nothing can be mounted: no file may grow, and none may be written at all."""
 
     def play(mailer: str) -> Found:
@@ -119,4 +114,4 @@ def test_a_worker_that_may_not_write_goes_on_when_it_may_again(
             return ended_well(town)
 
     plays = ["eml", "smtp"]
-    told(capsys, dict(zip(plays, side_by_side(play, plays), strict=True)))
+    told(tell, dict(zip(plays, side_by_side(play, plays), strict=True)))

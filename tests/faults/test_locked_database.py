@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from fault_harness import GUARD, needs_posix, scene, side_by_side
 
+from figures import Tell
 from mail_server import HOLD, MailServer
 
 MADE, ASKED, GIVEN = "u004", "u005", "u006"
@@ -30,9 +31,7 @@ print("open", flush=True)
 """
 
 
-def test_a_database_that_is_locked_for_a_minute_delays_everything_and_loses_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_database_that_is_locked_for_a_minute_delays_everything_and_loses_nothing(tmp_path: Path, tell: Tell) -> None:
     def play(mailer: str) -> str:
         with ExitStack() as stack:
             held = {("RCPT", ASKED): [HOLD], ("DATA", GIVEN): [HOLD]}
@@ -89,5 +88,4 @@ def test_a_database_that_is_locked_for_a_minute_delays_everything_and_loses_noth
             return f"{mailer}: {planned[0][0]} planned before, 40 briefs, {dict(found.counts)}"
 
     told = side_by_side(play, ["eml", "smtp"])
-    with capsys.disabled():
-        sys.stdout.write(f"\nlocked for a minute: {'; '.join(told)}\n")
+    tell(f"locked for a minute: {'; '.join(told)}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 from fault_harness import needs_posix, scene
 
+from figures import Tell
 from mail_server import DROP, HOLD, STALL, TAKE_AND_DROP, MailServer
 
 pytestmark = [pytest.mark.slow, needs_posix]
@@ -15,9 +15,7 @@ BUSY = "451 4.3.2 try again later"
 NOBODY = "550 5.1.1 no such user"
 
 
-def test_each_way_a_server_misbehaves_ends_as_stated_and_nobody_elses_mail_suffers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_way_a_server_misbehaves_ends_as_stated_and_nobody_elses_mail_suffers(tmp_path: Path, tell: Tell) -> None:
     script = {
         ("RCPT", "u001"): [NOBODY],
         ("RCPT", "u003"): [STALL],
@@ -49,8 +47,7 @@ def test_each_way_a_server_misbehaves_ends_as_stated_and_nobody_elses_mail_suffe
     }
     assert {"u011", "u003", "u013", "u015"} <= set(found.takers)
     assert not {"u005", "u009", "u021"} & set(found.takers)
-    with capsys.disabled():
-        sys.stdout.write(f"\nmail server misbehaves: 24 briefs, {dict(found.counts)}, {len(found.takers)} accepted\n")
+    tell(f"mail server misbehaves: 24 briefs, {dict(found.counts)}, {len(found.takers)} accepted")
 
 
 def test_a_server_that_defers_everybody_for_a_while_gets_every_mail_once_it_recovers(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ right wherever that is.
 from __future__ import annotations
 
 import random
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from fault_harness import needs_posix, scene, side_by_side
 
+from figures import Tell
 from mail_server import HOLD, MailServer
 
 SEED = 20260309
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, needs_posix]
 
 
 def test_a_worker_that_is_killed_again_and_again_leaves_each_brief_once_and_no_mail_twice(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tell: Tell
 ) -> None:
     def play(mailer: str) -> str:
         rng = random.Random(f"{SEED} {mailer}")
@@ -46,5 +46,4 @@ def test_a_worker_that_is_killed_again_and_again_leaves_each_brief_once_and_no_m
             return f"{mailer}: {KILLS} kills, 48 briefs, {dict(found.counts)}"
 
     told = side_by_side(play, ["eml", "smtp"])
-    with capsys.disabled():
-        sys.stdout.write(f"\nkilled under serve, seed {SEED}: {'; '.join(told)}\n")
+    tell(f"killed under serve, seed {SEED}: {'; '.join(told)}")

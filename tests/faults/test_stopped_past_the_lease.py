@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import random
 import signal
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from fault_harness import Child, Scene, needs_posix, scene, side_by_side
 
+from figures import Tell
 from mail_server import HOLD, MailServer
 
 SEED = 20260310
@@ -44,7 +44,7 @@ def overtaken(town: Scene, sleeper: Child) -> None:
 
 
 def test_a_worker_that_sleeps_past_its_lease_at_any_moment_wakes_to_find_the_work_done(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tell: Tell
 ) -> None:
     def play(name: str) -> str:
         rng = random.Random(f"{SEED} {name}")
@@ -58,8 +58,7 @@ def test_a_worker_that_sleeps_past_its_lease_at_any_moment_wakes_to_find_the_wor
             return f"{name} after {moment} marks: 36 briefs, {dict(town.judged().counts)}"
 
     told = side_by_side(play, ["eml", "smtp", "smtp again"])
-    with capsys.disabled():
-        sys.stdout.write(f"\nstopped under serve, seed {SEED}: {'; '.join(told)}\n")
+    tell(f"stopped under serve, seed {SEED}: {'; '.join(told)}")
 
 
 def test_a_worker_that_sleeps_in_the_middle_of_a_mail_wakes_to_send_it_at_most_once(tmp_path: Path) -> None:

@@ -10,17 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fanout_briefs.engagement import Activity, BackoffPolicy, EngagementDecision
+from fanout_briefs.testing.strategies import spans_of_days
 
 AT = datetime(2026, 11, 23, 9, tzinfo=UTC)
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 PHASE1, WINDOWS = BackoffPolicy.phase1(), BackoffPolicy()
-
-
-@st.composite
-def spans(draw: st.DrawFn) -> timedelta:
-    """Near whole days, where answers change."""
-    hours, tick = draw(st.sampled_from([0, 0, -2, -1, 1, 13])), draw(st.integers(-1, 1))
-    return draw(st.integers(-2, 75)) * DAY + hours * HOUR + timedelta(microseconds=tick)
 
 
 @st.composite
@@ -80,7 +74,7 @@ def ago(span: timedelta | None) -> datetime | None:
     return None if span is None else AT - span
 
 
-@given(st.none() | spans(), st.none() | spans())
+@given(st.none() | spans_of_days(), st.none() | spans_of_days())
 def test_phase1_is_the_seeds_table(away: timedelta | None, since_brief: timedelta | None) -> None:
     assert answer(PHASE1.decide(Activity("u", ago(away), ago(since_brief)), AT)) == by_the_seed(away, since_brief)
 
@@ -99,7 +93,7 @@ def sends_by_windows(visit: datetime, brief: datetime | None, at: datetime) -> b
     return at >= visit + 31 * DAY and rested(31)
 
 
-@given(spans(), st.none() | spans())
+@given(spans_of_days(), st.none() | spans_of_days())
 @example(4 * DAY, 2 * DAY - 2 * HOUR)
 @example(5 * DAY, DAY)
 def test_the_default_sends_by_its_windows(away: timedelta, since_brief: timedelta | None) -> None:
@@ -120,7 +114,7 @@ def test_every_policy_answers_for_any_aware_instants(
     assert decision == policy.decide(activity, at), "the answer is always the same"
 
 
-@given(policies(), spans(), st.none() | spans(), st.timezones(), st.timezones())
+@given(policies(), spans_of_days(), st.none() | spans_of_days(), st.timezones(), st.timezones())
 def test_the_zone_of_an_instant_does_not_matter(
     policy: BackoffPolicy, away: timedelta, since_brief: timedelta | None, one: tzinfo, other: tzinfo
 ) -> None:

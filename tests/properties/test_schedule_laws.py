@@ -14,58 +14,10 @@ from hypothesis import strategies as st
 from fanout_briefs.errors import InvalidSchedule
 from fanout_briefs.model import Occurrence
 from fanout_briefs.schedule import Frequency, Schedule
+from fanout_briefs.testing.strategies import moments_of_change, schedules, times_of_day
 
 DAY = timedelta(days=1)
 MINUTE = timedelta(minutes=1)
-
-# Where, and around which date, the clock did something.
-CHANGES = [
-    ("America/New_York", date(2024, 3, 10)),
-    ("America/New_York", date(2024, 11, 3)),
-    ("Europe/London", date(2024, 10, 27)),
-    ("Europe/Berlin", date(2026, 3, 29)),
-    ("Australia/Lord_Howe", date(2024, 10, 6)),
-    ("Australia/Lord_Howe", date(2024, 4, 7)),
-    ("Africa/Cairo", date(2024, 4, 26)),
-    ("America/Santiago", date(2024, 9, 8)),
-    ("America/Havana", date(2024, 3, 10)),
-    ("America/St_Johns", date(2010, 11, 7)),
-    ("Pacific/Apia", date(2011, 12, 30)),
-    ("Pacific/Kwajalein", date(1993, 8, 21)),
-    ("Asia/Kathmandu", date(2026, 11, 23)),
-    ("Antarctica/Troll", date(2024, 3, 31)),
-    ("Asia/Pyongyang", date(2018, 5, 5)),
-    ("America/Caracas", date(2016, 5, 1)),
-]
-ZONES = st.sampled_from(sorted({zone for zone, _ in CHANGES} | {"UTC", "Asia/Tokyo", "Africa/Casablanca"}))
-TIMES = st.builds(
-    time,
-    st.integers(0, 23) | st.integers(0, 3),
-    st.sampled_from([0, 15, 30, 45]) | st.integers(0, 59),
-    st.integers(0, 59),
-)
-
-
-@st.composite
-def places(draw: st.DrawFn) -> tuple[str, date]:
-    """A zone and a date, most often within two days of a change there."""
-    if draw(st.integers(0, 3)):
-        zone, day = draw(st.sampled_from(CHANGES))
-        return zone, day + draw(st.integers(-2, 2)) * DAY
-    return draw(ZONES), draw(st.dates(date(1980, 1, 1), date(2037, 1, 1)))
-
-
-@st.composite
-def schedules(draw: st.DrawFn, zone: str) -> Schedule:
-    frequency = draw(st.sampled_from(list(Frequency)))
-    days = st.sets(st.integers(1, 31) if frequency == "monthly" else st.integers(0, 6))
-    return Schedule.parse(
-        frequency,
-        draw(TIMES),
-        zone,
-        draw(st.integers(0, 6)),
-        draw(days) if frequency in {"custom", "monthly"} else None,
-    )
 
 
 def is_eligible(schedule: Schedule, day: date) -> bool:
@@ -99,7 +51,7 @@ class Scan:
         raise AssertionError("a date that was there has every time, or a gap where it is missing")
 
 
-@given(places(), st.integers(0, 3), st.data())
+@given(moments_of_change(), st.integers(0, 3), st.data())
 def test_there_is_one_occurrence_for_each_eligible_date_that_the_zone_had(
     place: tuple[str, date], more: int, data: st.DataObject
 ) -> None:
@@ -130,7 +82,7 @@ def test_every_eligible_date_of_a_long_window_is_there_once(data: st.DataObject,
 @st.composite
 def walks(draw: st.DrawFn) -> tuple[Schedule, datetime, datetime]:
     """A schedule and a window of up to 40 days near a date of interest, both ends at any second."""
-    zone, day = draw(places())
+    zone, day = draw(moments_of_change())
     noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
     start = noon + timedelta(seconds=draw(st.integers(-3 * 86_400, 86_400)))
     return draw(schedules(zone)), start, start + timedelta(seconds=draw(st.integers(0, 40 * 86_400)))
@@ -192,7 +144,7 @@ def is_iana(zone: ZoneInfo) -> bool:
     return zone.key not in {"localtime", "posixrules", "Factory"} and zone.key.split("/")[0] not in {"posix", "right"}
 
 
-@given(st.timezones().filter(is_iana), TIMES, st.datetimes(), st.sampled_from(Frequency))
+@given(st.timezones().filter(is_iana), times_of_day(), st.datetimes(), st.sampled_from(Frequency))
 def test_any_zone_and_any_year_has_a_neighbour_or_says_that_the_calendar_ends(
     zone: ZoneInfo, at: time, moment: datetime, frequency: str
 ) -> None:

@@ -77,7 +77,7 @@ def contents_have_no_hole_and_no_overlap(simulation: Simulation) -> None:
 
 
 def reminders_come_on_the_days_of_the_policy(simulation: Simulation) -> None:
-    """docs/engagement.md; a window's reminder comes once an absence, a recurring one every 31 days."""
+    """docs/how-to/engagement.md; a window's reminder comes once an absence, a recurring one every 31 days."""
     exact = simulation.settings.policy == "phase1"
     last: dict[tuple[str, datetime, str], datetime] = {}
     for reminder in sorted(simulation.host.reminded, key=lambda each: each.at):

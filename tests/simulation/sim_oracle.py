@@ -18,14 +18,14 @@ from attrs import define, field, frozen
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 ATTEMPTS = 3
-"""docs/slots.md, Running: "repeated with exponential back-off, three times in all"."""
+"""docs/slots.md, Running: "repeated with exponential back-off"; how often is set here."""
 RETRY_LATER_COUNTS = False
 """Whether an attempt that ended in RetryLater is one of the three. DESIGN and docs leave it open."""
 LATE_GIVES_WAY = True
 """Whether under ``latest`` a planned slot that a worker outage made late is dropped for a newer one. Open likewise."""
 
 
-# Schedules: DESIGN section 4 "Schedule", docs/schedules.md
+# Schedules: DESIGN section 4 "Schedule", docs/how-to/time-zones.md
 
 
 class Rule(NamedTuple):
@@ -43,7 +43,7 @@ class Rule(NamedTuple):
 
 
 def falls_on(rule: Rule, day: date) -> bool:
-    """The table of docs/schedules.md, with its defaults."""
+    """The table of docs/how-to/time-zones.md, with its defaults."""
     weekday = day.isoweekday() % 7  # 0 = Sunday
     match rule.frequency:
         case "weekdays":
@@ -60,7 +60,7 @@ def falls_on(rule: Rule, day: date) -> bool:
 
 
 def instant_of(day: date, wall: time, zone: ZoneInfo) -> datetime | None:
-    """When a wall clock shows this: docs/schedules.md, "When clocks change". Without PEP 495's folds.
+    """When a wall clock shows this: docs/how-to/time-zones.md, "When clocks change". Without PEP 495's folds.
 
     The offsets a day before and a day after are the only ones the clock can have had.
     """
@@ -130,7 +130,7 @@ class Almanac:
         return slots.ats[bisect_left(slots.ats, at) - 1]
 
 
-# Engagement: DESIGN section 4 "Engagement", docs/engagement.md
+# Engagement: DESIGN section 4 "Engagement", docs/how-to/engagement.md
 
 
 class Word(NamedTuple):
@@ -168,7 +168,7 @@ def phase1(visit: datetime | None, last: datetime | None, at: datetime) -> Word:
 
 
 def backoff(visit: datetime | None, last: datetime | None, at: datetime) -> Word:
-    """The table of docs/engagement.md; ``BackoffPolicy.slack``: two hours short of a gap's days are forgiven."""
+    """The table of docs/how-to/engagement.md; ``BackoffPolicy.slack``: two hours short of a gap's days are forgiven."""
     if visit is None:
         return Word(send=True, reason="no_last_visit")
     away = (at - visit) // DAY

@@ -15,7 +15,6 @@ from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -27,6 +26,7 @@ from sim_world import ODD_ZONES, PLAIN_ZONES, ZONES, Life, Move, World, chance, 
 
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.sqlite import SqliteStorage
+from figures import Tell
 
 SEED = int(os.environ.get("SIMULATION_SEED", "1"))
 NOTHING = timedelta(0)
@@ -148,12 +148,7 @@ def pairs_of(
 )
 def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Played:
     scene: Scene = request.param
-    played = anyio.run(play, scene, tmp_path_factory.mktemp("simulated"), backend=scene.backend)
-    if scene.is_long:
-        capture: Any = request.config.pluginmanager.getplugin("capturemanager")
-        with capture.global_and_fixture_disabled():  # as capsys.disabled() does, which has too small a scope
-            print("\n" + table(played))  # this is to be read in the log of every build
-    return played
+    return anyio.run(play, scene, tmp_path_factory.mktemp("simulated"), backend=scene.backend)
 
 
 def table(played: Played) -> str:
@@ -161,12 +156,13 @@ def table(played: Played) -> str:
     return "\n".join([f"seed {SEED}, {played.seconds:.0f} s", *lines, f"in all: {played.tally}"])
 
 
-def test_the_library_does_for_every_person_and_date_what_the_oracle_says(played: Played) -> None:
+def test_the_library_does_for_every_person_and_date_what_the_oracle_says(played: Played, tell: Tell) -> None:
     # Every step was compared while it was played; here, that there was something to compare.
     assert played.tally.counts["ticks"] == played.scene.ticks * len(played.simulations)
     assert played.tally.counts["answers asked for"] >= played.scene.answers * 0.9
     assert played.tally.counts["briefs completed"] > 30
     if played.scene.is_long:
+        tell(table(played))
         assert_everything_was_seen(played)
 
 

@@ -52,6 +52,7 @@ def test_a_wrong_adapter_is_the_shipped_one_but_for_a_few_lines(wrong: Wrong) ->
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover  # The lines of the core that it runs are those of tests/contracts, and watched it takes twice as long.
 @pytest.mark.parametrize(("wrong", "backend"), RUNS)
 def test_a_wrong_adapter_fails_its_clauses_and_keeps_all_others(wrong: Wrong, backend: str) -> None:
     async def check() -> set[str]:

@@ -31,6 +31,7 @@ from zone_clocks import DAY, END, FIRST, Change, Clock, clocks, histories
 
 from fanout_briefs.model import Occurrence
 from fanout_briefs.schedule import Frequency, Schedule
+from figures import Tell
 
 NEVER_WERE = {
     date(1993, 8, 21): {"Kwajalein", "Pacific/Kwajalein"},
@@ -43,6 +44,8 @@ INSTANT = timedelta(microseconds=1)
 NINE = time(9)
 # From 2 days before a date's start in UTC to 2 days after its end: no local date in it is further away.
 NEAR = 3
+# Hundreds of thousands of calls of the same lines, which tests/test_schedule.py covers; watched, each takes twice as long.
+pytestmark = pytest.mark.no_cover
 
 
 @frozen
@@ -138,11 +141,10 @@ class Tally:
 
 
 @pytest.fixture
-def tally(capsys: pytest.CaptureFixture[str]) -> Iterator[Tally]:
+def tally(tell: Tell) -> Iterator[Tally]:
     begun, tally = perf_counter(), Tally()
     yield tally
-    with capsys.disabled():
-        sys.stdout.write(f"\ntime torture, tried: {tally}; {perf_counter() - begun:.0f} s\n")
+    tell(f"time torture, tried: {tally}; {perf_counter() - begun:.0f} s")
 
 
 def test_each_history_since_2000_keeps_every_change(tally: Tally) -> None:

@@ -26,6 +26,7 @@ from fanout_briefs.model import (
     ProjectBrief,
     Receipt,
     Recipient,
+    Scheduled,
     ScheduleFields,
     SectionRequest,
     Window,
@@ -57,7 +58,7 @@ class SyncScheduleIndex(SyncPreferences, Protocol):
     @property
     def schedule_index(self) -> bool: ...
     def schedules(self) -> Mapping[str, ScheduleFields]: ...
-    def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]: ...
+    def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Scheduled]: ...
 
 
 class SyncProjects(Protocol):

@@ -10,14 +10,35 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
-from itertools import chain, filterfalse, islice
+from itertools import filterfalse, islice
 from types import TracebackType
 from typing import Final, Self
 
 from anyio.lowlevel import checkpoint
 from attrs import define, evolve
 
-from fanout_briefs.adapters._rules import (
+from fanout_briefs.encoding import decode_brief, encode_brief
+from fanout_briefs.model import (
+    Brief,
+    Change,
+    Claim,
+    Claims,
+    Demand,
+    Enqueued,
+    Finish,
+    FollowUp,
+    Job,
+    JobStatus,
+    Overview,
+    Page,
+    Preference,
+    Scheduled,
+    ScheduleFields,
+    SkipReason,
+    Trouble,
+    Window,
+)
+from fanout_briefs.rules import (
     BRIEFED,
     ENDED,
     LIVE,
@@ -37,26 +58,6 @@ from fanout_briefs.adapters._rules import (
     readable,
     storable,
     utc,
-)
-from fanout_briefs.encoding import decode_brief, encode_brief
-from fanout_briefs.model import (
-    Brief,
-    Change,
-    Claim,
-    Claims,
-    Demand,
-    Enqueued,
-    Finish,
-    FollowUp,
-    Job,
-    JobStatus,
-    Overview,
-    Page,
-    Preference,
-    ScheduleFields,
-    SkipReason,
-    Trouble,
-    Window,
 )
 
 __all__ = ["MemoryPreferences", "MemoryStorage"]
@@ -440,19 +441,22 @@ class MemoryPreferences:
     async def page(self, cursor: str | None, limit: int) -> Page[Preference]:
         await self._ready()
         check_limit(limit)
-        return self._page(self._in_order(), cursor, limit)
+        people, next_cursor = _page(self._in_order(), cursor, limit)
+        return Page([self._rows[user_id] for user_id in people], next_cursor)
 
     async def schedules(self) -> Mapping[str, ScheduleFields]:
         await self._ready()
         self._in_order()
         return dict(self._fields)
 
-    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
+    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Scheduled]:
         await self._ready()
         check_limit(limit)
         self._in_order()
-        asked = [self._by_schedule.get(schedule, []) for schedule in set(schedules)]
-        return self._page(sorted(chain.from_iterable(asked)), cursor, limit)
+        having = {user_id: schedule for schedule in set(schedules) for user_id in self._by_schedule.get(schedule, ())}
+        people, next_cursor = _page(sorted(having), cursor, limit)
+        items = [Scheduled(user_id, having[user_id], self._rows[user_id].effective_from) for user_id in people]
+        return Page(items, next_cursor)
 
     def _in_order(self) -> list[str]:
         if self._order is None:
@@ -465,11 +469,6 @@ class MemoryPreferences:
                     self._fields[repr(fields)] = fields
                     self._by_schedule.setdefault(repr(fields), []).append(user_id)
         return self._order
-
-    def _page(self, order: Sequence[str], cursor: str | None, limit: int) -> Page[Preference]:
-        begin = 0 if cursor is None else bisect_right(order, cursor)
-        items = [self._rows[user_id] for user_id in order[begin : begin + limit]]
-        return Page(items, items[-1].user_id if begin + limit < len(order) else None)
 
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
         await self._ready()
@@ -497,6 +496,12 @@ class MemoryPreferences:
         """Remove one user's row at once, and return how many rows that was."""
         self._order = None
         return int(self._rows.pop(user_id, None) is not None)
+
+
+def _page(order: Sequence[str], cursor: str | None, limit: int) -> tuple[Sequence[str], str | None]:
+    begin = 0 if cursor is None else bisect_right(order, cursor)
+    people = order[begin : begin + limit]
+    return people, people[-1] if begin + limit < len(order) else None
 
 
 def _renewed(job: Job) -> Job:

@@ -20,16 +20,6 @@ except ModuleNotFoundError as missing:
 
 from fanout_briefs.adapters import postgres_rows as convert
 from fanout_briefs.adapters import postgres_statements as sql
-from fanout_briefs.adapters._rules import (
-    TRANSITIONS,
-    check_finish,
-    check_limit,
-    check_new,
-    is_storable,
-    not_open,
-    storable,
-    utc,
-)
 from fanout_briefs.adapters.postgres_connection import Database, Guest, Lanes, PoolUse, Session, Tables
 from fanout_briefs.encoding import decode_brief
 from fanout_briefs.model import (
@@ -46,7 +36,19 @@ from fanout_briefs.model import (
     Overview,
     Page,
     Preference,
+    Scheduled,
     ScheduleFields,
+    SkipReason,
+)
+from fanout_briefs.rules import (
+    TRANSITIONS,
+    check_finish,
+    check_limit,
+    check_new,
+    is_storable,
+    not_open,
+    storable,
+    utc,
 )
 
 __all__ = ["OnPending", "PoolUse", "PostgresPreferences", "PostgresStorage"]
@@ -195,10 +197,9 @@ class PostgresStorage:
 
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
         lanes = self._lanes()
-        first: dict[str, Job] = {}
         for job in jobs:
             check_new(job)
-            first.setdefault(job.dedup_key, job)
+        first = {job.dedup_key: job for job in reversed(jobs)}
         outcomes: dict[str, Enqueued] = {}
         for keys in _chunks(first):
             outcomes.update(await lanes.work(self._told(partial(_enqueue, jobs=[first[key] for key in keys]))))
@@ -378,19 +379,16 @@ class PostgresPreferences:
     async def schedules(self) -> Mapping[str, ScheduleFields]:
         return convert.to_schedules(await self._lanes().work(_rows(sql.SCHEDULES, ())))
 
-    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
+    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Scheduled]:
         lanes = self._lanes()
         check_limit(limit)
         last, after = ("", "") if cursor is None else json.loads(cursor)
-        values = {
-            "schedules": convert.askable(schedule for schedule in schedules if schedule >= last),
-            "last": last,
-            "after": after,
-            "limit": limit + 1,
-        }
+        asked = convert.askable(schedule for schedule in schedules if schedule >= last)
+        values = {"schedules": asked, "last": last, "after": after, "limit": limit + 1}
         rows = await lanes.work(_rows(sql.PREFERENCES_FOR, values))
-        items = [convert.to_preference(row[:-1]) for row in rows[:limit]]
-        return Page(items, json.dumps([rows[limit - 1][-1], items[-1].user_id]) if len(rows) > limit else None)
+        items = [convert.to_scheduled(row, asked) for row in rows[:limit]]
+        is_last = len(rows) <= limit
+        return Page(items, None if is_last else json.dumps([items[-1].schedule, items[-1].user_id]))
 
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
         rows = await self._lanes().work(_rows(sql.PREFERENCES, (convert.askable(user_ids),)))
@@ -418,8 +416,10 @@ def _rows(statement: str, values: Any) -> Callable[[Tables], list[tuple[Any, ...
 
 
 def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
-    # In order of the keys: pages of the indexes are then visited once, and planners wait for each other in one order.
-    ordered = sorted(keys)
+    # In order of the keys, so that planners wait for each other in one order; within a chunk the statements see to it.
+    ordered = list(keys)
+    if len(ordered) > _CHUNK:
+        ordered.sort()
     for begin in range(0, len(ordered), _CHUNK):
         yield ordered[begin : begin + _CHUNK]
 
@@ -429,21 +429,30 @@ def _refs(rows: Iterable[Sequence[Any]]) -> list[JobRef]:
 
 
 def _enqueue(tables: Tables, jobs: Sequence[Job]) -> tuple[dict[str, Enqueued], Iterable[JobRef]]:
-    types = sorted({job.type for job in jobs})
-    if convert.are_plain(jobs):
-        rows = tables.rows(sql.ENQUEUE_PLAIN, [*convert.from_plain_jobs(jobs), types])
-    else:
-        rows = tables.rows(sql.ENQUEUE, [*convert.from_jobs(jobs), types])
-    told = {key: (is_new, status) for key, is_new, status in rows}
-    are_all_recorded, _ = told.pop(None)
-    outcomes = {job.dedup_key: Enqueued.CREATED for job in jobs} if are_all_recorded else {}
-    if told:
-        outcomes |= {job.dedup_key: _outcome(job, *told[job.dedup_key]) for job in jobs if job.dedup_key in told}
+    # Hardly anybody says so by themselves.
+    paused = {job.dedup_key: job for job in jobs if job.code is SkipReason.PAUSED and job.status is JobStatus.SKIPPED}
+    outcomes = _recorded(tables, [job for job in jobs if job.dedup_key not in paused] if paused else jobs)
+    if paused:
+        outcomes |= _recorded(tables, [*paused.values()], sql.ENQUEUE_PAUSED)
     return outcomes, (
         JobRef.of(job)
         for job in jobs
         if job.status is JobStatus.PENDING and outcomes.get(job.dedup_key, Enqueued.PAUSED) is not Enqueued.PAUSED
     )
+
+
+def _recorded(tables: Tables, jobs: Sequence[Job], statement: str = sql.ENQUEUE) -> dict[str, Enqueued]:
+    types = sorted({job.type for job in jobs})
+    if statement is sql.ENQUEUE and convert.are_plain(jobs):
+        rows = tables.rows(sql.ENQUEUE_PLAIN, [*convert.from_plain_jobs(jobs), types])
+    else:
+        rows = tables.rows(statement, [*convert.from_jobs(jobs), types])
+    told = {key: (is_new, status) for key, is_new, status in rows}
+    are_all_recorded, _ = told.pop(None)
+    outcomes = {job.dedup_key: Enqueued.CREATED for job in jobs} if are_all_recorded else {}
+    if told:
+        outcomes |= {job.dedup_key: _outcome(job, *told[job.dedup_key]) for job in jobs if job.dedup_key in told}
+    return outcomes
 
 
 def _outcome(job: Job, is_new: bool, status: str) -> Enqueued:

@@ -27,10 +27,10 @@ from attrs import field, frozen
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
 
-from fanout_briefs.adapters._rules import not_open
 from fanout_briefs.adapters.postgres_errors import Target, explain
 from fanout_briefs.adapters.postgres_schema import NEWEST, advice, examine, migrate, quoted
 from fanout_briefs.errors import StorageUnavailable
+from fanout_briefs.rules import not_open
 
 __all__ = ["Connection", "Database", "Guest", "Lanes", "Pool", "PoolUse", "Session", "Tables", "Unit"]
 

@@ -12,8 +12,8 @@ from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
-from fanout_briefs.adapters._rules import is_storable, readable, utc
-from fanout_briefs.adapters.postgres_statements import COLUMNS, PLAIN_COLUMNS, PREFERENCE
+
+from fanout_briefs.adapters.postgres_statements import COLUMNS, PREFERENCE, SHARED_COLUMNS
 from fanout_briefs.encoding import encode_brief
 from fanout_briefs.model import (
     Brief,
@@ -26,11 +26,14 @@ from fanout_briefs.model import (
     Overview,
     Preference,
     Progress,
+    Scheduled,
     ScheduleFields,
     SkipReason,
     Trouble,
     Window,
+    slot_key,
 )
+from fanout_briefs.rules import is_storable, readable, utc
 
 __all__ = [
     "are_plain",
@@ -48,6 +51,7 @@ __all__ = [
     "to_overviews",
     "to_page_cursor",
     "to_preference",
+    "to_scheduled",
     "to_schedules",
     "words",
 ]
@@ -87,8 +91,23 @@ def are_plain(jobs: Iterable[Job]) -> bool:
 
 
 def from_plain_jobs(jobs: Iterable[Job]) -> list[list[Any]]:
-    """Give new slots as columns: those that differ from one to the other."""
-    return columns(map(_from_plain_job, jobs), len(PLAIN_COLUMNS))
+    """Give new slots as columns: what each has of its own, and what they share, once."""
+    places: dict[tuple[object, ...], int] = {}
+    shared: list[tuple[object, ...]] = []
+    users: list[str] = []
+    run_ats: list[datetime] = []
+    own: list[int] = []
+    for job in jobs:
+        # Planned slots of one schedule have the same values, so identity finds what is equal, and is quick to compare.
+        traits = (job.type, id(job.occurrence), id(job.window), job.status, job.code, job.reason)
+        place = places.get(traits)
+        if place is None:
+            shared.append((slot_key(job.type, job.occurrence.local_date, ""), *_shared(job)))
+            place = places[traits] = len(shared)
+        users.append(job.user_id)
+        run_ats.append(utc(job.run_at))
+        own.append(place)
+    return [users, run_ats, own, *columns(shared, 1 + len(SHARED_COLUMNS))]
 
 
 def from_follow_ups(follow_ups: Collection[FollowUp]) -> dict[str, list[Any]]:
@@ -98,8 +117,17 @@ def from_follow_ups(follow_ups: Collection[FollowUp]) -> dict[str, list[Any]]:
 
 
 def _from_job(job: Job) -> tuple[object, ...]:
+    kind, on, at, start, end, *outcome = _shared(job)
     return (
-        *_from_plain_job(job),
+        job.dedup_key,
+        kind,
+        job.user_id,
+        on,
+        at,
+        utc(job.run_at),
+        start,
+        end,
+        *outcome,
         words(job.error),
         job.epoch,
         job.attempts,
@@ -108,15 +136,13 @@ def _from_job(job: Job) -> tuple[object, ...]:
     )
 
 
-def _from_plain_job(job: Job) -> tuple[object, ...]:
+def _shared(job: Job) -> tuple[object, ...]:
+    """Give the shared columns of a job."""
     occurrence, window = job.occurrence, job.window
     return (
-        job.dedup_key,
         job.type,
-        job.user_id,
         occurrence.local_date,
         utc(occurrence.deliver_at),
-        utc(job.run_at),
         utc(window.start),
         utc(window.end),
         job.status.value,
@@ -220,6 +246,12 @@ def to_preference(row: Sequence[Any]) -> Preference:
         is_active=is_active,
         effective_from=None if effective_from is None else utc(effective_from),
     )
+
+
+def to_scheduled(row: Sequence[Any], schedules: Sequence[str]) -> Scheduled:
+    """Give who is scheduled of a row, which names the schedule by its place among these, from 1."""
+    user_id, place, effective_from = row
+    return Scheduled(user_id, schedules[place - 1], None if effective_from is None else utc(effective_from))
 
 
 def to_schedules(rows: _Rows) -> dict[str, ScheduleFields]:

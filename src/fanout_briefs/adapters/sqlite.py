@@ -19,18 +19,6 @@ from typing import Any, Final, Literal, Self, TypeVar
 from attrs import evolve
 
 from fanout_briefs.adapters import sqlite_statements as sql
-from fanout_briefs.adapters._rules import (
-    TRANSITIONS,
-    check_finish,
-    check_limit,
-    check_new,
-    enqueued,
-    is_storable,
-    not_open,
-    readable,
-    storable,
-    utc,
-)
 from fanout_briefs.adapters.sqlite_connection import Database, Session, Unit
 from fanout_briefs.encoding import decode_brief
 from fanout_briefs.model import (
@@ -46,8 +34,21 @@ from fanout_briefs.model import (
     Overview,
     Page,
     Preference,
+    Scheduled,
     ScheduleFields,
     SkipReason,
+)
+from fanout_briefs.rules import (
+    TRANSITIONS,
+    check_finish,
+    check_limit,
+    check_new,
+    enqueued,
+    is_storable,
+    not_open,
+    readable,
+    storable,
+    utc,
 )
 
 __all__ = ["SqlitePreferences", "SqliteStorage"]
@@ -289,15 +290,16 @@ class SqlitePreferences:
         rows = await self._session().reader.read(_all(sql.SCHEDULES, ()))
         return {schedule: sql.to_schedule(schedule) for (schedule,) in rows}
 
-    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
+    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Scheduled]:
         reader = self._session().reader
         check_limit(limit)
         last, after = ("", "") if cursor is None else json.loads(cursor)
         wanted = sorted(schedule for schedule in set(schedules) if schedule >= last and is_storable(schedule))
         asked = {schedule: after if schedule == last else "" for schedule in wanted}
-        rows = await reader.read(partial(_preferences_for, asked=asked, limit=limit + 1))
-        items = [row for _, row in rows[:limit]]
-        return Page(items, json.dumps([rows[limit - 1][0], items[-1].user_id]) if len(rows) > limit else None)
+        people = await reader.read(partial(_scheduled, asked=asked, limit=limit + 1))
+        items = people[:limit]
+        is_last = len(people) <= limit
+        return Page(items, None if is_last else json.dumps([items[-1].schedule, items[-1].user_id]))
 
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
         rows = await self._session().reader.read(_preferences(sql.PREFERENCES, (sql.array(user_ids),)))
@@ -329,12 +331,12 @@ def _preferences(statement: str, values: Any) -> Unit[list[Preference]]:
     return lambda connection: [sql.to_preference(row) for row in connection.execute(statement, values)]
 
 
-def _preferences_for(connection: Connection, asked: Mapping[str, str], limit: int) -> list[tuple[str, Preference]]:
-    """Give active preferences beside their schedules, of each schedule those after a user; all in one unit of work."""
-    found: list[tuple[str, Preference]] = []
+def _scheduled(connection: Connection, asked: Mapping[str, str], limit: int) -> list[Scheduled]:
+    """Give who has these schedules, of each those after a user; all in one unit of work."""
+    found: list[Scheduled] = []
     for schedule, after in asked.items():
-        rows = connection.execute(sql.PREFERENCES_FOR, (schedule, after, limit - len(found)))
-        found += [(schedule, sql.to_preference(row)) for row in rows]
+        for user_id, since in connection.execute(sql.PREFERENCES_FOR, (schedule, after, limit - len(found))):
+            found.append(Scheduled(user_id, schedule, None if since is None else sql.instant(since)))
         if len(found) == limit:
             break
     return found

@@ -24,9 +24,9 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 from attrs import frozen
 
-from fanout_briefs.adapters._rules import not_open
 from fanout_briefs.adapters.sqlite_schema import examine, migrate
 from fanout_briefs.errors import StorageUnavailable
+from fanout_briefs.rules import not_open
 
 __all__ = ["Database", "Lane", "Session", "Unit", "transaction"]
 

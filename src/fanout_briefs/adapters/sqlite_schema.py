@@ -9,9 +9,9 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from fanout_briefs.adapters._rules import ENDED
 from fanout_briefs.errors import SchemaTooNew, StorageUnavailable
 from fanout_briefs.model import JobStatus
+from fanout_briefs.rules import ENDED
 
 __all__ = ["APPLICATION_ID", "HAS_ENDED", "MIGRATIONS", "examine", "migrate"]
 
@@ -91,7 +91,7 @@ CREATE TABLE preferences (
     schedule       TEXT NOT NULL AS (json_array(frequency, time_of_day, timezone, day_of_week, json(days)))
 ) WITHOUT ROWID;
 -- A plan finds the few schedules that are due, then only the people who have them.
-CREATE INDEX preferences_by_schedule ON preferences (schedule, user_id) WHERE is_active;
+CREATE INDEX preferences_by_schedule ON preferences (schedule, user_id, effective_from) WHERE is_active;
 
 -- One row: the highest token of slots that were erased. New slots begin there, so that no old claim fits them.
 CREATE TABLE fence (token INTEGER NOT NULL);

@@ -14,17 +14,6 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
-from fanout_briefs.adapters._rules import (
-    BRIEFED,
-    LIVE,
-    PAUSED,
-    RENEWABLE,
-    SOON,
-    TROUBLED,
-    TROUBLES,
-    readable,
-    utc,
-)
 from fanout_briefs.adapters.sqlite_schema import HAS_ENDED
 from fanout_briefs.encoding import encode_brief
 from fanout_briefs.model import (
@@ -41,6 +30,17 @@ from fanout_briefs.model import (
     SkipReason,
     Trouble,
     Window,
+)
+from fanout_briefs.rules import (
+    BRIEFED,
+    LIVE,
+    PAUSED,
+    RENEWABLE,
+    SOON,
+    TROUBLED,
+    TROUBLES,
+    readable,
+    utc,
 )
 
 __all__ = [
@@ -357,8 +357,8 @@ WITH RECURSIVE one (schedule) AS (
 )
 SELECT schedule FROM one WHERE schedule IS NOT NULL
 """
-PREFERENCES_FOR: Final = f"""
-SELECT {_PREFERENCE} FROM preferences WHERE is_active AND schedule = ? AND user_id > ? ORDER BY user_id LIMIT ?
+PREFERENCES_FOR: Final = """
+SELECT user_id, effective_from FROM preferences WHERE is_active AND schedule = ? AND user_id > ? ORDER BY user_id LIMIT ?
 """
 PUT_PREFERENCE: Final = f"""
 INSERT INTO preferences ({_PREFERENCE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)

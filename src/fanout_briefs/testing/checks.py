@@ -11,6 +11,7 @@ import reprlib
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from datetime import date, datetime, timedelta
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
 import attrs
@@ -142,7 +143,26 @@ class _Short(reprlib.Repr):
         self.maxlist = self.maxtuple = self.maxset = self.maxdict = self.maxlevel = 4
         self.maxstring, self.maxother = 100, 400
 
+    def repr_instance(self, x: object, level: int) -> str:
+        kind = cast("Any", type(x))
+        if isinstance(x, enum.Enum):
+            return f"{kind.__name__}.{x.name}"
+        if not attrs.has(kind):
+            return super().repr_instance(x, level)
+        # Fields that say nothing would hide those that do.
+        told = [field.name for field in attrs.fields(kind) if field.init and getattr(x, field.name) != field.default]
+        return f"{kind.__name__}({', '.join(f'{name}={self.repr1(getattr(x, name), level - 1)}' for name in told)})"
+
     # reprlib finds these by the name of the type.
+    def repr_datetime(self, instant: datetime, _level: int) -> str:
+        return instant.isoformat()
+
+    def repr_date(self, day: date, _level: int) -> str:
+        return day.isoformat()
+
+    def repr_timedelta(self, span: timedelta, _level: int) -> str:
+        return str(span)
+
     def repr_Job(self, job: Job, _level: int) -> str:  # noqa: N802
         words = [job.dedup_key[:60], job.status, *filter(None, [job.code]), f"epoch={job.epoch}"]
         return f"<{' '.join(words)} attempts={job.attempts} run_at={job.run_at:%Y-%m-%dT%H:%M:%S.%f%z}>"

@@ -25,7 +25,7 @@ __all__ = [
 
 
 class KeptPreferences(Preferences, Protocol):
-    """Preferences that a storage keeps itself."""
+    """Preferences that a storage keeps itself. Beyond the port, their last page with rows says that it is the last."""
 
     async def put(self, preferences: Iterable[Preference]) -> None:
         """Store these preferences, each in place of what was stored for its user; all of them or none.

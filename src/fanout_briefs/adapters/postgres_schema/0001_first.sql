@@ -91,7 +91,7 @@ CREATE TABLE preferences (
     ) STORED
 );
 -- A plan finds the few schedules that are due, then only the people who have them.
-CREATE INDEX preferences_by_schedule ON preferences (schedule, user_id) WHERE is_active;
+CREATE INDEX preferences_by_schedule ON preferences (schedule, user_id) INCLUDE (effective_from) WHERE is_active;
 
 -- One row: the highest token of slots that were erased. New slots begin there, so that no old claim fits them.
 CREATE TABLE fence (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from attrs import asdict
 
-from fanout_briefs.model import Preference, ScheduleFields
+from fanout_briefs.model import Preference, Scheduled, ScheduleFields
 from fanout_briefs.testing.checks import holds, refuses, same
 from fanout_briefs.testing.kits import StorageWithScheduleIndex, storage_kit
 
@@ -45,8 +46,8 @@ def _having(user_id: str, fields: ScheduleFields, **more: Any) -> Preference:
 
 async def _people_of(
     storage: StorageWithScheduleIndex, schedules: Collection[str], limit: int = 100
-) -> list[Preference]:
-    people: list[Preference] = []
+) -> list[Scheduled]:
+    people: list[Scheduled] = []
     cursor: str | None = None
     while True:
         page = await storage.preferences.page_for(schedules, cursor, limit)
@@ -68,7 +69,8 @@ async def _each_distinct_schedule_is_listed_once(storage: StorageWithScheduleInd
     listed = await storage.preferences.schedules()
     same(sorted(map(repr, listed.values())), sorted(map(repr, _ALIKE)))
     for schedule, fields in listed.items():
-        theirs = [row for row in rows if row.user_id.endswith(f"-{_ALIKE.index(fields)}")]
+        place = _ALIKE.index(fields)
+        theirs = [Scheduled(row.user_id, schedule) for row in rows if row.user_id.endswith(f"-{place}")]
         same(await _people_of(storage, [schedule]), theirs)
 
 
@@ -80,7 +82,7 @@ async def _schedules_are_those_of_active_preferences_as_they_are_now(storage: St
     await storage.preferences.put([_having("ann", _ALIKE[0])])
     listed = await storage.preferences.schedules()
     same(list(listed.values()), [_ALIKE[0]])
-    same(await _people_of(storage, [*listed]), [_having("ann", _ALIKE[0])])
+    same(await _people_of(storage, [*listed]), [Scheduled("ann", next(iter(listed)))])
     await storage.preferences.remove(["ann"])
     same(await storage.preferences.schedules(), {})
     same(await _people_of(storage, [*listed]), [])
@@ -98,12 +100,21 @@ async def _pages_for_schedules_give_everybody_who_has_one_of_them_once(
     await storage.preferences.put([_having("off1", times[1], is_active=False)])
     listed = await storage.preferences.schedules()
     asked = [schedule for schedule, fields in listed.items() if fields in times[1:3]]
+    having = {row.user_id: times[int(row.user_id[-1])] for row in rows if row.user_id[-1] in "12"}
     people = await _people_of(storage, [*asked, "unknown", "nul\0", "\ud800"], limit)
-    wanted = [row for row in rows if row.user_id[-1] in "12"]
-    same({row.user_id: row for row in people}, {row.user_id: row for row in wanted})
-    same(len(people), len(wanted))
+    same({person.user_id: listed.get(person.schedule) for person in people}, having)
+    same(len(people), len(having))
     same(await _people_of(storage, set(asked), 100), people)
     same(await _people_of(storage, []), [])
+
+
+@storage_kit.clause("schedule-index.page-for.since-when", needs=_NEEDS)
+async def _pages_for_schedules_tell_since_when_they_hold(storage: StorageWithScheduleIndex) -> None:
+    """Pages for schedules tell since when somebody's preference holds: the same instant that was stored, or None."""
+    since = datetime(2025, 3, 30, 2, 30, 0, 123456, tzinfo=timezone(timedelta(hours=5, minutes=45)))
+    await storage.preferences.put([_having("ann", _MORNING, effective_from=since), _having("bob", _MORNING)])
+    people = await _people_of(storage, [*await storage.preferences.schedules()])
+    same([(person.user_id, person.effective_from) for person in people], [("ann", since), ("bob", None)])
 
 
 @storage_kit.clause("schedule-index.page-for.rows-come-and-go", needs=_NEEDS)
@@ -127,7 +138,7 @@ async def _fields_of_any_length_make_a_schedule_of_their_own(storage: StorageWit
     listed = await storage.preferences.schedules()
     same(sorted(map(str, listed.values())), sorted(map(str, long)))
     for schedule, fields in listed.items():
-        same(await _people_of(storage, [schedule]), [_having(f"{user}{long.index(fields)}", fields)])
+        same(await _people_of(storage, [schedule]), [Scheduled(f"{user}{long.index(fields)}", schedule)])
 
 
 @storage_kit.clause("schedule-index.page-for.limit-below-one-refused", needs=_NEEDS, each=[0, -3])

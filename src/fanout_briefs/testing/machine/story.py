@@ -1,0 +1,135 @@
+"""A story: a storage, an oracle and a clock, and how each step is told and held.
+
+A step never asks what came back before it is drawn, so that a story shrinks, and runs again as it was; one that finds
+nothing to do does nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Generator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import timedelta
+from functools import wraps
+from typing import Any, Final, cast
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from fanout_briefs.model import Claim, slot_key
+from fanout_briefs.testing.checks import Broken, same
+from fanout_briefs.testing.clock import Clock
+from fanout_briefs.testing.machine.oracle import Oracle
+from fanout_briefs.testing.machine.stage import Stage, Told, spoil
+from fanout_briefs.testing.slots import DAY, HOUR, NOW, TODAY
+
+__all__ = [
+    "DATES",
+    "DAYS",
+    "KEYS",
+    "TYPES",
+    "USERS",
+    "Story",
+    "as_told",
+    "leases",
+    "offsets",
+    "some_types",
+    "step",
+    "which",
+]
+
+USERS: Final = ("ann", "a'b:%_ é")
+DAYS: Final = (0, 1, 2)
+DATES: Final = tuple(TODAY + day * DAY for day in DAYS)
+TYPES: Final = ("daily", "mail")
+KEYS: Final = tuple(slot_key(kind, date, user) for kind in TYPES for date in DATES for user in USERS)
+_NOBODY: Final = slot_key("daily", TODAY, "nobody")
+
+some_types = st.sampled_from([TYPES, TYPES, ("daily",), ("mail",), ()])
+offsets = st.sampled_from([timedelta(0), -HOUR, HOUR, DAY, 2 * DAY, -DAY])
+leases = st.sampled_from([HOUR, timedelta(minutes=5), DAY])
+which = st.sampled_from([0, 0, 0, 1, 2, -1, -2, -5])
+"""The latest good claim, an earlier one or, below zero, one that may well be lost."""
+
+
+@st.composite
+def as_told(draw: st.DrawFn, strategy: st.SearchStrategy[Any]) -> Told:
+    """What a strategy draws, so that it prints readably."""
+    return Told(draw(strategy))
+
+
+class Story(RuleBasedStateMachine):
+    """What is done to one storage, and what an oracle says of it.
+
+    Attributes:
+        turn: At which of the storages on stage the next call is made.
+    """
+
+    def __init__(self, opened: Callable[[], AbstractContextManager[Stage]], capabilities: Collection[str]) -> None:
+        super().__init__()
+        self.capabilities = capabilities
+        self.oracle = Oracle()
+        self.clock = Clock(NOW)
+        self.claims: list[Claim] = []
+        self.turn = 0
+        self._closing = ExitStack()
+        self.stage = self._closing.enter_context(opened())
+
+    @contextmanager
+    def telling(self) -> Generator[None]:
+        """Tell the whole story with what is broken.
+
+        Raises:
+            Broken: Something was.
+        """
+        try:
+            yield
+        except Broken as broken:
+            done = "\n           ".join(self.stage.done)
+            raise Broken(f"done:      {done or 'the storage was opened'}\n{broken}") from broken.__cause__
+
+    def do(self, name: str, *values: Any, **named: Any) -> Any:
+        """Call the storage whose turn it is."""
+        return self.stage.do(self.turn, name, *values, **named)
+
+    def hold(self, got: Any, promised: object) -> None:
+        """Hold what came back against what was promised; then empty it, which must not matter."""
+        same(got, promised)
+        spoil(got)
+
+    def see(self) -> None:
+        """Every slot is as it should be, seen from beside where there is somebody."""
+        self.hold(self.stage.do(self.turn + 1, "find", [*KEYS, _NOBODY]), self.oracle.find(KEYS))
+
+    def good(self) -> list[Claim]:
+        """The claims that still hold a slot."""
+        return [claim for claim in self.claims if self.oracle.held(claim) is not None]
+
+    def finale(self) -> None:
+        """What a story that went well ends with."""
+
+    def teardown(self) -> None:
+        """End the story, and close the storage."""
+        try:
+            if sys.exc_info()[0] is None:
+                with self.telling():
+                    self.finale()
+        finally:
+            self._closing.close()
+
+
+def step(
+    kind: Callable[..., Any] = rule, **values: st.SearchStrategy[Any]
+) -> Callable[[Callable[..., None]], Callable[[Any], None]]:
+    """A rule whose failure tells the story, and after which every slot is looked at."""
+
+    def decorate(function: Callable[..., None]) -> Callable[[Any], None]:
+        @wraps(function)
+        def taken(self: Story, **drawn: Any) -> None:
+            with self.telling():
+                function(self, **drawn)
+                self.see()
+
+        return cast("Callable[[Any], None]", kind(**values)(taken))
+
+    return decorate

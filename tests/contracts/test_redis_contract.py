@@ -1,0 +1,28 @@
+"""``examples/redis_briefs`` keeps what ``ports.Storage`` promises, as its own test says, on a server of ours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import pytest
+
+from fanout_briefs.testing import StorageContract
+from redis_briefs import RedisStorage
+
+
+class TestRedisStorage(StorageContract):
+    capabilities = ("preferences", "reopens", "schedule_index", "shared", "trace")
+
+    @pytest.fixture(autouse=True)
+    def _url(self, redis_url: str) -> None:
+        self.url = redis_url
+
+    @asynccontextmanager
+    async def open_storage(
+        self, trace: Callable[[str], None] | None = None, beside: RedisStorage | None = None
+    ) -> AsyncGenerator[RedisStorage]:
+        prefix = str(uuid4()) if beside is None else beside.prefix
+        async with RedisStorage(self.url, prefix=prefix, may_forget=True, trace=trace) as storage:
+            yield storage
