@@ -12,7 +12,6 @@ from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
-
 from fanout_briefs.adapters.postgres_statements import COLUMNS, PREFERENCE, SHARED_COLUMNS
 from fanout_briefs.encoding import encode_brief
 from fanout_briefs.model import (

@@ -185,13 +185,16 @@ _TAKE_UP: Final = f"""DO UPDATE SET
 
 _EVERYTHING: Final = f"SELECT * FROM unnest({_arrays(COLUMNS.values())}) AS asked ({_NAMES})"
 ENQUEUE: Final = _enqueue(_EVERYTHING, _TAKE_UP)
-ENQUEUE_PLAIN: Final = _enqueue(f"""
+ENQUEUE_PLAIN: Final = _enqueue(
+    f"""
 SELECT shared.key || own.user_id AS dedup_key, own.user_id, own.run_at, {", ".join(f"shared.{name}" for name in SHARED_COLUMNS)},
     {", ".join(f"{value}::{COLUMNS[name]} AS {name}" for name, value in _USUAL.items())}
 FROM unnest(%b::text[], %b::timestamptz[], %b::integer[]) AS own (user_id, run_at, place)
 JOIN unnest(%b::text[], {_arrays(SHARED_COLUMNS.values())}) WITH ORDINALITY
     AS shared (key, {", ".join(SHARED_COLUMNS)}, place) ON shared.place = own.place
-""", _TAKE_UP)
+""",
+    _TAKE_UP,
+)
 """What new slots have in common is sent once, with the beginning of their keys: a quarter of the time goes by what is sent."""
 ENQUEUE_PAUSED: Final = _enqueue(_EVERYTHING, "DO NOTHING")
 """For slots that come as paused by themselves."""

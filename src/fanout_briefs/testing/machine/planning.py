@@ -105,7 +105,9 @@ class WorkSteps(Story):
 
     def _claim(self, ahead: timedelta, lease: timedelta, limit: int, types: Sequence[str], key: str | None) -> Claims:
         due_by, now = self.clock() + ahead, self.clock()
-        got: Claims = self.do("claim", due_by, now=now, lease=lease, limit=limit, types=[*types], key=key)
+        got: Claims = self.do(
+            "claim", due_by, now=now, lease=lease, limit=limit, types=[*types], keys=None if key is None else [key]
+        )
         self.oracle.claim(got, due_by, now=now, lease=lease, limit=limit, types=types, key=key)
         self.claims += got.claims
         return got

@@ -66,8 +66,10 @@ end
 for _, type in ipairs(asked.types) do
   if is_paused(type) then
     -- Nobody is given any of these, nor has to wait for them.
-  elseif asked.key then
-    look_at_key(asked.key, type)
+  elseif asked.keys then
+    for _, key in ipairs(asked.keys) do
+      look_at_key(key, type)
+    end
   else
     look_at_type(type)
   end
