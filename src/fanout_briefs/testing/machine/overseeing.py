@@ -79,7 +79,7 @@ class OversightSteps(Story):
         self._see_pauses()
 
     def _see_pauses(self) -> None:
-        self.hold(self.stage.do(self.turn + 1, "paused", [*TYPES, "other"]), self.oracle.pauses)
+        self.check("paused", [*TYPES, "other"], self.oracle.pauses)
 
     @step(types=some_types, before=as_told(st.just(9 * DAY) | offsets), limit=st.sampled_from([9, 1, 2]))
     def prune(self, types: Sequence[str], before: Told, limit: int) -> None:
@@ -113,7 +113,7 @@ class OversightSteps(Story):
         self._see_pauses()
         told = {kind: oracle.overview(kind, now, since) for kind in (*TYPES, "other")}
         self.hold(self.do("overview", [*told], now=now, since=since), told)
-        before = dict.fromkeys(USERS, now + back)
+        before: dict[str, datetime] = dict.fromkeys(USERS, now + back)
         self.hold(self.do("last_briefs", "daily", dict(before)), oracle.last_briefs("daily", before))
         self.hold(self.do("advance", "daily"), oracle.marks.get("daily"))
         for user in USERS:
@@ -188,8 +188,7 @@ class PreferenceSteps(OversightSteps):
         return user, Scheduled(user, schedule, self.oracle.preferences[user].effective_from)
 
     def _see_preferences(self) -> None:
-        asked = [*USERS, "bad"]
-        self.hold(self.stage.do(self.turn + 1, "preferences.get", asked), self.oracle.preferences)
+        self.check("preferences.get", [*USERS, "bad"], self.oracle.preferences)
 
 
 def _by_user(rows: Sequence[Any]) -> list[tuple[str, Any]]:

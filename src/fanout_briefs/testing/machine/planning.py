@@ -185,7 +185,10 @@ class WorkSteps(Story):
         self.hold(self.do("enqueue", [*every]), self.oracle.enqueue(every))
         # One slot of each user and type at a time.
         for _ in DAYS:
-            for claim in self._claim(timedelta(0), HOUR, 99, TYPES, None).claims:
+            claims = self._claim(timedelta(0), HOUR, 99, TYPES, None).claims
+            lost = {claim.job.dedup_key: claim for claim in self.claims if self.oracle.held(claim) is None}
+            self.hold({*self.do("heartbeat", [*lost.values()], self.clock() + DAY)}, {*lost})
+            for claim in claims:
                 end = Finish(status=JobStatus.EMPTY)
                 same(self.do("finish", claim, end), self.oracle.finish(claim, end, ()))
         same(self.do("claim", self.clock(), now=self.clock(), lease=HOUR, limit=9, types=[*TYPES]), Claims([]))
