@@ -160,7 +160,7 @@ class RedisStorage:
     async def _rows(self, keys: Collection[str]) -> Sequence[tuple[str, bytes]]:
         session = self._opened()
         asked = [*filter(is_storable, keys)]
-        rows = await session.command("HMGET", "slots", *asked) if asked else []
+        rows: list[bytes | None] = await session.command("HMGET", "slots", *asked) if asked else []
         return [(key, row) for key, row in zip(asked, rows, strict=True) if row is not None]
 
     async def last_briefs(self, type: str, before: Mapping[str, datetime]) -> Mapping[str, datetime]:  # noqa: A002  # the port's name
@@ -280,7 +280,7 @@ class RedisStorage:
     async def paused(self, types: Collection[str]) -> Mapping[str, datetime]:
         session = self._opened()
         asked = sorted(set(types))
-        since = await session.command("HMGET", "pauses", *asked) if asked else []
+        since: list[bytes | None] = await session.command("HMGET", "pauses", *asked) if asked else []
         return {kind: to_instant(at.decode()) for kind, at in zip(asked, since, strict=True) if at is not None}
 
     async def overview(self, types: Collection[str], *, now: datetime, since: datetime) -> Mapping[str, Overview]:
