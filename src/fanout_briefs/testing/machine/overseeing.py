@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition
 
 from fanout_briefs.errors import InvalidPreferences
-from fanout_briefs.model import JobStatus, Page, Preference, ScheduleFields
+from fanout_briefs.model import JobStatus, Page, Preference, Scheduled, ScheduleFields
 from fanout_briefs.testing import strategies
 from fanout_briefs.testing.checks import Broken, holds, same
 from fanout_briefs.testing.machine.stage import Told, spoil
@@ -177,19 +177,25 @@ class PreferenceSteps(OversightSteps):
         promised = self.oracle.schedules()
         listed: dict[str, ScheduleFields] = {**self.do("preferences.schedules")}
         same([fields for fields in promised if fields not in listed.values()], list[ScheduleFields]())
+        people = self.oracle.preferences
         for schedule, fields in listed.items():
-            people = {user: self.oracle.preferences[user] for user in promised.get(fields, ())}
-            got = self.pages("preferences.page_for", limit, [schedule])
-            same(_by_user(got), [*sorted(people.items())])
-        active = [(user, row) for user, row in sorted(self.oracle.preferences.items()) if row.is_active]
-        same(_by_user(self.pages("preferences.page_for", limit, [*listed])), active)
+            those = [
+                Scheduled(user, schedule, people[user].effective_from) for user in sorted(promised.get(fields, ()))
+            ]
+            same(sorted(self.pages("preferences.page_for", limit, [schedule]), key=_user), those)
+        got = self.pages("preferences.page_for", limit, [*listed])
+        same(sorted(map(_user, got)), [user for user, row in sorted(people.items()) if row.is_active])
 
     def _see_preferences(self) -> None:
         self.check("preferences.get", [*USERS, "bad"], self.oracle.preferences)
 
 
 def _by_user(rows: Sequence[Any]) -> list[tuple[str, Any]]:
-    return sorted(((row.user_id, row) for row in rows), key=lambda pair: pair[0])
+    return [(row.user_id, row) for row in sorted(rows, key=_user)]
+
+
+def _user(row: Any) -> str:
+    return str(row.user_id)
 
 
 def _with_list(row: Preference) -> Preference:
