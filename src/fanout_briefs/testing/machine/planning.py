@@ -193,6 +193,7 @@ class WorkSteps(Story):
             for claim in claims:
                 end = Finish(status=JobStatus.EMPTY)
                 same(self.do("finish", claim, end), self.oracle.finish(claim, end, ()))
+            self.see()
         same(self.do("claim", self.clock(), now=self.clock(), lease=HOUR, limit=9, types=[*TYPES]), Claims([]))
 
 
