@@ -177,25 +177,22 @@ class PreferenceSteps(OversightSteps):
         promised = self.oracle.schedules()
         listed: dict[str, ScheduleFields] = {**self.do("preferences.schedules")}
         same([fields for fields in promised if fields not in listed.values()], list[ScheduleFields]())
-        people = self.oracle.preferences
         for schedule, fields in listed.items():
-            those = [
-                Scheduled(user, schedule, people[user].effective_from) for user in sorted(promised.get(fields, ()))
-            ]
-            same(sorted(self.pages("preferences.page_for", limit, [schedule]), key=_user), those)
+            got = self.pages("preferences.page_for", limit, [schedule])
+            same(_by_user(got), [self._scheduled(user, schedule) for user in sorted(promised.get(fields, ()))])
+        active = {user: schedule for schedule, fields in listed.items() for user in promised.get(fields, ())}
         got = self.pages("preferences.page_for", limit, [*listed])
-        same(sorted(map(_user, got)), [user for user, row in sorted(people.items()) if row.is_active])
+        same(_by_user(got), [self._scheduled(user, active[user]) for user in sorted(active)])
+
+    def _scheduled(self, user: str, schedule: str) -> tuple[str, Scheduled]:
+        return user, Scheduled(user, schedule, self.oracle.preferences[user].effective_from)
 
     def _see_preferences(self) -> None:
         self.check("preferences.get", [*USERS, "bad"], self.oracle.preferences)
 
 
 def _by_user(rows: Sequence[Any]) -> list[tuple[str, Any]]:
-    return [(row.user_id, row) for row in sorted(rows, key=_user)]
-
-
-def _user(row: Any) -> str:
-    return str(row.user_id)
+    return sorted(((row.user_id, row) for row in rows), key=lambda pair: pair[0])
 
 
 def _with_list(row: Preference) -> Preference:
