@@ -154,16 +154,23 @@ class TestCancelledByAsyncioItself:
         assert oracle.questions == [["a"], ["c"]]
 
     async def test_who_was_to_ask_next_hands_that_on(self, oracle: Oracle) -> None:
-        together = Together(oracle.ask, 1, oracle.give_up)
+        class Answers(dict[str, str]):
+            def __getitem__(self, key: str) -> str:
+                if key == "a":
+                    others[0].cancel()  # By the time it is told that it is its turn, it is on its way out.
+                return super().__getitem__(key)
+
+        async def ask(keys: Sequence[str]) -> Mapping[str, str]:
+            return Answers(await oracle.ask(keys))
+
+        together = Together(ask, 1, oracle.give_up)
         first = asyncio.create_task(together("a"))
         await oracle.is_asked.wait()
         others = [asyncio.create_task(together(key)) for key in "bc"]
         await settled()
         oracle.may_answer.set()
-        await first
-        # Woken to ask, and taken out in the same turn of the loop.
-        others[0].cancel()
-        assert await others[1] == "C"
+        assert (await first, await others[1]) == ("A", "C")
+        assert others[0].cancelled()
 
     async def test_an_answer_that_nobody_waits_for_any_more_is_given_up(self, oracle: Oracle) -> None:
         class Answers(dict[str, str]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import anyio
 from attrs import define, field
@@ -69,8 +69,7 @@ class Together(Generic[_T]):
             raise
         if mine.error is not None:
             raise mine.error
-        assert mine.answer is not None
-        return mine.answer
+        return cast("_T", mine.answer)
 
     async def _lead(self) -> None:
         """Ask for the first in line, who is whoever calls this, and for some behind them."""

@@ -88,7 +88,11 @@ CLAIMING = [
     ),
     Wrong(
         "looks beyond the key",
-        {"self._slots.values() if key is None else filter": "self._slots.values() if key else filter"},
+        {
+            "self._slots.values() if keys is None else filter(None, map(self._slots.get, dict.fromkeys(keys)))": (
+                "self._slots.values() if keys else ()"
+            )
+        },
         fails=(
             "at-once.claim.never-the-same-job",
             "cancelling.no-wrong-answer",
@@ -98,6 +102,7 @@ CLAIMING = [
             "work.claim.one-order-over-types",
             "work.claim.only-types-asked-for",
             "work.claim.key-looks-at-one-slot",
+            "work.claim.keys-look-at-those-slots",
             "work.claim.expired-leases-are-taken-over",
             "work.claim.leases-run-by-now",
             "work.claim.held-until",
@@ -133,6 +138,16 @@ CLAIMING = [
         ),
     ),
     Wrong(
+        "looks at the first of many keys",
+        {"map(self._slots.get, dict.fromkeys(keys))": "map(self._slots.get, [*keys][:1])"},
+        fails=("work.claim.keys-look-at-those-slots",),
+    ),
+    Wrong(
+        "claims twice what is asked for twice",
+        {"map(self._slots.get, dict.fromkeys(keys))": "map(self._slots.get, keys)"},
+        fails=("work.claim.keys-look-at-those-slots",),
+    ),
+    Wrong(
         "claims by a key whatever the type",
         {
             "for slot in self._asked(keys) if slot.job.type in open_types]": (
@@ -147,7 +162,7 @@ CLAIMING = [
     ),
     Wrong(
         "claims by a key what is not due",
-        {DUE: DUE.replace("slot.job.run_at <= due_by", "key or slot.job.run_at <= due_by")},
+        {DUE: DUE.replace("slot.job.run_at <= due_by", "keys or slot.job.run_at <= due_by")},
         fails=("work.claim.key-looks-at-one-slot",),
     ),
     Wrong(

@@ -38,7 +38,7 @@ PAUSING = [
     ),
     Wrong(
         "claims by key what is paused",
-        {OPEN: "open_types = set(types) - (set() if key else self._paused.keys())"},
+        {OPEN: "open_types = set(types) - (set() if keys else self._paused.keys())"},
         fails=("pausing.pause.nor-by-key", "pausing.pause.nor-expired-leases"),
     ),
     Wrong(

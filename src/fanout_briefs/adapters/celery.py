@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 try:
     from billiard import active_children
@@ -33,7 +33,6 @@ from fanout_briefs.model import JobRef
 
 __all__ = ["CeleryDispatcher", "add_tasks"]
 
-_T = TypeVar("_T")
 _log = logging.getLogger("fanout_briefs")
 _VISIBILITY: Final = 1800.0
 """Seconds: the shortest of what brokers have when nothing is said. RabbitMQ closes a channel that is as late."""
@@ -155,12 +154,7 @@ def add_tasks(
         # A worker that dies is replaced; the ledger lets what it had in hand be run again when its lease has ended.
         @app.task(name=_task_name(kind), acks_late=True, reject_on_worker_lost=True, ignore_result=True, shared=False)
         def run_job(key: str) -> str:
-            try:
-                return process.call(partial(_run_job, briefs, dispatcher, kind, key))
-            except CancelledError:
-                if process.is_draining:
-                    return JobOutcome.RELEASED  # The ledger has handed it over anew.
-                raise
+            return process.call(partial(_run_job, briefs, dispatcher, kind, key))
 
     for kind in briefs.job_types:
         add(kind)
@@ -209,20 +203,19 @@ class _Process:
         except Exception:
             _log.exception("%s could not be opened; the first job tries again", self._briefs.name)
 
-    def call(self, run: Callable[[], Awaitable[_T]]) -> _T:
-        """Run something there, and wait for it. It is cancelled if waiting is: by a time limit, or by the worker's end."""
+    def call(self, run: Callable[[], Awaitable[str]]) -> str:
+        """Run a job there, and wait for its outcome. It is cancelled if waiting is: by a time limit, or by the worker's end."""
         running = self._begun().start_task_soon(self._in_opened, run)
         self._running.add(running)
         try:
             return running.result()
+        except CancelledError:
+            if self._is_draining:
+                return JobOutcome.RELEASED  # The ledger has handed it over anew.
+            raise
         finally:
             self._running.discard(running)
             running.cancel()
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether what still runs is being given back."""
-        return self._is_draining
 
     def drain(self, grace: timedelta) -> None:
         """Give back what still runs after this time, here or in processes that were forked from this one."""
@@ -238,7 +231,7 @@ class _Process:
 
         threading.Thread(target=give_back, name="fanout_briefs gives back", daemon=True).start()
 
-    async def _in_opened(self, run: Callable[[], Awaitable[_T]]) -> _T:
+    async def _in_opened(self, run: Callable[[], Awaitable[str]]) -> str:
         await self._opener.open()
         async with self._briefs:  # So that it stays open while this runs, also when the process ends.
             return await run()

@@ -191,7 +191,5 @@ class _Stopping:
         await self._pgq.shutdown.wait()
         self.draining.set()
         await anyio.sleep(self._grace)
-        while self._scopes:
-            for scope in tuple(self._scopes):
-                scope.cancel()
-            await anyio.lowlevel.checkpoint()
+        for scope in tuple(self._scopes):
+            scope.cancel()

@@ -107,10 +107,11 @@ async def claim(
     limit: int = 100,
     types: Collection[str] = ("daily",),
     key: str | None = None,
+    keys: Collection[str] | None = None,
 ) -> Claims:
     """Claim whatever is due within a month, unless told otherwise."""
     return await storage.claim(
-        due_by, now=now, lease=lease, limit=limit, types=types, keys=None if key is None else [key]
+        due_by, now=now, lease=lease, limit=limit, types=types, keys=keys if key is None else [key]
     )
 
 

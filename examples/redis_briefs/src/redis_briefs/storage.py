@@ -199,7 +199,7 @@ class RedisStorage:
         lease: timedelta,
         limit: int,
         types: Collection[str],
-        key: str | None = None,
+        keys: Collection[str] | None = None,
     ) -> Claims:
         session = self._opened()
         check_limit(limit)
@@ -210,7 +210,7 @@ class RedisStorage:
             lease=from_instant(until),
             limit=limit,
             types=sorted(set(types)),
-            key=key,
+            keys=None if keys is None else sorted(filter(is_storable, set(keys))),
         )
         held_until, taken = await session.script("claim", packed(asked))
         claims = [to_claim(row, payload, until) for row, payload in taken]

@@ -92,6 +92,15 @@ async def _a_key_looks_at_that_slot_only(storage: Storage) -> None:
     same(again.held_until, None)
 
 
+@storage_kit.clause("work.claim.keys-look-at-those-slots")
+async def _many_keys_look_at_those_slots_only(storage: Storage) -> None:
+    """Many keys look at those slots only, at each once."""
+    await storage.enqueue([job("ann"), job("bob"), job("cid")])
+    asked = [job(name).dedup_key for name in ("cid", "ann", "cid", "nobody")]
+    same(sorted(names(await claim(storage, keys=asked))), ["ann", "cid"])
+    same(names(await claim(storage, keys=[])), [])
+
+
 @storage_kit.clause("work.claim.ended-jobs-are-not", each=[*set(JobStatus) - {JobStatus.PENDING, JobStatus.PROCESSING}])
 async def _ended_jobs_are_not_claimed(storage: Storage, status: JobStatus) -> None:
     """Jobs that have ended are not claimed."""

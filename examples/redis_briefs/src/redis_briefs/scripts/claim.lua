@@ -38,10 +38,12 @@ local function look_at_type(type)
   end)
 end
 
-local function look_at_key(key, type)
-  local slot = read(key)
-  if slot and slot.type == type then
-    look_at(slot)
+local function look_at_keys(keys, type)
+  for _, key in ipairs(keys) do
+    local slot = read(key)
+    if slot and slot.type == type then
+      look_at(slot)
+    end
   end
 end
 
@@ -66,8 +68,8 @@ end
 for _, type in ipairs(asked.types) do
   if is_paused(type) then
     -- Nobody is given any of these, nor has to wait for them.
-  elseif asked.key then
-    look_at_key(asked.key, type)
+  elseif asked.keys then
+    look_at_keys(asked.keys, type)
   else
     look_at_type(type)
   end
