@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     """Run each async test on asyncio and on trio."""
     return request.param
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Leave out the logs of failures that are made: they are as they should be, thousands of them, and nobody reads them."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

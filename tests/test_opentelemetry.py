@@ -137,7 +137,7 @@ async def test_a_brief_that_is_saved_is_timed_and_one_that_is_not_is_forgotten(m
     (point,) = meters.points("fanout_briefs.brief.duration")
     assert point.count == 2
     assert point.attributes == BRIEF
-    assert set(telemetry._begun) == {f"daily_brief:{AT.date()}:chi"}
+    assert set(vars(telemetry)["_begun"]) == {f"daily_brief:{AT.date()}:chi"}
 
 
 def test_briefs_that_never_end_take_no_memory_for_long(meters: Meters) -> None:
@@ -146,7 +146,7 @@ def test_briefs_that_never_end_take_no_memory_for_long(meters: Meters) -> None:
     for user in ("ana", "bo", "ana", "chi"):
         telemetry.on_progress(BriefProgress(job(user), Progress("projects")))
 
-    assert [key.rpartition(":")[2] for key in telemetry._begun] == ["ana", "chi"]
+    assert [key.rpartition(":")[2] for key in vars(telemetry)["_begun"]] == ["ana", "chi"]
 
 
 async def test_a_server_tells_of_its_turns_and_its_failures(meters: Meters) -> None:

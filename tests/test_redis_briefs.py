@@ -21,7 +21,7 @@ from fanout_briefs.model import Finish, FollowUp, JobStatus
 from fanout_briefs.testing.slots import NOW, brief_of, claim, claim_one, found, job
 from redis_briefs import RedisStorage
 from redis_server import RedisServer, own_redis
-from services import PATIENCE
+from services import PATIENCE, free_port
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "redis_briefs"
 
@@ -188,7 +188,9 @@ async def test_what_was_acknowledged_survives_the_servers_death() -> None:
 @contextmanager
 def cluster() -> Generator[RedisServer]:
     """A cluster of one node, which is as strict about keys as one of many."""
-    with own_redis("--cluster-enabled", "yes") as node, redis.Redis.from_url(node.url) as admin:
+    # By itself a node talks to others on a port 10,000 higher, and there may be none.
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    with own_redis(*options) as node, redis.Redis.from_url(node.url) as admin:
         admin.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
         # It takes writes two seconds after it has all slots.
         until = time.monotonic() + PATIENCE

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from fanout_briefs.model import Job, JobStatus, Slot
+from fanout_briefs.model import JobStatus, Recorded, Slot
 
 __all__ = ["BatchDeduplicator"]
 
@@ -38,7 +38,7 @@ class BatchDeduplicator:
         ValueError: ``tolerance`` is negative.
     """
 
-    def __init__(self, existing_jobs: Iterable[Job], tolerance: timedelta | None = None) -> None:
+    def __init__(self, existing_jobs: Iterable[Recorded], tolerance: timedelta | None = None) -> None:
         if tolerance is not None and tolerance < timedelta(0):
             raise ValueError(f"tolerance={tolerance!r}: must be zero or more, or None to compare keys")
         self._tolerance = tolerance
@@ -70,7 +70,7 @@ class BatchDeduplicator:
         return any(abs(at - near) <= tolerance for near in times[max(index - 1, 0) : index + 1])
 
 
-def _live_times(jobs: Iterable[Job]) -> dict[tuple[str, str], list[datetime]]:
+def _live_times(jobs: Iterable[Recorded]) -> dict[tuple[str, str], list[datetime]]:
     times: dict[tuple[str, str], list[datetime]] = {}
     for job in jobs:
         if job.status in _LIVE:

@@ -19,6 +19,7 @@ from fanout_briefs.model import (
     Job,
     JobStatus,
     Preference,
+    Recorded,
     ScheduleFields,
     SkipReason,
     Slot,
@@ -105,7 +106,7 @@ class Eligibility:
         # Optional and declared as data; a policy that says nothing does not send blindly.
         self._sends_blindly = bool(getattr(policy, "sends_when_unavailable", False))
 
-    async def decide(self, slots: Sequence[Slot], existing: Sequence[Job] = ()) -> Mapping[str, Decision]:
+    async def decide(self, slots: Sequence[Slot], existing: Sequence[Recorded] = ()) -> Mapping[str, Decision]:
         """Give each slot's decision by its ``dedup_key``.
 
         Args:
@@ -155,7 +156,7 @@ class Eligibility:
         visits: Mapping[str, datetime | None],
         problem: str | None,
         last_brief: datetime | None,
-        refused: Job | None,
+        refused: Recorded | None,
     ) -> Decision:
         user_id, at = slot.user_id, slot.occurrence.deliver_at
         if user_id not in visits:
@@ -180,7 +181,7 @@ def _deliver_at(slot: Slot) -> datetime:
     return slot.occurrence.deliver_at
 
 
-def _briefs_of(users: Container[str], jobs: Iterable[Job]) -> Mapping[str, list[datetime]]:
+def _briefs_of(users: Container[str], jobs: Iterable[Recorded]) -> Mapping[str, list[datetime]]:
     """When briefs of these users are delivered."""
     briefs: dict[str, list[datetime]] = {}
     for job in jobs:
@@ -189,6 +190,6 @@ def _briefs_of(users: Container[str], jobs: Iterable[Job]) -> Mapping[str, list[
     return briefs
 
 
-def _came_back_later(activity: Activity, refused: Job, at: datetime) -> bool:
+def _came_back_later(activity: Activity, refused: Recorded, at: datetime) -> bool:
     """Whether a slot that was refused at this instant would be judged by a visit after it."""
     return refused.occurrence.deliver_at == at and activity.last_visit is not None and activity.last_visit > at

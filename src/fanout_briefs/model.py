@@ -50,6 +50,7 @@ __all__ = [
     "ProjectBrief",
     "Receipt",
     "Recipient",
+    "Recorded",
     "Rendered",
     "ScheduleFields",
     "Scheduled",
@@ -57,6 +58,7 @@ __all__ = [
     "SectionRequest",
     "SkipReason",
     "Slot",
+    "Standing",
     "Trouble",
     "Window",
     "check_aware",
@@ -320,6 +322,54 @@ class Slot(Protocol):
         ...
 
 
+class Recorded(Slot, Protocol):
+    """What a plan needs to know of a slot that exists: a ``Job`` tells it, and so does a ``Standing``."""
+
+    @property
+    def status(self) -> JobStatus:
+        """Where it stands."""
+        ...
+
+    @property
+    def code(self) -> SkipReason | None:
+        """Why it is skipped or cancelled."""
+        ...
+
+    @property
+    def reason(self) -> str | None:
+        """The engagement policy's own word, where it decided."""
+        ...
+
+    @property
+    def can_be_taken_up(self) -> bool:
+        """Whether a planner may plan it again."""
+        ...
+
+
+@frozen_by_convention
+class Standing:
+    """How a slot of the ledger stands, without the rest of its job; as in ``Job``."""
+
+    type: str
+    user_id: str
+    occurrence: Occurrence
+    dedup_key: str
+    status: JobStatus
+    code: SkipReason | None = None
+    reason: str | None = None
+
+    @property
+    def can_be_taken_up(self) -> bool:
+        """As of a job."""
+        return _can_be_taken_up(self.status, self.code)
+
+
+def _can_be_taken_up(status: JobStatus, code: SkipReason | None) -> bool:
+    if status is JobStatus.SKIPPED:
+        return True
+    return status is JobStatus.CANCELLED and code in {SkipReason.SUPERSEDED, SkipReason.PAUSED}
+
+
 @frozen_by_convention(kw_only=True)
 class Job:
     """One slot of the ledger: a brief to make, or a mail to send, for one user and local date.
@@ -367,9 +417,7 @@ class Job:
     @property
     def can_be_taken_up(self) -> bool:
         """Whether a planner may plan this slot again: skipped, or cancelled because something changed."""
-        return self.status is JobStatus.SKIPPED or (
-            self.status is JobStatus.CANCELLED and self.code in (SkipReason.SUPERSEDED, SkipReason.PAUSED)
-        )
+        return _can_be_taken_up(self.status, self.code)
 
 
 @frozen

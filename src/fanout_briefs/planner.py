@@ -8,10 +8,10 @@ instant planning is complete, so that downtime is caught up with instead of forg
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from fanout_briefs.dedupe import BatchDeduplicator
 from fanout_briefs.eligibility import Eligibility, Refusal
@@ -22,6 +22,7 @@ from fanout_briefs.model import (
     Enqueued,
     Job,
     JobStatus,
+    Recorded,
     SkipReason,
     Slot,
     Window,
@@ -30,7 +31,7 @@ from fanout_briefs.model import (
     slot_key,
 )
 from fanout_briefs.plans import Phase, PlanReport, Tally, Verdict
-from fanout_briefs.ports import Engagement, Ledger, Preferences
+from fanout_briefs.ports import Engagement, Ledger, Preferences, StandingLedger
 from fanout_briefs.scan import Calendar, Candidate, Due, DueSlot, Wish, pages
 from fanout_briefs.settled import Rejected, iter_settled
 from fanout_briefs.timing import CatchUp, Timing
@@ -141,6 +142,9 @@ class _Plan:
     ) -> None:
         self._name, self._timing = planner.name, planner.timing
         self._ledger, self._eligibility = planner.ledger, planner.eligibility
+        self._find: Callable[[Collection[str]], Awaitable[Mapping[str, Recorded]]] = self._ledger.find
+        if getattr(self._ledger, "tells_standings", False):
+            self._find = cast("StandingLedger", self._ledger).standings
         self._tolerance = planner.tolerance
         self._now = now
         self._window = window
@@ -289,7 +293,7 @@ class _Plan:
 
     async def _record(self, candidates: Sequence[Candidate], tally: Tally) -> None:
         with self._timed("duplicates") as handled:
-            found = await self._ledger.find(self._keys(candidates))
+            found = await self._find(self._keys(candidates))
             if self._looks_further_back:
                 candidates = [slot for slot in candidates if self._is_promised(slot) or slot.dedup_key in found]
             tally.due = len(candidates)
@@ -328,7 +332,7 @@ class _Plan:
         ]
 
     def _without_duplicates(
-        self, candidates: Sequence[Candidate], found: Mapping[str, Job], tally: Tally
+        self, candidates: Sequence[Candidate], found: Mapping[str, Recorded], tally: Tally
     ) -> tuple[list[Candidate], list[_Skip]]:
         """Count what exists already; give what is to be decided, and what a job nearby rules out."""
         if self._looks_further_back:
@@ -384,7 +388,7 @@ class _Plan:
             slot.type, slot.user_id, slot.occurrence, slot.window, status=status, code=code, reason=reason
         )
 
-    def _skipped(self, skips: Sequence[_Skip], found: Mapping[str, Job], tally: Tally) -> list[Job]:
+    def _skipped(self, skips: Sequence[_Skip], found: Mapping[str, Recorded], tally: Tally) -> list[Job]:
         """Count what is skipped; give what is not on record yet. A slot that was skipped before keeps its first reason."""
         new: list[Job] = []
         for slot, refusal in skips:
@@ -442,7 +446,7 @@ def _problems_of(due: Due | InvalidSchedule, effective_from: object) -> Sequence
     return problems
 
 
-def _tell(slot: Slot, job: Job, tally: Tally) -> None:
+def _tell(slot: Slot, job: Recorded, tally: Tally) -> None:
     """Count a slot as it stands in the ledger."""
     if job.status is JobStatus.SKIPPED and job.code is not None:
         tally.skip(slot, job.code, job.reason)

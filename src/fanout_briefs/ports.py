@@ -39,6 +39,7 @@ from fanout_briefs.model import (
     Scheduled,
     ScheduleFields,
     SectionRequest,
+    Standing,
     Window,
 )
 
@@ -54,6 +55,7 @@ __all__ = [
     "Projects",
     "Recipients",
     "ScheduleIndex",
+    "StandingLedger",
     "Storage",
     "Work",
 ]
@@ -329,6 +331,23 @@ class Ledger(Protocol):
 
         A worker that holds one of these jobs finds its claim stale.
         """
+        ...
+
+
+class StandingLedger(Ledger, Protocol):
+    """A ledger that tells how slots stand for less than it gives their jobs.
+
+    A capability, declared by the attribute ``tells_standings``: without it, plans look up whole jobs. Where a page is
+    planned already, looking up is most of the work.
+    """
+
+    @property
+    def tells_standings(self) -> bool:
+        """True: the method below may be called."""
+        ...
+
+    async def standings(self, keys: Collection[str]) -> Mapping[str, Standing]:
+        """Give how the slots of these keys stand: what ``find`` would, with less of each."""
         ...
 
 

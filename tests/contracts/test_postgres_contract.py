@@ -15,7 +15,7 @@ from stories import STORIES
 
 class TestPostgresStorage(StorageContract, StorageMachine):
     settings = STORIES
-    capabilities = ("preferences", "reopens", "schedule_index", "shared", "trace")
+    capabilities = ("preferences", "reopens", "schedule_index", "shared", "standings", "trace")
 
     @pytest.fixture(autouse=True)
     def _schema(self, postgres_schema: Schema) -> None:

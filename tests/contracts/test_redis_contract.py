@@ -7,12 +7,16 @@ from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 
-from fanout_briefs.testing import StorageContract
+from fanout_briefs.testing import StorageContract, StorageMachine
 from redis_briefs import RedisStorage
+from stories import STORIES
 
 
-class TestRedisStorage(StorageContract):
+class TestRedisStorage(StorageContract, StorageMachine):
+    # Each story is some hundreds of round trips.
+    settings = settings(STORIES, max_examples=STORIES.max_examples // 4)
     capabilities = ("preferences", "reopens", "schedule_index", "shared", "trace")
 
     @pytest.fixture(autouse=True)

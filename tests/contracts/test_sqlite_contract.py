@@ -14,7 +14,7 @@ from stories import STORIES
 
 class TestSqliteStorage(StorageContract, StorageMachine):
     settings = STORIES
-    capabilities = ("preferences", "reopens", "schedule_index", "shared", "trace")
+    capabilities = ("preferences", "reopens", "schedule_index", "shared", "standings", "trace")
 
     @asynccontextmanager
     async def open_storage(

@@ -123,7 +123,8 @@ def try_all(suite: Suite, session: Session, until: float, jobs: int) -> dict[Mut
         session.note(mutant, verdict)
         if verdict.survived:
             print(f"{suite.name}: survived: {_told(mutant)}", flush=True)
-    known = {mutant: verdict for mutant in mutants if (verdict := session.verdict(mutant)) is not None}
+    answers = ((mutant, session.verdict(mutant)) for mutant in mutants)
+    known = {mutant: answer for mutant, answer in answers if answer is not None}
     if len(known) < len(mutants):
         print(f"{suite.name}: {len(mutants) - len(known)} left for the next run")
         return None

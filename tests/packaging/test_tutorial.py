@@ -21,13 +21,14 @@ def test_a_stranger_comes_from_an_empty_directory_to_three_peoples_mails_by_copy
         pytest.skip("no uv to build the wheel with")
     subprocess.run([uv, "build", "-q", "--wheel", "--out-dir", tmp_path / "dist", ROOT], check=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
-    (tmp_path / "wheel.txt").write_text(f"fanout-briefs @ {wheel.as_uri()}\n", encoding="utf-8")
+    (tmp_path / "this.txt").write_text(f"fanout-briefs=={wheel.name.split('-')[1]}\n", encoding="utf-8")
     folder = tmp_path / "home"
     folder.mkdir()
     environment = plain_environment()
     environment.pop("VIRTUAL_ENV", None)
     environment.pop("PYTHONPATH", None)
-    environment["PIP_CONSTRAINT"] = str(tmp_path / "wheel.txt")
+    environment["PIP_FIND_LINKS"] = str(tmp_path / "dist")
+    environment["PIP_CONSTRAINT"] = str(tmp_path / "this.txt")
     begun = time.perf_counter()
     for fence, printed in follow(ROOT / "docs" / "tutorial.md", folder, environment):
         print(f"{time.perf_counter() - begun:6.1f} s  {fence.code.splitlines()[0]}")

@@ -1,7 +1,7 @@
-"""Which points are tried, and how many were: ``python tests/points/point_counts.py`` puts the counts into the docs.
+"""Which points are tried, and how many were: ``python tests/points/point_counts.py FILE`` puts the counts into the docs.
 
-``nightly`` tries every point, every day a few spread over the way. ``POINTS_PART=2/3`` tries the second third of them.
-Where ``POINTS_TOLD`` names a file, each test adds its counts to it, one line of JSON; this command makes the table of
+``nightly`` tries every point, every day a few spread over the way. Where ``POINTS_TOLD`` names a file, each point that was
+tried is added to it, one line of JSON, and not tried again by whoever goes on from there. This command makes the table of
 ``docs/faults.md`` of them.
 """
 
@@ -15,13 +15,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from attrs import frozen
-from point_story import PHASES
+from attrs import define, field
 
-__all__ = ["Tried", "every", "is_nightly", "spread"]
+__all__ = ["PHASES", "Tried", "every", "is_nightly", "spread"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
+PHASES = ("open", "sign up", "plan", "claim", "generate", "save", "send")
+"""In the order in which a day comes through them."""
 BEGIN, END = "<!-- counts: begin -->", "<!-- counts: end -->"
 
 
@@ -30,9 +32,8 @@ def is_nightly() -> bool:
 
 
 def every(count: int) -> Sequence[int]:
-    """Every number from 1 to ``count``; where ``POINTS_PART`` is ``2/3``, each third of them, from the second on."""
-    part, _, parts = os.environ.get("POINTS_PART", "1/1").partition("/")
-    return range(int(part), count + 1, int(parts))
+    """Every number from 1 to ``count``."""
+    return range(1, count + 1)
 
 
 def spread(count: int, few: int, seed: object) -> Sequence[int]:
@@ -44,39 +45,66 @@ def spread(count: int, few: int, seed: object) -> Sequence[int]:
     return [rng.randint(begin + 1, end) for begin, end in pairwise(edges)]
 
 
-@frozen
+@define
 class Tried:
-    """What befell whom, and how often in each phase."""
+    """The points that one test has tried, by number: what happened there, and in which phase.
 
-    place: str
-    kind: str
-    phases: Counter[str]
+    Attributes:
+        where: The storage and the event loop.
+        what: Which days these were.
+    """
+
+    where: str
+    what: str
+    points: dict[int, tuple[str, str]] = field(factory=dict[int, tuple[str, str]])
+
+    def __attrs_post_init__(self) -> None:
+        rows = _rows(os.environ.get("POINTS_TOLD", ""))
+        self.points |= {
+            number: (kind, phase)
+            for where, what, number, kind, phase in rows
+            if [where, what] == [self.where, self.what]
+        }
+
+    def left(self, numbers: Iterable[int]) -> Sequence[int]:
+        """Those that the file does not have, in no order, so that whoever is cut off has been everywhere."""
+        left = [number for number in numbers if number not in self.points]
+        random.Random(len(left)).shuffle(left)
+        return left
+
+    def add(self, number: int, kind: str, phase: str) -> None:
+        self.points[number] = (kind, phase)
+        if (file := os.environ.get("POINTS_TOLD")) is not None:
+            with Path(file).open("a", encoding="utf-8") as kept:
+                kept.write(json.dumps([self.where, self.what, number, kind, phase]) + "\n")
 
     def told(self) -> str:
-        """A line for whoever watches; it is kept, too, where that is wanted."""
-        if (file := os.environ.get("POINTS_TOLD")) is not None:
-            line = json.dumps([self.place, self.kind, os.environ.get("POINTS_PART"), dict(self.phases)])
-            with Path(file).open("a", encoding="utf-8") as kept:
-                kept.write(f"{line}\n")
-        counts = ", ".join(f"{phase} {self.phases[phase]}" for phase in PHASES if self.phases[phase])
-        return f"{self.place}, {self.kind}: {self.phases.total()} points ({counts})\n"
+        """The points by phase, for whoever watches."""
+        kinds: dict[str, Counter[str]] = {}
+        for kind, phase in self.points.values():
+            kinds.setdefault(kind, Counter())[phase] += 1
+        return "".join(
+            f"{self.where}, {kind} ({self.what}): {phases.total()} points: "
+            f"{', '.join(f'{phase} {phases[phase]}' for phase in PHASES if phases[phase])}\n"
+            for kind, phases in kinds.items()
+        )
 
 
-def _read(lines: Iterable[str]) -> dict[tuple[str, str], Counter[str]]:
-    """The latest counts of each test, added up over those that tried the same kind on the same storage."""
-    latest: dict[tuple[str, str, str], Counter[str]] = {}
-    for place, kind, part, phases in map(json.loads, lines):
-        latest[place, kind, part] = Counter(phases)
-    added: dict[tuple[str, str], Counter[str]] = {}
-    for (place, kind, _), phases in latest.items():
-        added.setdefault((place.split(" on ")[0], kind), Counter()).update(phases)
-    return added
+def _rows(file: str) -> list[Any]:
+    return (
+        [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()]
+        if Path(file).is_file()
+        else []
+    )
 
 
-def _table(counts: dict[tuple[str, str], Counter[str]]) -> Iterator[str]:
+def _table(rows: Iterable[Any]) -> Iterator[str]:
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for where, _, _, kind, phase in rows:
+        counts.setdefault((kind, where.split(" on ")[0]), Counter())[phase] += 1
     yield f"| what goes wrong | where | {' | '.join(PHASES)} | in all |"
     yield f"|---|---|{'---:|' * (len(PHASES) + 1)}"
-    for (place, kind), phases in sorted(counts.items(), key=lambda item: (item[0][1], item[0][0])):
+    for (kind, place), phases in sorted(counts.items()):
         cells = [kind, place, *(f"{phases[phase]:,}" if phases[phase] else "" for phase in PHASES)]
         yield f"| {' | '.join(cells)} | {phases.total():,} |"
     whole = sum(counts.values(), Counter[str]())
@@ -86,11 +114,10 @@ def _table(counts: dict[tuple[str, str], Counter[str]]) -> Iterator[str]:
 def main(file: str) -> None:
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    table = "\n".join(_table(_read(Path(file).read_text(encoding="utf-8").splitlines())))
+    table = "\n".join(_table({tuple(row[:3]): row for row in _rows(file)}.values()))
     PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
     print(table)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     main(sys.argv[1])

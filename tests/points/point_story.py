@@ -48,7 +48,6 @@ from places import File, Place
 from slots import AnyStorage
 
 __all__ = [
-    "PHASES",
     "Day",
     "Found",
     "Setting",
@@ -81,8 +80,6 @@ BRIEFS = {
 """How each brief's slot must end. Gus has switched his off, and has no slot."""
 SLOTS = len(BRIEFS) + len(MAILED) + 1
 ENDED = [status for status in JobStatus if status not in (JobStatus.PENDING, JobStatus.PROCESSING)]
-PHASES = ("open", "sign up", "plan", "claim", "generate", "save", "send")
-"""In the order in which a day comes through them."""
 Told: TypeAlias = tuple[str, str, str]
 """What a process said: ``planned``, how many; or ``ended``, which job, how."""
 
@@ -324,7 +321,7 @@ def phase_of(call: Call) -> str:
     method = call.name.rpartition(".")[2]
     if stage not in ("run", "serve"):
         return stage
-    if stage == "serve" and method in ("advance", "schedules", "page_for", "find", "enqueue"):
+    if stage == "serve" and method in ("advance", "schedules", "page_for", "find", "standings", "enqueue"):
         return "plan"
     if call.name in ("host.of", "host.generate"):
         return "generate"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from fanout_briefs.adapters import postgres_connection
 from places import File, Tables
 from services import Schema
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quiet")]
 FEW = 2
 """Points a kind and backend on ordinary days."""
 MAILER = {"asyncio": "eml", "trio": "log"}
@@ -52,23 +51,22 @@ def at_every(
     kind: str, name: str, backend: str, capsys: pytest.CaptureFixture[str], plays: Callable[[str, Statements], None]
 ) -> None:
     """Play days with something going wrong at one statement after the other; tell how many those were."""
-    phases = Counter[str]()
     mailer = MAILER[backend]
     census = Statements(at=0)
     plays(mailer, census)
-    for number in spread(census.count, FEW, (kind, name, backend)):
+    tried = Tried(f"{name} on {backend}", f"{kind}, {mailer}")
+    for number in tried.left(spread(census.count, FEW, (kind, name, backend))):
         statements = Statements(at=number)
         try:
             plays(mailer, statements)
         except BaseException as error:
             error.add_note(f"at statement {number} of {census.count}, {mailer}, {statements.landed}")
             raise
-        if statements.landed is not None:
-            phases[statements.landed] += 1
+        if statements.landed is not None:  # No two days are quite the same: one that another day has may not come.
+            tried.add(number, kind, statements.landed)
     with capsys.disabled():
-        sys.stdout.write(Tried(f"{name} on {backend}", kind, phases).told())
-    # No two days are quite the same: a statement that another day has may not come.
-    assert phases or not is_nightly()
+        sys.stdout.write(tried.told())
+    assert tried.points or not is_nightly()
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

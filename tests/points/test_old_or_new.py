@@ -25,7 +25,7 @@ from services import Schema
 from slots import DAY, HOUR, NOW, AnyStorage, brief_of, bring, claim_one, job
 from sqlite_trace import Trace
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quiet")]
 TABLES = ("jobs", "outbox", "briefs", "marks", "pauses", "preferences", "fence")
 Dump = Mapping[str, Sequence[tuple[Any, ...]]]
 

@@ -15,7 +15,7 @@ from fanout_briefs.model import Claim, Finish
 from fanout_briefs.plans import Tally
 from fanout_briefs.worker import _Run  # pyright: ignore[reportPrivateUsage]  # where the mistakes are made
 
-pytestmark = [pytest.mark.slow, pytest.mark.nightly]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.usefixtures("quiet")]
 ASLEEP, LOST = "sleeps past its lease, another takes over", "fails before the call"
 
 

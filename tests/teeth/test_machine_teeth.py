@@ -30,7 +30,7 @@ STATEFUL = [
 ELSEWHERE: dict[str, str] = {}
 """Wrong storages that no story finds, each with what finds it."""
 
-SEARCH = settings(max_examples=60, stateful_step_count=25, derandomize=True, database=None)
+SEARCH = settings(max_examples=40, stateful_step_count=25, derandomize=True, database=None)
 
 
 def story_of(wrong: Wrong, backend: str, how: settings) -> str:

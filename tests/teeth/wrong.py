@@ -59,7 +59,7 @@ MEMORY = Right({"": memory}, _open_memory, ("preferences", "reopens", "schedule_
 SQLITE = Right(
     {"": sqlite, "sql": sqlite_statements},
     _open_sqlite,
-    ("preferences", "reopens", "schedule_index", "shared", "trace"),
+    ("preferences", "reopens", "schedule_index", "shared", "standings", "trace"),
 )
 
 

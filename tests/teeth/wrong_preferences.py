@@ -200,7 +200,7 @@ KEPT = [
 PAGED = [
     Wrong(
         "gives more than the limit",
-        {"order[begin : begin + limit]]": "order[begin : begin + limit + 1]]"},
+        {"people = order[begin : begin + limit]": "people = order[begin : begin + limit + 1]"},
         fails=(
             "preferences.page.each-user-once",
             "preferences.page.rows-come-and-go",
@@ -239,7 +239,7 @@ PAGED = [
     Wrong(
         "ends a scan before its last page",
         {
-            "items[-1].user_id if begin + limit < len(order) else None": "items[-1].user_id if begin + 2 * limit < len(order) else None"
+            "people[-1] if begin + limit < len(order) else None": "people[-1] if begin + 2 * limit < len(order) else None"
         },
         fails=(
             "preferences.page.each-user-once",
@@ -252,14 +252,14 @@ PAGED = [
     ),
     Wrong(
         "ends a scan with an empty page",
-        {"items[-1].user_id if begin + limit < len(order) else None": "items[-1].user_id if items else None"},
+        {"people[-1] if begin + limit < len(order) else None": "people[-1] if people else None"},
         fails=("preferences.page.ends-when-none-are-left", "schedule-index.page-for.rows-come-and-go"),
     ),
     Wrong(
         "counts pages of rows by their place",
         {
             "begin = 0 if cursor is None else bisect_right(order, cursor)": "begin = int(cursor or 0)",
-            "items[-1].user_id if begin + limit": "str(begin + limit) if begin + limit",
+            "people[-1] if begin + limit": "str(begin + limit) if begin + limit",
         },
         fails=(
             "preferences.page.rows-come-and-go",
@@ -269,14 +269,14 @@ PAGED = [
     Wrong(
         "gives rows in another order each time",
         {
-            "        return self._page(self._in_order(), cursor, limit)": "        return self._page(sorted(self._in_order(), reverse=limit > 50), cursor, limit)"
+            "_page(self._in_order(), cursor, limit)": "_page(sorted(self._in_order(), reverse=limit > 50), cursor, limit)"
         },
         fails=("preferences.page.each-user-once", "preferences.thousands-at-once"),
     ),
     Wrong(
         "gives a page of no rows",
         {
-            "        check_limit(limit)\n        return self._page(self._in_order()": "        limit = max(limit, 0)\n        return self._page(self._in_order()"
+            "        check_limit(limit)\n        people, next_cursor = _page(self._in_order()": "        limit = max(limit, 0)\n        people, next_cursor = _page(self._in_order()"
         },
         fails=("preferences.page.limit-below-one-refused",),
     ),
@@ -335,12 +335,12 @@ INDEXED = [
     ),
     Wrong(
         "reads people of one schedule only",
-        {"for schedule in set(schedules)]": "for schedule in sorted(schedules)[:1]]"},
+        {"for schedule in set(schedules) for user_id": "for schedule in sorted(schedules)[:1] for user_id"},
         fails=("schedule-index.page-for.each-user-once",),
     ),
     Wrong(
         "breaks where nobody has a schedule",
-        {"self._by_schedule.get(schedule, []) for": "self._by_schedule[schedule] for"},
+        {"self._by_schedule.get(schedule, ())": "self._by_schedule[schedule]"},
         fails=(
             "schedule-index.as-things-are-now",
             "schedule-index.page-for.each-user-once",
@@ -350,27 +350,31 @@ INDEXED = [
     Wrong(
         "reads everybody where no schedule is asked for",
         {
-            "return self._page(sorted(chain.from_iterable(asked)), cursor, limit)": "return self._page(sorted(chain.from_iterable(asked)) if asked else self._in_order(), cursor, limit)"
+            "for schedule in set(schedules) for user_id": "for schedule in set(schedules or self._by_schedule) for user_id"
         },
         fails=("schedule-index.page-for.each-user-once",),
     ),
     Wrong(
         "gives people twice",
-        {
-            "return self._page(sorted(chain.from_iterable(asked)), cursor, limit)": "page = self._page(sorted(chain.from_iterable(asked)), cursor, limit)\n        return Page([*page.items, *page.items], page.next_cursor)"
-        },
+        {"        return Page(items, next_cursor)": "        return Page([*items, *items], next_cursor)"},
         fails=(
             "schedule-index.each-schedule-once",
             "schedule-index.as-things-are-now",
             "schedule-index.page-for.each-user-once",
             "schedule-index.page-for.rows-come-and-go",
+            "schedule-index.page-for.since-when",
             "schedule-index.fields-of-any-length",
         ),
     ),
     Wrong(
+        "forgets since when a schedule holds",
+        {"having[user_id], self._rows[user_id].effective_from)": "having[user_id])"},
+        fails=("schedule-index.page-for.since-when",),
+    ),
+    Wrong(
         "counts pages of people by their place",
         {
-            "return self._page(sorted(chain.from_iterable(asked)), cursor, limit)": "order = sorted(chain.from_iterable(asked))\n        begin = int(cursor or 0)\n        page = self._page(order[begin : begin + limit], None, limit)\n        return Page(page.items, str(begin + limit) if begin + limit < len(order) else None)"
+            "people, next_cursor = _page(sorted(having), cursor, limit)": "order, begin = sorted(having), int(cursor or 0)\n        people = order[begin : begin + limit]\n        next_cursor = str(begin + limit) if begin + limit < len(order) else None"
         },
         fails=("schedule-index.page-for.rows-come-and-go",),
     ),

@@ -19,6 +19,23 @@ SQL = [
         fails=("costs.batches",),
     ),
     Wrong(
+        "tells standings one by one",
+        {
+            "lambda connection: {row[0]: sql.to_standing(row) for row in connection.execute(sql.STANDINGS, asked)}\n": (
+                "lambda connection: {row[0]: sql.to_standing(row) for key in keys\n"
+                "                                for row in connection.execute(sql.STANDINGS, (sql.array([key]),))}\n"
+            )
+        },
+        right=SQLITE,
+        fails=("costs.standings",),
+    ),
+    Wrong(
+        "tells standings without the policy's word",
+        {"_STATUSES[status], code, reason)": "_STATUSES[status], code)"},
+        right=SQLITE,
+        fails=("standings.as-find-has-it",),
+    ),
+    Wrong(
         "inserts one by one",
         {
             "    if rows:\n        connection.executemany(sql.PUT_JOB, rows)\n": "    for row in rows:\n        connection.execute(sql.PUT_JOB, row)\n"
@@ -83,7 +100,7 @@ SQL = [
         "reads people one by one",
         {
             "        if len(found) == limit:\n            break\n": (
-                "        for _, row in found:\n            connection.execute(sql.PREFERENCES, (sql.array([row.user_id]),))\n"
+                "        for each in found:\n            connection.execute(sql.PREFERENCES, (sql.array([each.user_id]),))\n"
                 "        if len(found) == limit:\n            break\n"
             )
         },

@@ -6,15 +6,17 @@ from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import redis
+from hypothesis import settings
 
-from fanout_briefs.testing import StorageContract
+from fanout_briefs.testing import StorageContract, StorageMachine
 from redis_briefs import RedisStorage
 
 URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 Trace = Callable[[str], None]
 
 
-class TestRedisStorage(StorageContract):
+class TestRedisStorage(StorageContract, StorageMachine):
+    settings = settings(max_examples=20, stateful_step_count=25)
     capabilities = ("preferences", "reopens", "schedule_index", "shared", "trace")
 
     @asynccontextmanager

@@ -158,9 +158,9 @@ class Telemetry:
         for kind, ended in (("brief", report.briefs), ("mail", report.mails)):
             for status, count in ended.items():
                 self._jobs.add(count, {**self._name, "kind": kind, "status": str(status)})
-        for status, count in (("put_off", report.retrying), ("lost", report.lost)):
+        for other, count in (("put_off", report.retrying), ("lost", report.lost)):
             if count:
-                self._jobs.add(count, {**self._name, "kind": "job", "status": status})
+                self._jobs.add(count, {**self._name, "kind": "job", "status": other})
         if report.partial:
             self._partial.add(report.partial, self._name)
 

@@ -23,6 +23,7 @@ except ModuleNotFoundError as missing:
     raise ImportError("PgQueuerDispatcher needs PgQueuer: pip install 'fanout-briefs[pgqueuer]'") from missing
 
 import anyio
+import anyio.lowlevel
 from attrs import frozen
 from psycopg.rows import dict_row
 

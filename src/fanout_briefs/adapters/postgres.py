@@ -39,6 +39,7 @@ from fanout_briefs.model import (
     Scheduled,
     ScheduleFields,
     SkipReason,
+    Standing,
 )
 from fanout_briefs.rules import (
     TRANSITIONS,
@@ -80,6 +81,8 @@ class PostgresStorage:
         trace: For diagnostics: called with each statement of SQL before it runs, in a thread; never with values.
             If it raises, the transaction is undone.
     """
+
+    tells_standings = True
 
     def __init__(
         self,
@@ -210,6 +213,12 @@ class PostgresStorage:
         asked = (convert.askable(keys),)
         return await self._lanes().work(
             lambda tables: {row[0]: convert.to_job(row) for row in tables.rows(sql.FIND, asked)}
+        )
+
+    async def standings(self, keys: Collection[str]) -> Mapping[str, Standing]:
+        asked = (convert.askable(keys),)
+        return await self._lanes().work(
+            lambda tables: {row[0]: convert.to_standing(row) for row in tables.rows(sql.STANDINGS, asked)}
         )
 
     async def last_briefs(self, type: str, before: Mapping[str, datetime]) -> Mapping[str, datetime]:  # noqa: A002  # the port's name

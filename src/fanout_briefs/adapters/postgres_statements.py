@@ -64,6 +64,7 @@ __all__ = [
     "SHARED_COLUMNS",
     "SNAPSHOT",
     "STANDING",
+    "STANDINGS",
     "START_MARK",
     "TOO_OLD_TO_RESUME",
     "TROUBLE",
@@ -199,11 +200,17 @@ JOIN unnest(%b::text[], {_arrays(SHARED_COLUMNS.values())}) WITH ORDINALITY
 ENQUEUE_PAUSED: Final = _enqueue(_EVERYTHING, "DO NOTHING")
 """For slots that come as paused by themselves."""
 
-FIND: Final = f"""
-SELECT {_job("job")} FROM unnest(%b::text[]) AS asked (dedup_key) CROSS JOIN LATERAL (
-    SELECT * FROM @jobs AS job WHERE job.dedup_key = asked.dedup_key LIMIT 1
-) AS job
-"""
+
+def _find(what: str) -> str:
+    return f"""
+    SELECT {what} FROM unnest(%b::text[]) AS asked (dedup_key) CROSS JOIN LATERAL (
+        SELECT * FROM @jobs AS job WHERE job.dedup_key = asked.dedup_key LIMIT 1
+    ) AS job
+    """
+
+
+FIND: Final = _find(_job("job"))
+STANDINGS: Final = _find("job.dedup_key, job.deliver_at, job.status, job.code, job.reason")
 
 LAST_BRIEFS: Final = f"""
 SELECT asked.user_id, latest.deliver_at

@@ -37,6 +37,7 @@ from fanout_briefs.model import (
     Scheduled,
     ScheduleFields,
     SkipReason,
+    Standing,
 )
 from fanout_briefs.rules import (
     TRANSITIONS,
@@ -70,6 +71,8 @@ class SqliteStorage:
         trace: For diagnostics: called with each statement of SQL before it runs, in a thread; never with values.
             If it raises, the transaction is undone.
     """
+
+    tells_standings = True
 
     def __init__(
         self,
@@ -132,6 +135,12 @@ class SqliteStorage:
         asked = (sql.array(keys),)
         return await self._open_session().reader.read(
             lambda connection: {row[0]: sql.to_job(row) for row in connection.execute(sql.FIND, asked)}
+        )
+
+    async def standings(self, keys: Collection[str]) -> Mapping[str, Standing]:
+        asked = (sql.array(keys),)
+        return await self._open_session().reader.read(
+            lambda connection: {row[0]: sql.to_standing(row) for row in connection.execute(sql.STANDINGS, asked)}
         )
 
     async def last_briefs(self, type: str, before: Mapping[str, datetime]) -> Mapping[str, datetime]:  # noqa: A002  # the port's name

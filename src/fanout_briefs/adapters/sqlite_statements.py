@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 from fanout_briefs.adapters.sqlite_schema import HAS_ENDED
@@ -28,6 +29,7 @@ from fanout_briefs.model import (
     Progress,
     ScheduleFields,
     SkipReason,
+    Standing,
     Trouble,
     Window,
 )
@@ -83,6 +85,7 @@ __all__ = [
     "RETRY",
     "SELECT",
     "STANDING",
+    "STANDINGS",
     "START_MARK",
     "STATES",
     "TAKE",
@@ -100,10 +103,12 @@ __all__ = [
     "to_overview",
     "to_preference",
     "to_schedule",
+    "to_standing",
 ]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_STATUSES: Final = {status.value: status for status in JobStatus}
 _JOB: Final = (
     "dedup_key, type, user_id, local_date, deliver_at, run_at, window_start, window_end, "
     "status, code, reason, error, epoch, attempts, progress, demand"
@@ -148,7 +153,9 @@ INSERT INTO outbox (seq, payload) VALUES (?, ?) ON CONFLICT (seq) DO UPDATE SET 
 STATES: Final = """
 SELECT dedup_key, status, code, epoch FROM (SELECT value AS asked FROM json_each(?)) CROSS JOIN jobs ON dedup_key = asked
 """
-FIND: Final = f"SELECT {_JOB} FROM (SELECT value AS asked FROM json_each(?)) CROSS JOIN jobs ON dedup_key = asked"
+_FROM_THESE: Final = "FROM (SELECT value AS asked FROM json_each(?)) CROSS JOIN jobs ON dedup_key = asked"
+FIND: Final = f"SELECT {_JOB} {_FROM_THESE}"
+STANDINGS: Final = f"SELECT dedup_key, deliver_at, status, code, reason {_FROM_THESE}"
 
 LAST_BRIEFS: Final = f"""
 SELECT asked.key, (
@@ -429,6 +436,21 @@ def to_job(row: tuple[Any, ...]) -> Job:
         progress=None if progress is None else Progress(*json.loads(progress)),
         demand=None if demand is None else Demand(demand),
     )
+
+
+def to_standing(row: tuple[Any, ...]) -> Standing:
+    """Give how a slot stands of a row of ``STANDINGS``."""
+    key, at, status, code, reason = row
+    # Neither a type nor a date holds a colon.
+    kind, on, user_id = key.split(":", 2)
+    code = None if code is None else SkipReason(code)
+    return Standing(kind, user_id, _occurrence_on(on, at), key, _STATUSES[status], code, reason)
+
+
+# Many slots are of the same moment.
+@lru_cache(maxsize=4096)
+def _occurrence_on(on: str, at: int) -> Occurrence:
+    return Occurrence(date.fromisoformat(on), instant(at))
 
 
 def to_overview(

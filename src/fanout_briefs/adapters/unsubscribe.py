@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from html import escape
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 try:
@@ -75,7 +75,7 @@ class UnsubscribeLinks:
         Raises:
             PermanentFailure: The id makes a link that is too long for a header.
         """
-        link = f"{self._url}/{cast('str', self._signed.dumps(user_id))}"
+        link = f"{self._url}/{self._signed.dumps(user_id)}"
         if len(link) > _LONGEST:
             raise PermanentFailure(
                 f"user_id={user_id!r}: makes an unsubscribe link of {len(link)} characters, and a header holds "

@@ -6,7 +6,7 @@ Every clause runs on asyncio and on trio, by anyio's pytest plugin; neither conf
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import ClassVar, TypeVar
@@ -22,7 +22,7 @@ from fanout_briefs.model import Project
 from fanout_briefs.ports import Dispatcher, Engagement, Generator, Storage
 from fanout_briefs.testing.check import SOME_PROJECTS
 from fanout_briefs.testing.clauses import dispatcher_kit, engagement_kit, generator_kit, storage_kit
-from fanout_briefs.testing.kit import Clause, Kit, Open, run_clause
+from fanout_briefs.testing.kit import Clause, Declared, Kit, Open, run_clause
 
 __all__ = ["Contract", "DispatcherContract", "EngagementContract", "GeneratorContract", "StorageContract"]
 
@@ -42,17 +42,15 @@ def _every(kit: Kit) -> Callable[[_Test], _Test]:
     return decorate
 
 
-class Contract:
+class Contract(Declared):
     """What the contracts have in common: what an author declares, as data.
 
     Attributes:
-        capabilities: What the adapter offers beyond its port. Clauses about any other are skipped, visibly.
         not_yet: Clauses that the adapter does not keep yet, by id, each with the reason. One that is kept after all fails,
             so that the entry goes.
     """
 
     kit: ClassVar[Kit]
-    capabilities: ClassVar[Collection[str]] = ()
     not_yet: ClassVar[Mapping[str, str]] = {}
 
     def test_declarations(self) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, ClassVar, Final, TypeAlias, cast
 
 import anyio
 from attrs import frozen
 
 from fanout_briefs.testing.checks import Broken, Recorded, shown
 
-__all__ = ["BrokenClause", "Clause", "Kit", "Open", "run_clause"]
+__all__ = ["BrokenClause", "Clause", "Declared", "Kit", "Open", "run_clause"]
 
 Open: TypeAlias = Callable[..., AbstractAsyncContextManager[Any]]
 """Opens a fresh, empty adapter that shares nothing with any other."""
@@ -58,6 +58,17 @@ class BrokenClause:
 
     def __str__(self) -> str:
         return f"{self.id}: {self.promise}\n{self.message}"
+
+
+class Declared:
+    """What an author says of an adapter, as data.
+
+    Attributes:
+        capabilities: What the adapter offers beyond its port. Clauses about any other are skipped, visibly, and no story
+            tries it.
+    """
+
+    capabilities: ClassVar[Collection[str]] = ()
 
 
 class Kit:

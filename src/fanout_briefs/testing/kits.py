@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
 
 from fanout_briefs.model import Preference
-from fanout_briefs.ports import Preferences, ScheduleIndex, Storage
+from fanout_briefs.ports import Preferences, ScheduleIndex, StandingLedger, Storage
 from fanout_briefs.testing.kit import Kit
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "OpenableStorageWithPreferences",
     "StorageWithPreferences",
     "StorageWithScheduleIndex",
+    "StorageWithStandings",
     "dispatcher_kit",
     "engagement_kit",
     "generator_kit",
@@ -67,6 +68,10 @@ class OpenableStorage(Storage, AbstractAsyncContextManager[Any], Protocol):
     """A storage with the capability ``reopens``."""
 
 
+class StorageWithStandings(StandingLedger, Storage, Protocol):
+    """A storage with the capability ``standings``."""
+
+
 class OpenableStorageWithPreferences(StorageWithPreferences, AbstractAsyncContextManager[Any], Protocol):
     """A storage with the capabilities ``preferences`` and ``reopens``."""
 
@@ -86,6 +91,7 @@ storage_kit: Final = Kit(
             "`open_storage` takes `beside`, a storage, and then opens one more on the same content, as another "
             "process would"
         ),
+        "standings": "it tells how slots stand for less than their jobs, as `ports.StandingLedger` says",
         "trace": _TRACE,
     },
 )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from fanout_briefs.model import Page, Preference, ScheduleFields
+from fanout_briefs.model import Page, Preference, Scheduled, ScheduleFields
 from fanout_briefs.rules import check_limit, is_storable, storable
-from redis_briefs.rows import from_preference, packed, present, to_preference, to_schedule
+from redis_briefs.rows import from_preference, packed, present, to_preference, to_schedule, to_scheduled
 from redis_briefs.server import Session
 
 __all__ = ["RedisPreferences"]
@@ -40,15 +40,15 @@ class RedisPreferences:
         schedules = await self._session().command("HKEYS", "schedules")
         return {schedule.decode(): to_schedule(schedule) for schedule in schedules}
 
-    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Preference]:
+    async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Scheduled]:
         session = self._session()
         check_limit(limit)
         last, after = ("", None) if cursor is None else json.loads(cursor)
         left = sorted(schedule for schedule in set(schedules) if schedule >= last and is_storable(schedule))
         asked = present(limit=limit + 1, schedules=left, last=last, after=after)
         rows = await session.script("page_for_schedules", packed(asked))
-        items = [to_preference(user.decode(), row) for _, user, row in rows[:limit]]
-        return Page(items, json.dumps([rows[limit - 1][0].decode(), items[-1].user_id]) if len(rows) > limit else None)
+        items = [to_scheduled(user.decode(), row) for user, row in rows[:limit]]
+        return Page(items, json.dumps([items[-1].schedule, items[-1].user_id]) if len(rows) > limit else None)
 
     async def put(self, preferences: Iterable[Preference]) -> None:
         """Store these preferences, each in place of what was stored for its user; all of them or none.

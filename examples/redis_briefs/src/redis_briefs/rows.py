@@ -18,6 +18,7 @@ from fanout_briefs.model import (
     Overview,
     Preference,
     Progress,
+    Scheduled,
     ScheduleFields,
     SkipReason,
     Trouble,
@@ -39,6 +40,7 @@ __all__ = [
     "to_overview",
     "to_preference",
     "to_schedule",
+    "to_scheduled",
 ]
 
 
@@ -195,6 +197,12 @@ def to_preference(user_id: str, row: bytes) -> Preference:
         is_active=is_active,
         effective_from=_maybe(effective),
     )
+
+
+def to_scheduled(user_id: str, row: bytes) -> Scheduled:
+    """Give what a plan reads of a preference."""
+    schedule, _, effective = json.loads(row)
+    return Scheduled(user_id, schedule, _maybe(effective))
 
 
 def _from_schedule(fields: ScheduleFields) -> str:

@@ -210,7 +210,7 @@ class RedisStorage:
             lease=from_instant(until),
             limit=limit,
             types=sorted(set(types)),
-            keys=None if keys is None else sorted(set(keys)),
+            keys=None if keys is None else sorted(filter(is_storable, set(keys))),
         )
         held_until, taken = await session.script("claim", packed(asked))
         claims = [to_claim(row, payload, until) for row, payload in taken]

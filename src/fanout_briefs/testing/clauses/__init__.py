@@ -19,6 +19,7 @@ from fanout_briefs.testing.clauses import (
     pruning,
     resuming,
     schedule_index,
+    standings,
     values,
 )
 from fanout_briefs.testing.kits import dispatcher_kit, engagement_kit, generator_kit, storage_kit
@@ -45,6 +46,7 @@ __all__ = [
     "pruning",
     "resuming",
     "schedule_index",
+    "standings",
     "storage_kit",
     "values",
 ]

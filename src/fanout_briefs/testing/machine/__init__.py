@@ -39,11 +39,12 @@ class _Stories(LedgerSteps, WorkSteps, PreferenceSteps, TimeSteps):
     def finale(self) -> None:
         self.look_around(2, 99 * HOUR)
         self.scan_all(2)
-        # Nothing that was ever there may show in what is planned anew.
         self.stage.say(f"(it is {self.clock.advance(99 * DAY):%Y-%m-%d} now)")
         self.hold(self.do("resume", [*TYPES], since=NOW - DAY), self.oracle.resume(TYPES, NOW - DAY))
-        self.hold(self.do("forget", USERS[-1]), self.oracle.forget(USERS[-1]))
+        self.drain()
+        # Nothing that was ever there may show in what is planned anew.
         self.erase(TYPES, self.clock(), 99)
+        self.hold(self.do("forget", USERS[-1]), self.oracle.forget(USERS[-1]))
         self.drain()
 
 

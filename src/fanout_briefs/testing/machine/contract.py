@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from typing import ClassVar
 
@@ -11,21 +10,20 @@ import pytest
 
 from fanout_briefs.ports import Storage
 from fanout_briefs.testing.checks import Broken
+from fanout_briefs.testing.kit import Declared
 from fanout_briefs.testing.machine import run_stories
 
 __all__ = ["StorageMachine"]
 
 
-class StorageMachine:
+class StorageMachine(Declared):
     """Stories of what may happen to a storage, on asyncio and on trio; neither conftest nor configuration is needed.
 
     Attributes:
-        capabilities: What the storage offers beyond the port, as for ``StorageContract``; more is tried then.
         settings: How many stories, and of how many steps; None takes as many as the profile of Hypothesis that is loaded,
             of 25 steps each.
     """
 
-    capabilities: ClassVar[Collection[str]] = ()
     settings: ClassVar[hypothesis.settings | None] = None
 
     def open_storage(self) -> AbstractAsyncContextManager[Storage]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition
 
 from fanout_briefs.errors import InvalidPreferences
-from fanout_briefs.model import JobStatus, Page, Preference, ScheduleFields
+from fanout_briefs.model import JobStatus, Page, Preference, Scheduled, ScheduleFields
 from fanout_briefs.testing import strategies
 from fanout_briefs.testing.checks import Broken, holds, same
 from fanout_briefs.testing.machine.stage import Told, spoil
@@ -79,7 +79,7 @@ class OversightSteps(Story):
         self._see_pauses()
 
     def _see_pauses(self) -> None:
-        self.hold(self.stage.do(self.turn + 1, "paused", [*TYPES, "other"]), self.oracle.pauses)
+        self.check("paused", [*TYPES, "other"], self.oracle.pauses)
 
     @step(types=some_types, before=as_told(st.just(9 * DAY) | offsets), limit=st.sampled_from([9, 1, 2]))
     def prune(self, types: Sequence[str], before: Told, limit: int) -> None:
@@ -113,7 +113,7 @@ class OversightSteps(Story):
         self._see_pauses()
         told = {kind: oracle.overview(kind, now, since) for kind in (*TYPES, "other")}
         self.hold(self.do("overview", [*told], now=now, since=since), told)
-        before = dict.fromkeys(USERS, now + back)
+        before: dict[str, datetime] = dict.fromkeys(USERS, now + back)
         self.hold(self.do("last_briefs", "daily", dict(before)), oracle.last_briefs("daily", before))
         self.hold(self.do("advance", "daily"), oracle.marks.get("daily"))
         for user in USERS:
@@ -178,15 +178,17 @@ class PreferenceSteps(OversightSteps):
         listed: dict[str, ScheduleFields] = {**self.do("preferences.schedules")}
         same([fields for fields in promised if fields not in listed.values()], list[ScheduleFields]())
         for schedule, fields in listed.items():
-            people = {user: self.oracle.preferences[user] for user in promised.get(fields, ())}
             got = self.pages("preferences.page_for", limit, [schedule])
-            same(_by_user(got), [*sorted(people.items())])
-        active = [(user, row) for user, row in sorted(self.oracle.preferences.items()) if row.is_active]
-        same(_by_user(self.pages("preferences.page_for", limit, [*listed])), active)
+            same(_by_user(got), [self._scheduled(user, schedule) for user in sorted(promised.get(fields, ()))])
+        active = {user: schedule for schedule, fields in listed.items() for user in promised.get(fields, ())}
+        got = self.pages("preferences.page_for", limit, [*listed])
+        same(_by_user(got), [self._scheduled(user, active[user]) for user in sorted(active)])
+
+    def _scheduled(self, user: str, schedule: str) -> tuple[str, Scheduled]:
+        return user, Scheduled(user, schedule, self.oracle.preferences[user].effective_from)
 
     def _see_preferences(self) -> None:
-        asked = [*USERS, "bad"]
-        self.hold(self.stage.do(self.turn + 1, "preferences.get", asked), self.oracle.preferences)
+        self.check("preferences.get", [*USERS, "bad"], self.oracle.preferences)
 
 
 def _by_user(rows: Sequence[Any]) -> list[tuple[str, Any]]:

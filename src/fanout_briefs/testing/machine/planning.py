@@ -105,9 +105,8 @@ class WorkSteps(Story):
 
     def _claim(self, ahead: timedelta, lease: timedelta, limit: int, types: Sequence[str], key: str | None) -> Claims:
         due_by, now = self.clock() + ahead, self.clock()
-        got: Claims = self.do(
-            "claim", due_by, now=now, lease=lease, limit=limit, types=[*types], keys=None if key is None else [key]
-        )
+        keys = None if key is None else [key]
+        got: Claims = self.do("claim", due_by, now=now, lease=lease, limit=limit, types=[*types], keys=keys)
         self.oracle.claim(got, due_by, now=now, lease=lease, limit=limit, types=types, key=key)
         self.claims += got.claims
         return got
@@ -186,7 +185,10 @@ class WorkSteps(Story):
         self.hold(self.do("enqueue", [*every]), self.oracle.enqueue(every))
         # One slot of each user and type at a time.
         for _ in DAYS:
-            for claim in self._claim(timedelta(0), HOUR, 99, TYPES, None).claims:
+            claims = self._claim(timedelta(0), HOUR, 99, TYPES, None).claims
+            lost = {claim.job.dedup_key: claim for claim in self.claims if self.oracle.held(claim) is None}
+            self.hold({*self.do("heartbeat", [*lost.values()], self.clock() + DAY)}, {*lost})
+            for claim in claims:
                 end = Finish(status=JobStatus.EMPTY)
                 same(self.do("finish", claim, end), self.oracle.finish(claim, end, ()))
         same(self.do("claim", self.clock(), now=self.clock(), lease=HOUR, limit=9, types=[*TYPES]), Claims([]))

@@ -71,12 +71,12 @@ class _Words(reprlib.Repr):
     def repr_instance(self, x: Any, level: int) -> str:
         if isinstance(x, enum.Enum):
             return str(x.value)
-        return self._said(x) if attrs.has(type(x)) else super().repr_instance(x, level)
+        return self._said(x) if attrs.has(_type(x)) else super().repr_instance(x, level)
 
     def _said(self, value: Any) -> str:
         said = [
             f"{each.name}={self.repr(getattr(value, each.name))}"
-            for each in attrs.fields(type(value))
+            for each in attrs.fields(_type(value))
             if getattr(value, each.name) != each.default
         ]
         return f"{type(value).__name__}({', '.join(said)})"
@@ -236,10 +236,13 @@ def spoil(value: object) -> None:
 
 
 def _parts(value: Any) -> Iterator[object]:
-    kind: Any = type(value)
     if isinstance(value, Mapping):
         yield from [*value.values()]
     elif isinstance(value, list | tuple):
         yield from [*value]
-    elif attrs.has(kind):
-        yield from (getattr(value, each.name) for each in attrs.fields(kind))
+    elif attrs.has(_type(value)):
+        yield from (getattr(value, each.name) for each in attrs.fields(_type(value)))
+
+
+def _type(value: object) -> Any:
+    return type(value)

@@ -38,10 +38,12 @@ local function look_at_type(type)
   end)
 end
 
-local function look_at_key(key, type)
-  local slot = read(key)
-  if slot and slot.type == type then
-    look_at(slot)
+local function look_at_keys(keys, type)
+  for _, key in ipairs(keys) do
+    local slot = read(key)
+    if slot and slot.type == type then
+      look_at(slot)
+    end
   end
 end
 
@@ -67,9 +69,7 @@ for _, type in ipairs(asked.types) do
   if is_paused(type) then
     -- Nobody is given any of these, nor has to wait for them.
   elseif asked.keys then
-    for _, key in ipairs(asked.keys) do
-      look_at_key(key, type)
-    end
+    look_at_keys(asked.keys, type)
   else
     look_at_type(type)
   end

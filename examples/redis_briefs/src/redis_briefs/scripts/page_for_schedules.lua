@@ -6,7 +6,7 @@ for _, schedule in ipairs(asked.schedules) do
   local left = asked.limit - #rows
   for _, member in ipairs(redis.call('ZRANGEBYLEX', HOLDERS, low, through(schedule), 'LIMIT', 0, left)) do
     local user = last_part(member)
-    rows[#rows + 1] = {schedule, user, redis.call('HGET', PREFERENCES, user)}
+    rows[#rows + 1] = {user, redis.call('HGET', PREFERENCES, user)}
   end
 end
 return rows
