@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 try:
     import psycopg
@@ -23,7 +23,6 @@ except ModuleNotFoundError as missing:
     raise ImportError("PgQueuerDispatcher needs PgQueuer: pip install 'fanout-briefs[pgqueuer]'") from missing
 
 import anyio
-import anyio.lowlevel
 from attrs import frozen
 from psycopg.rows import dict_row
 
