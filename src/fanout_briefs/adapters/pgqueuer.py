@@ -115,8 +115,8 @@ def _now(driver: SyncDriver, jobs: Sequence[JobRef]) -> datetime:
     here = datetime.now(UTC)
     if all(job.run_at <= here for job in jobs):
         return here
-    ((now,),) = (row.values() for row in driver.fetch("SELECT now()"))
-    return now
+    (row,) = driver.fetch("SELECT now() AS now")
+    return cast("datetime", row["now"])
 
 
 @asynccontextmanager
