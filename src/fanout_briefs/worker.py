@@ -202,6 +202,11 @@ class Run:
         self._is_broken = False
 
     async def to_the_end(self) -> None:
+        """Run all lanes until they end.
+
+        Raises:
+            Exception: As ``Worker.run`` does.
+        """
         failure: Exception | None = None
         async with anyio.create_task_group() as beside:
             beside.start_soon(self._keep_beating, self._held)
