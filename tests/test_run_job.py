@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -211,3 +212,49 @@ async def test_a_job_of_another_kind_is_refused(storage: AnyStorage, clock: Cloc
     assert briefs.job_types == {"daily": 10, "generate_brief_email.daily": 5}
     with pytest.raises(ValueError, match=r"key='weekly:2026-03-02:ann': is no job of 'daily' or 'generate_brief_em"):
         await briefs.run_job("weekly:2026-03-02:ann")
+
+
+class Failing:
+    """A storage in which nothing can be ended."""
+
+    def __init__(self, storage: AnyStorage) -> None:
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    async def finish(self, *given: Any, **more: Any) -> bool:
+        raise OSError("nothing can be written")
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+async def test_a_job_whose_end_cannot_be_recorded_is_given_back(
+    storage: AnyStorage, clock: Clock, is_wanted: bool
+) -> None:
+    await storage.enqueue([job()])
+    await storage.preferences.put([Preference(user_id="ann", is_active=is_wanted)])
+    failing: Any = Failing(storage)
+    with pytest.raises(OSError, match="nothing can be written"):
+        await the_briefs(failing, clock, Host()).run_job(job().dedup_key)
+    slot = (await storage.find([job().dedup_key]))[job().dedup_key]
+    assert (slot.status, slot.attempts) == (JobStatus.PENDING, 0)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_is_claimed_for_somebody_whom_asyncio_has_cancelled_is_given_back(
+    storage: AnyStorage, clock: Clock
+) -> None:
+    await storage.preferences.put([Preference(user_id="cy")])
+    keys = [job(name).dedup_key for name in ("ann", "bo", "cy")]
+    await storage.enqueue([job(name) for name in ("ann", "bo", "cy")])
+
+    def cancel(user_ids: Any) -> None:
+        if "cy" in user_ids:
+            tasks[2].cancel()
+
+    briefs = the_briefs(storage, clock, Host(), preferences=Watched(storage, cancel))
+    tasks = [asyncio.create_task(briefs.run_job(key)) for key in keys]
+    assert [(await task).outcome for task in tasks[:2]] == [JobOutcome.RAN, JobOutcome.RAN]
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[2]
+    assert (await storage.find(keys))[keys[2]].status is JobStatus.PENDING

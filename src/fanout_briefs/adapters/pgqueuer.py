@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 try:
     import psycopg
@@ -115,8 +115,8 @@ def _now(driver: SyncDriver, jobs: Sequence[JobRef]) -> datetime:
     here = datetime.now(UTC)
     if all(job.run_at <= here for job in jobs):
         return here
-    ((now,),) = (row.values() for row in driver.fetch("SELECT now()"))
-    return now
+    (row,) = driver.fetch("SELECT now()")
+    return cast("datetime", row["now"])
 
 
 @asynccontextmanager
