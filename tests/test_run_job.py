@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from fanout_briefs import Briefs, JobOutcome, JobRun, JobStatus, Preference, ProjectBrief, RetryLater, SectionRequest
-from fanout_briefs.model import Change, SkipReason
+from fanout_briefs.model import Change, Job, SkipReason
 from fanout_briefs.testing import Clock
 from hosts import Host, Provider
 from services import STORAGES, make_storage
@@ -172,9 +172,8 @@ async def test_a_cancelled_call_gives_the_job_back(storage: AnyStorage, clock: C
     assert (stored.status, stored.attempts) == (JobStatus.PENDING, 0)
 
 
-async def test_a_job_whose_workers_keep_dying_runs_with_nothing_beside_it_in_the_process(
-    storage: AnyStorage, clock: Clock
-) -> None:
+async def a_suspect_and_another(storage: AnyStorage, clock: Clock) -> tuple[Job, Job]:
+    """Two jobs, of which the first one's workers kept dying."""
     suspect, other = job(), job("bo")
     await storage.enqueue([suspect, other])
     for _ in range(6):
@@ -183,6 +182,44 @@ async def test_a_job_whose_workers_keep_dying_runs_with_nothing_beside_it_in_the
         )
         assert claims.claims
         clock.now += LEASE
+    return suspect, other
+
+
+async def test_a_job_that_waits_to_run_alone_is_given_back_by_a_worker_that_is_stopping(
+    storage: AnyStorage, clock: Clock
+) -> None:
+    suspect, other = await a_suspect_and_another(storage, clock)
+    may_end, began, draining = anyio.Event(), anyio.Event(), anyio.Event()
+
+    class Slow(Host):
+        async def generate(self, request: SectionRequest) -> ProjectBrief | None:
+            began.set()
+            await may_end.wait()
+            return ProjectBrief("text")
+
+    briefs = the_briefs(storage, clock, Slow(projects=1))
+    runs: list[JobRun] = []
+
+    async def run() -> None:
+        runs.append(await briefs.run_job(suspect.dedup_key, draining=draining))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(briefs.run_job, other.dedup_key)
+        await began.wait()
+        tasks.start_soon(run)
+        while (await storage.find([suspect.dedup_key]))[suspect.dedup_key].status is not JobStatus.PROCESSING:
+            await anyio.lowlevel.checkpoint()
+        draining.set()
+        while not runs:
+            await anyio.lowlevel.checkpoint()
+        may_end.set()
+    assert [run.outcome for run in runs] == [JobOutcome.RELEASED]
+
+
+async def test_a_job_whose_workers_keep_dying_runs_with_nothing_beside_it_in_the_process(
+    storage: AnyStorage, clock: Clock
+) -> None:
+    suspect, other = await a_suspect_and_another(storage, clock)
     running: list[str] = []
     most: list[Sequence[str]] = []
     began = anyio.Event()

@@ -202,10 +202,10 @@ class Run:
         self._is_broken = False
 
     async def to_the_end(self) -> None:
-        """Run all lanes until they end.
+        """Run all lanes until none has anything left; then give back what is still in hand.
 
         Raises:
-            Exception: As ``Worker.run`` does.
+            Exception: What the storage or ``on_ended`` raises, once what was running has ended.
         """
         failure: Exception | None = None
         async with anyio.create_task_group() as beside:

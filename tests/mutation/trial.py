@@ -97,6 +97,7 @@ class Trial:
 
 
 _OPTIONS = [
+    "--override-ini=addopts=",  # No processes of pytest's own: a trial is one already.
     *("-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:cov", "-p", "no:randomly"),
     # What is imported already is the point here.
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),

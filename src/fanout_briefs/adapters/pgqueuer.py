@@ -23,7 +23,6 @@ except ModuleNotFoundError as missing:
     raise ImportError("PgQueuerDispatcher needs PgQueuer: pip install 'fanout-briefs[pgqueuer]'") from missing
 
 import anyio
-import anyio.lowlevel
 from attrs import frozen
 from psycopg.rows import dict_row
 
@@ -115,7 +114,7 @@ def _now(driver: SyncDriver, jobs: Sequence[JobRef]) -> datetime:
     here = datetime.now(UTC)
     if all(job.run_at <= here for job in jobs):
         return here
-    (row,) = driver.fetch("SELECT now()")
+    (row,) = driver.fetch("SELECT now() AS now")
     return cast("datetime", row["now"])
 
 
