@@ -135,6 +135,36 @@ async def test_an_engine_that_is_away_costs_nothing_but_time(storage: AnyStorage
     assert engine.take() == [MAIL]
 
 
+class Reads:
+    """A storage that counts how often its slots are read through."""
+
+    def __init__(self, storage: AnyStorage) -> None:
+        self._storage = storage
+        self.selects = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    async def select(self, *given: Any, **more: Any) -> Any:
+        self.selects += 1
+        return await self._storage.select(*given, **more)
+
+
+async def test_who_reconciles_very_often_reads_what_waits_less_often_and_misses_nothing(
+    storage: AnyStorage, engine: Engine, clock: Clock
+) -> None:
+    reads: Any = Reads(storage)
+    briefs = the_briefs(reads, engine, clock)
+    await briefs.plan(NOW)
+    engine.take()
+    run_at = (await storage.find([BRIEF]))[BRIEF].run_at
+    moments = [run_at + timedelta(seconds=5 * step) for step in range(23)]
+    for last, now in pairwise(moments):
+        await briefs.reconcile(now, last=last)
+    assert engine.take() == [BRIEF]  # A minute after its time; the next would be after two.
+    assert reads.selects <= 4
+
+
 async def test_what_a_dead_worker_left_is_handed_over_again(storage: AnyStorage, engine: Engine, clock: Clock) -> None:
     briefs = the_briefs(storage, engine, clock)
     await briefs.plan(NOW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ import anyio
 import pytest
 
 from fanout_briefs import Briefs, JobOutcome, JobRun, JobStatus, Preference, ProjectBrief, RetryLater, SectionRequest
-from fanout_briefs.model import Change, SkipReason
+from fanout_briefs.model import Change, Job, SkipReason
 from fanout_briefs.testing import Clock
 from hosts import Host, Provider
 from services import STORAGES, make_storage
@@ -171,9 +172,8 @@ async def test_a_cancelled_call_gives_the_job_back(storage: AnyStorage, clock: C
     assert (stored.status, stored.attempts) == (JobStatus.PENDING, 0)
 
 
-async def test_a_job_whose_workers_keep_dying_runs_with_nothing_beside_it_in_the_process(
-    storage: AnyStorage, clock: Clock
-) -> None:
+async def a_suspect_and_another(storage: AnyStorage, clock: Clock) -> tuple[Job, Job]:
+    """Two jobs, of which the first one's workers kept dying."""
     suspect, other = job(), job("bo")
     await storage.enqueue([suspect, other])
     for _ in range(6):
@@ -182,6 +182,44 @@ async def test_a_job_whose_workers_keep_dying_runs_with_nothing_beside_it_in_the
         )
         assert claims.claims
         clock.now += LEASE
+    return suspect, other
+
+
+async def test_a_job_that_waits_to_run_alone_is_given_back_by_a_worker_that_is_stopping(
+    storage: AnyStorage, clock: Clock
+) -> None:
+    suspect, other = await a_suspect_and_another(storage, clock)
+    may_end, began, draining = anyio.Event(), anyio.Event(), anyio.Event()
+
+    class Slow(Host):
+        async def generate(self, request: SectionRequest) -> ProjectBrief | None:
+            began.set()
+            await may_end.wait()
+            return ProjectBrief("text")
+
+    briefs = the_briefs(storage, clock, Slow(projects=1))
+    runs: list[JobRun] = []
+
+    async def run() -> None:
+        runs.append(await briefs.run_job(suspect.dedup_key, draining=draining))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(briefs.run_job, other.dedup_key)
+        await began.wait()
+        tasks.start_soon(run)
+        while (await storage.find([suspect.dedup_key]))[suspect.dedup_key].status is not JobStatus.PROCESSING:
+            await anyio.lowlevel.checkpoint()
+        draining.set()
+        while not runs:
+            await anyio.lowlevel.checkpoint()
+        may_end.set()
+    assert [run.outcome for run in runs] == [JobOutcome.RELEASED]
+
+
+async def test_a_job_whose_workers_keep_dying_runs_with_nothing_beside_it_in_the_process(
+    storage: AnyStorage, clock: Clock
+) -> None:
+    suspect, other = await a_suspect_and_another(storage, clock)
     running: list[str] = []
     most: list[Sequence[str]] = []
     began = anyio.Event()
@@ -211,3 +249,49 @@ async def test_a_job_of_another_kind_is_refused(storage: AnyStorage, clock: Cloc
     assert briefs.job_types == {"daily": 10, "generate_brief_email.daily": 5}
     with pytest.raises(ValueError, match=r"key='weekly:2026-03-02:ann': is no job of 'daily' or 'generate_brief_em"):
         await briefs.run_job("weekly:2026-03-02:ann")
+
+
+class Failing:
+    """A storage in which nothing can be ended."""
+
+    def __init__(self, storage: AnyStorage) -> None:
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    async def finish(self, *given: Any, **more: Any) -> bool:
+        raise OSError("nothing can be written")
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+async def test_a_job_whose_end_cannot_be_recorded_is_given_back(
+    storage: AnyStorage, clock: Clock, is_wanted: bool
+) -> None:
+    await storage.enqueue([job()])
+    await storage.preferences.put([Preference(user_id="ann", is_active=is_wanted)])
+    failing: Any = Failing(storage)
+    with pytest.raises(OSError, match="nothing can be written"):
+        await the_briefs(failing, clock, Host()).run_job(job().dedup_key)
+    slot = (await storage.find([job().dedup_key]))[job().dedup_key]
+    assert (slot.status, slot.attempts) == (JobStatus.PENDING, 0)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_is_claimed_for_somebody_whom_asyncio_has_cancelled_is_given_back(
+    storage: AnyStorage, clock: Clock
+) -> None:
+    await storage.preferences.put([Preference(user_id="cy")])
+    keys = [job(name).dedup_key for name in ("ann", "bo", "cy")]
+    await storage.enqueue([job(name) for name in ("ann", "bo", "cy")])
+
+    def cancel(user_ids: Any) -> None:
+        if "cy" in user_ids:
+            tasks[2].cancel()
+
+    briefs = the_briefs(storage, clock, Host(), preferences=Watched(storage, cancel))
+    tasks = [asyncio.create_task(briefs.run_job(key)) for key in keys]
+    assert [(await task).outcome for task in tasks[:2]] == [JobOutcome.RAN, JobOutcome.RAN]
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[2]
+    assert (await storage.find(keys))[keys[2]].status is JobStatus.PENDING

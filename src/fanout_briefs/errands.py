@@ -118,5 +118,4 @@ class _Shift:
         return taken
 
     async def _give_back(self, got: Held | Claims) -> None:
-        if isinstance(got, Held):
-            await self._run.give_back([got])
+        await self._run.give_back([got] if isinstance(got, Held) else [])

@@ -191,6 +191,11 @@ class Operator:
     async def reconcile(self, now: datetime, last: datetime | None = None) -> Reconciled:
         """See ``Briefs.reconcile``."""
         put_back = await self.put_back(now)
+        if last is not None and self.carrier is not None:
+            # All that waits is read for this, so no more often than whoever serves does it.
+            now, last = (at - (at - _EVER) % self.carrier.every for at in (now, last))
+            if now == last:
+                return put_back
         return evolve(put_back, dispatched=(await self.dispatch_again(now, last)).dispatched)
 
     async def put_back(self, now: datetime, last: datetime | None = None) -> Reconciled:  # noqa: ARG002  # As the other.

@@ -21,6 +21,7 @@ class _Asker(Generic[_T]):
     is_up: anyio.Event = field(factory=anyio.Event)
     answer: _T | None = None
     error: Exception | None = None
+    is_gone: bool = False
 
     @property
     def has_answer(self) -> bool:
@@ -78,6 +79,8 @@ class Together(Generic[_T]):
             answers = await self._ask([each.key for each in batch])
             for each in batch:
                 each.answer = answers[each.key]
+                if each.is_gone:
+                    await self._give_up(each.answer)
         except Exception as error:
             for each in batch:
                 each.error = error
@@ -106,6 +109,7 @@ class Together(Generic[_T]):
             self._line[0].is_up.set()
 
     async def _leave(self, mine: _Asker[_T]) -> None:
+        mine.is_gone = True
         if mine.answer is not None:
             with anyio.CancelScope(shield=True):
                 await self._give_up(mine.answer)
