@@ -301,6 +301,12 @@ async def test_now_may_be_in_any_zone_and_is_told_in_utc(memory: MemoryStorage) 
     assert report.enqueued == 1
 
 
+async def test_a_phase_that_had_nothing_to_do_took_no_time(memory: MemoryStorage) -> None:
+    report = await plan(memory, [], NINE)
+
+    assert {(phase.items, phase.seconds) for phase in report.phases.values()} == {(0, 0.0)}
+
+
 async def test_a_plan_reports_its_phases_and_how_much_each_handled(memory: MemoryStorage) -> None:
     now = NINE - HOUR
     rows = [*people(5), person("late", "20:00"), person("off", is_active=False)]
