@@ -58,7 +58,7 @@ class Meters:
 
     def points(self, metric: str) -> list[Any]:
         data = self.reader.get_metrics_data()
-        found = [] if data is None else data.resource_metrics[0].scope_metrics[0].metrics
+        found: Sequence[Any] = () if data is None else data.resource_metrics[0].scope_metrics[0].metrics
         return [point for each in found if each.name == metric for point in each.data.data_points]
 
     def values(self, metric: str, *by: str) -> dict[Any, float]:

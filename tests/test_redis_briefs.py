@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -23,6 +24,7 @@ from redis_briefs import RedisStorage
 from redis_server import RedisServer, own_redis
 from services import PATIENCE, free_port
 
+CLIENT: Any = redis.Redis  # whose types leave most of it open
 EXAMPLE = Path(__file__).parent.parent / "examples" / "redis_briefs"
 
 
@@ -34,8 +36,8 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(server.url) as one:
+def client(server: RedisServer) -> Iterator[Any]:
+    with CLIENT.from_url(server.url) as one:
         one.flushall()
         yield one
 
@@ -55,7 +57,7 @@ async def test_a_server_that_keeps_nothing_is_refused_unless_that_does_no_harm(r
         await storage.enqueue([job()])
 
 
-async def test_a_server_that_evicts_keys_is_refused(server: RedisServer, client: redis.Redis) -> None:
+async def test_a_server_that_evicts_keys_is_refused(server: RedisServer, client: Any) -> None:
     client.config_set("maxmemory", "100mb")
     client.config_set("maxmemory-policy", "allkeys-lru")
     try:
@@ -68,7 +70,7 @@ async def test_a_server_that_evicts_keys_is_refused(server: RedisServer, client:
 
 
 async def test_a_server_whose_memory_is_full_takes_nothing_new_and_lets_what_is_begun_end(
-    server: RedisServer, client: redis.Redis
+    server: RedisServer, client: Any
 ) -> None:
     async with RedisStorage(server.url) as storage:
         await storage.enqueue([job()])
@@ -107,30 +109,28 @@ def test_what_cannot_work_is_refused_before_anything_is_opened(wrong: dict[str, 
         RedisStorage("redis://localhost", **wrong)  # type: ignore[arg-type]
 
 
-async def test_content_of_a_newer_release_is_left_alone(server: RedisServer, client: redis.Redis) -> None:
+async def test_content_of_a_newer_release_is_left_alone(server: RedisServer, client: Any) -> None:
     client.set("{fanout_briefs}:format", "2")
     with pytest.raises(SchemaTooNew, match="has schema version 2, and this release knows up to 1"):
         async with RedisStorage(server.url):
             pass
 
 
-async def test_keys_of_something_else_are_told(server: RedisServer, client: redis.Redis) -> None:
+async def test_keys_of_something_else_are_told(server: RedisServer, client: Any) -> None:
     client.set("{fanout_briefs}:slots", "mine")
     async with RedisStorage(server.url) as storage:
         with pytest.raises(StorageUnavailable, match="something else has written to these keys; choose another prefix"):
             await storage.enqueue([job()])
 
 
-async def test_storages_of_two_prefixes_share_nothing(server: RedisServer, client: redis.Redis) -> None:
+async def test_storages_of_two_prefixes_share_nothing(server: RedisServer, client: Any) -> None:
     async with RedisStorage(server.url, prefix="one") as one, RedisStorage(server.url, prefix="two") as two:
         await one.enqueue([job()])
         assert not await two.find([job().dedup_key])
         assert {key.decode() for key in client.scan_iter()} <= {*one.keys, *two.keys}
 
 
-async def test_a_server_that_has_forgotten_the_scripts_is_given_them_again(
-    server: RedisServer, client: redis.Redis
-) -> None:
+async def test_a_server_that_has_forgotten_the_scripts_is_given_them_again(server: RedisServer, client: Any) -> None:
     async with RedisStorage(server.url) as storage:
         await storage.enqueue([job()])
         client.script_flush()
@@ -138,7 +138,7 @@ async def test_a_server_that_has_forgotten_the_scripts_is_given_them_again(
 
 
 @contextmanager
-def held_up(server: RedisServer, client: redis.Redis) -> Generator[None]:
+def held_up(server: RedisServer, client: Any) -> Generator[None]:
     """Somebody runs a script on the server that does not end by itself."""
     client.config_set("busy-reply-threshold", "1")
     endless = f"import redis; redis.Redis.from_url({server.url!r}).eval('while true do end', 0)"
@@ -153,9 +153,7 @@ def held_up(server: RedisServer, client: redis.Redis) -> Generator[None]:
             process.wait()
 
 
-async def test_a_script_that_holds_everybody_up_is_waited_for_and_then_told(
-    server: RedisServer, client: redis.Redis
-) -> None:
+async def test_a_script_that_holds_everybody_up_is_waited_for_and_then_told(server: RedisServer, client: Any) -> None:
     async with RedisStorage(server.url, timeout=timedelta(seconds=0.3)) as storage:
         with (
             held_up(server, client),
@@ -190,7 +188,7 @@ def cluster() -> Generator[RedisServer]:
     """A cluster of one node, which is as strict about keys as one of many."""
     # By itself a node talks to others on a port 10,000 higher, and there may be none.
     options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
-    with own_redis(*options) as node, redis.Redis.from_url(node.url) as admin:
+    with own_redis(*options) as node, CLIENT.from_url(node.url) as admin:
         admin.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
         # It takes writes two seconds after it has all slots.
         until = time.monotonic() + PATIENCE
@@ -225,7 +223,7 @@ def demonstrate(folder: Path, url: str) -> tuple[int, str, str]:
     return ran.returncode, ran.stdout, ran.stderr
 
 
-def test_the_demonstration_mails_everybody_once(tmp_path: Path, server: RedisServer, client: redis.Redis) -> None:
+def test_the_demonstration_mails_everybody_once(tmp_path: Path, server: RedisServer, client: Any) -> None:
     shutil.copy(EXAMPLE / "demo.py", tmp_path)
     status, said, complained = demonstrate(tmp_path, server.url)
     assert (status, complained) == (0, "")

@@ -133,7 +133,7 @@ async def pages(
         Exception: What ``preferences`` raises.
     """
     read: Callable[[str | None, int], Awaitable[Page[Any]]] = preferences.page
-    understand: Callable[[Sequence[Any]], Sequence[Wish]] = partial(_by_fields, calendar=calendar)
+    understand: Callable[[Sequence[Any]], Sequence[Wish]] = partial(_by_fields, calendar)
     if getattr(preferences, "schedule_index", False) and not everybody:
         index = cast("ScheduleIndex", preferences)
         listed = {schedule: calendar.of(fields) for schedule, fields in (await index.schedules()).items()}
@@ -142,11 +142,11 @@ async def pages(
         if not concerned:
             return
         read = partial(index.page_for, list(concerned))
-        understand = partial(_by_schedule, due=concerned)
+        understand = partial(_by_schedule, concerned)
     cursor: str | None = None
     seen: set[str] = set()
     while True:
-        page = await read(cursor, limit)
+        page: Page[Any] = await read(cursor, limit)
         yield understand(page.items)
         cursor = page.next_cursor
         if cursor is None:
@@ -156,14 +156,14 @@ async def pages(
         seen.add(cursor)
 
 
-def _by_fields(preferences: Sequence[Preference], calendar: Calendar) -> Sequence[Wish]:
+def _by_fields(calendar: Calendar, preferences: Sequence[Preference]) -> Sequence[Wish]:
     return [
         (preference.user_id, preference.effective_from, calendar.of(preference) if preference.is_active else None)
         for preference in preferences
     ]
 
 
-def _by_schedule(people: Sequence[Scheduled], due: Mapping[str, Due | InvalidSchedule]) -> Sequence[Wish]:
+def _by_schedule(due: Mapping[str, Due | InvalidSchedule], people: Sequence[Scheduled]) -> Sequence[Wish]:
     try:
         return [(person.user_id, person.effective_from, due[person.schedule]) for person in people]
     except KeyError as unknown:

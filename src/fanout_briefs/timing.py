@@ -7,7 +7,7 @@ import hashlib
 import random
 from datetime import datetime, timedelta
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 from attrs.validators import ge, le
 
 from fanout_briefs.model import Job, JobStatus, Occurrence, SkipReason, Window
@@ -39,6 +39,11 @@ def _catch_up(value: CatchUp | str) -> CatchUp:
         raise ValueError(f"catch_up={value!r}: must be one of {', '.join(CatchUp)}") from None
 
 
+def _spread_of(timing: Timing) -> int:
+    """Over how many microseconds generation is spread."""
+    return max((timing.lead - timing.deadline) // _MICROSECOND, 0)
+
+
 @frozen(kw_only=True)
 class Timing:
     """When briefs are made, relative to when they are delivered.
@@ -58,11 +63,7 @@ class Timing:
     catch_up: CatchUp = field(default=CatchUp.LATEST, converter=_catch_up)
     max_lateness: timedelta = field(default=timedelta(hours=12), validator=_not_negative)
     look_back: timedelta = field(default=timedelta(0), validator=_not_negative)
-    _spread: int = field(init=False, repr=False, eq=False)  # microseconds
-
-    @_spread.default
-    def _room_for_spreading(self) -> int:
-        return max((self.lead - self.deadline) // _MICROSECOND, 0)
+    _spread: int = field(init=False, repr=False, eq=False, default=Factory(_spread_of, takes_self=True))
 
     def generate_at(self, name: str, user_id: str, deliver_at: datetime) -> datetime:
         """When generation starts: spread over the lead by a stable hash of the user, so that not all start at once."""

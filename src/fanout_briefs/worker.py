@@ -202,6 +202,11 @@ class Run:
         self._is_broken = False
 
     async def to_the_end(self) -> None:
+        """Run all lanes until none has anything left; then give back what is still in hand.
+
+        Raises:
+            Exception: What the storage or ``on_ended`` raises, once what was running has ended.
+        """
         failure: Exception | None = None
         async with anyio.create_task_group() as beside:
             beside.start_soon(self._keep_beating, self._held)

@@ -17,7 +17,7 @@ from stories import STORIES
 class TestRedisStorage(StorageContract, StorageMachine):
     # Each story is some hundreds of round trips.
     settings = settings(STORIES, max_examples=STORIES.max_examples // 4)
-    capabilities = ("preferences", "reopens", "schedule_index", "shared", "trace")
+    capabilities = ("preferences", "reopens", "schedule_index", "shared", "standings", "trace")
 
     @pytest.fixture(autouse=True)
     def _url(self, redis_url: str) -> None:

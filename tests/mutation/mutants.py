@@ -138,7 +138,8 @@ def _operators() -> Iterator[tuple[str, Any]]:
             continue
         if kind == "ReplaceComparisonOperator" and not any({before, after} <= kin for kin in (_ORDER, _IDENTITY)):
             continue
-        yield name, provider[name]()
+        operator: Any = provider[name]
+        yield name, operator()
     yield RemoveStatement.__name__, RemoveStatement()
 
 

@@ -84,7 +84,7 @@ class Tried:
         for kind, phase in self.points.values():
             kinds.setdefault(kind, Counter())[phase] += 1
         return "".join(
-            f"{self.where}, {kind} ({self.what}): {phases.total()} points: "
+            f"{self.where}, {self.what}{'' if kind in self.what else f', {kind}'}: {phases.total()} points, "
             f"{', '.join(f'{phase} {phases[phase]}' for phase in PHASES if phases[phase])}\n"
             for kind, phases in kinds.items()
         )

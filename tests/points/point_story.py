@@ -249,14 +249,15 @@ class Day:
     async def service(self, faults: Faults) -> bool:
         """Serve until nothing is left, without a restart; False if that does not come about within three hours."""
         storage = self.storage()
-        ended = Counter[JobStatus]()
+        ended, slots = Counter[JobStatus](), list[Job]()
 
         def told(done: Round) -> None:
             self.errors += done.errors
             if done.plan is not None:
                 self.say("planned", "", str(done.plan.enqueued))
             if done.run is not None:
-                ended.update({**done.run.briefs, **done.run.mails})
+                ended.update(done.run.briefs)
+                ended.update(done.run.mails)
 
         async with storage:
             await storage.preferences.put(PEOPLE)
@@ -265,7 +266,7 @@ class Day:
             tasks.start_soon(partial(briefs.serve, on_round=told))
             for _ in range(360):
                 await anyio.sleep(30)
-                slots = (await storage.select([NAME, MAILS], ENDED, since=BEGIN - timedelta(days=9))).items
+                slots = [*(await storage.select([NAME, MAILS], ENDED, since=BEGIN - timedelta(days=9))).items]
                 if len(slots) == SLOTS:
                     break
             tasks.cancel_scope.cancel()

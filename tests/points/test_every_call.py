@@ -121,15 +121,16 @@ class Point:
         memory = MemoryStorage()
         day = Day((lambda: memory) if place is None else place.storage, folder, self.mailer)
         phases: list[str] = []
-        with anyio.CancelScope() as scope:
-            fault = KINDS[self.kind](day, scope)
+        scope = anyio.CancelScope()
+        fault = KINDS[self.kind](day, scope)
 
-            async def befall(call: Call) -> Any:
-                phases.append(phase_of(call))
-                return await fault(call)
+        async def befall(call: Call) -> Any:
+            phases.append(phase_of(call))
+            return await fault(call)
 
-            width = AWAY if self.kind.startswith("is away") else 1
-            faults = Faults(befall, range(self.number, self.number + width) if self.number else ())
+        width = AWAY if self.kind.startswith("is away") else 1
+        faults = Faults(befall, range(self.number, self.number + width) if self.number else ())
+        with scope:
             is_over = await (day.service if self.is_served else day.session)(faults)
             assert is_over or scope.cancel_called, day.errors
         assert await day.session(), day.errors

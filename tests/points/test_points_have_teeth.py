@@ -13,7 +13,7 @@ from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.delivery import Delivery
 from fanout_briefs.model import Claim, Finish
 from fanout_briefs.plans import Tally
-from fanout_briefs.worker import _Run  # pyright: ignore[reportPrivateUsage]  # where the mistakes are made
+from fanout_briefs.worker import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.usefixtures("quiet")]
 ASLEEP, LOST = "sleeps past its lease, another takes over", "fails before the call"
@@ -47,7 +47,7 @@ def _nothing(*_: object) -> None:
 
 MISTAKES: dict[str, tuple[type, str, Any, str]] = {
     "mails leave without a record": (Delivery, "deliver", _sends_without_a_record(), ASLEEP),
-    "mails that may have left are put back": (_Run, "_is_unsettled", _nothing, "is cancelled after"),
+    "mails that may have left are put back": (Run, "_is_unsettled", _nothing, "is cancelled after"),
     "the mark passes a page that failed": (Tally, "hold", _nothing, LOST),
     "a stale claim is said to be kept": (MemoryStorage, "finish", _says_that_it_ended_well(), ASLEEP),
 }

@@ -17,7 +17,7 @@ Trace = Callable[[str], None]
 
 class TestRedisStorage(StorageContract, StorageMachine):
     settings = settings(max_examples=20, stateful_step_count=25)
-    capabilities = ("preferences", "reopens", "schedule_index", "shared", "trace")
+    capabilities = ("preferences", "reopens", "schedule_index", "shared", "standings", "trace")
 
     @asynccontextmanager
     async def open_storage(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 try:
     import psycopg
@@ -23,7 +23,6 @@ except ModuleNotFoundError as missing:
     raise ImportError("PgQueuerDispatcher needs PgQueuer: pip install 'fanout-briefs[pgqueuer]'") from missing
 
 import anyio
-import anyio.lowlevel
 from attrs import frozen
 from psycopg.rows import dict_row
 
@@ -115,8 +114,8 @@ def _now(driver: SyncDriver, jobs: Sequence[JobRef]) -> datetime:
     here = datetime.now(UTC)
     if all(job.run_at <= here for job in jobs):
         return here
-    ((now,),) = (row.values() for row in driver.fetch("SELECT now()"))
-    return now
+    (row,) = driver.fetch("SELECT now() AS now")
+    return cast("datetime", row["now"])
 
 
 @asynccontextmanager

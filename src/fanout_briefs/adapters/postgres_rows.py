@@ -266,7 +266,7 @@ def to_preference(row: Sequence[Any]) -> Preference:
 def to_scheduled(row: Sequence[Any], schedules: Sequence[str]) -> Scheduled:
     """Give who is scheduled of a row, which names the schedule by its place among these, from 1."""
     user_id, place, effective_from = row
-    return Scheduled(user_id, schedules[place - 1], None if effective_from is None else utc(effective_from))
+    return Scheduled(user_id, schedules[int(place) - 1], None if effective_from is None else utc(effective_from))
 
 
 def to_schedules(rows: _Rows) -> dict[str, ScheduleFields]:

@@ -33,7 +33,7 @@ class RedisPreferences:
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
         session = self._session()
         asked = [*filter(is_storable, user_ids)]
-        rows = await session.command("HMGET", "preferences", *asked) if asked else []
+        rows: list[bytes | None] = await session.command("HMGET", "preferences", *asked) if asked else []
         return {user: to_preference(user, row) for user, row in zip(asked, rows, strict=True) if row is not None}
 
     async def schedules(self) -> Mapping[str, ScheduleFields]:

@@ -21,8 +21,10 @@ from fanout_briefs.model import (
     Scheduled,
     ScheduleFields,
     SkipReason,
+    Standing,
     Trouble,
     Window,
+    slot_key,
 )
 from fanout_briefs.rules import TROUBLES, fields_of, normal, utc
 
@@ -41,6 +43,7 @@ __all__ = [
     "to_preference",
     "to_schedule",
     "to_scheduled",
+    "to_standing",
 ]
 
 
@@ -111,6 +114,21 @@ def _to_job(row: Mapping[str, Any]) -> Job:
         attempts=row["attempts"],
         progress=_to_progress(row.get("progress")),
         demand=None if demand is None else Demand(demand),
+    )
+
+
+def to_standing(row: bytes) -> Standing:
+    """Give what a plan reads of a row. Instants are what costs in making a job, and this has one of four."""
+    fields = json.loads(row)
+    kind, on, user, code = fields["type"], date.fromisoformat(fields["date"]), fields["user"], fields.get("code")
+    return Standing(
+        kind,
+        user,
+        Occurrence(on, to_instant(fields["deliver_at"])),
+        slot_key(kind, on, user),
+        JobStatus(fields["status"]),
+        None if code is None else SkipReason(code),
+        fields.get("reason"),
     )
 
 

@@ -42,5 +42,5 @@ _FIRST: Final = ("slots", "preferences")
 @cache
 def source(name: str) -> str:
     """Give the text of a script: what all of them begin with, and its own."""
-    folder = files(__package__) / "scripts"
+    folder = files("redis_briefs") / "scripts"
     return "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in (*_FIRST, name))

@@ -28,6 +28,8 @@ __all__ = ["Server", "Session"]
 
 _T = TypeVar("_T")
 _FORMAT: Final = 1
+# The client's types leave most of it open.
+_Redis: Final[Any] = redis.Redis
 _LONGEST_PAUSE: Final = 0.1
 
 
@@ -62,8 +64,7 @@ class Server:
     def command(self, name: str, key: str, values: Sequence[str]) -> Any:
         """Run one command on one of our keys."""
         self._tell(name)
-        run: Any = self._client.execute_command
-        return run(name, self.keys[key], *values)
+        return self._client.execute_command(name, self.keys[key], *values)
 
     def script(self, name: str, values: Sequence[bytes]) -> Any:
         """Run one script. A server that does not know it, such as one that was started anew, is given it."""
@@ -77,9 +78,9 @@ class Server:
             self._trace(name)
 
 
-def _client(url: str, seconds: float) -> redis.Redis:
+def _client(url: str, seconds: float) -> Any:
     try:
-        return redis.Redis.from_url(
+        return _Redis.from_url(
             url,
             socket_timeout=seconds,
             socket_connect_timeout=seconds,
@@ -96,7 +97,7 @@ def _client(url: str, seconds: float) -> redis.Redis:
         ) from None
 
 
-def _where(client: redis.Redis) -> str:
+def _where(client: Any) -> str:
     given = client.get_connection_kwargs()
     return f"Redis at {given.get('path') or '{}:{}'.format(given.get('host', 'localhost'), given.get('port', 6379))}"
 

@@ -26,6 +26,7 @@ from fanout_briefs.model import (
     Overview,
     Page,
     SkipReason,
+    Standing,
     slot_key,
 )
 from fanout_briefs.rules import (
@@ -53,6 +54,7 @@ from redis_briefs.rows import (
     to_instant,
     to_job,
     to_overview,
+    to_standing,
 )
 from redis_briefs.server import Server, Session
 
@@ -74,6 +76,8 @@ class RedisStorage:
             evicts keys when its memory is full. For tests.
         trace: For diagnostics: called with the name of each script or command before it is sent, in a thread.
     """
+
+    tells_standings = True
 
     def __init__(
         self,
@@ -148,10 +152,16 @@ class RedisStorage:
         return [outcomes.pop(job.dedup_key, Enqueued.DUPLICATE) for job in jobs]
 
     async def find(self, keys: Collection[str]) -> Mapping[str, Job]:
+        return {key: to_job(row) for key, row in await self._rows(keys)}
+
+    async def standings(self, keys: Collection[str]) -> Mapping[str, Standing]:
+        return {key: to_standing(row) for key, row in await self._rows(keys)}
+
+    async def _rows(self, keys: Collection[str]) -> Sequence[tuple[str, bytes]]:
         session = self._opened()
         asked = [*filter(is_storable, keys)]
-        rows = await session.command("HMGET", "slots", *asked) if asked else []
-        return {key: to_job(row) for key, row in zip(asked, rows, strict=True) if row is not None}
+        rows: list[bytes | None] = await session.command("HMGET", "slots", *asked) if asked else []
+        return [(key, row) for key, row in zip(asked, rows, strict=True) if row is not None]
 
     async def last_briefs(self, type: str, before: Mapping[str, datetime]) -> Mapping[str, datetime]:  # noqa: A002  # the port's name
         session = self._opened()
@@ -270,7 +280,7 @@ class RedisStorage:
     async def paused(self, types: Collection[str]) -> Mapping[str, datetime]:
         session = self._opened()
         asked = sorted(set(types))
-        since = await session.command("HMGET", "pauses", *asked) if asked else []
+        since: list[bytes | None] = await session.command("HMGET", "pauses", *asked) if asked else []
         return {kind: to_instant(at.decode()) for kind, at in zip(asked, since, strict=True) if at is not None}
 
     async def overview(self, types: Collection[str], *, now: datetime, since: datetime) -> Mapping[str, Overview]:

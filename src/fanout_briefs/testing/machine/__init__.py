@@ -24,8 +24,8 @@ from fanout_briefs.testing.kit import Open
 from fanout_briefs.testing.machine.overseeing import PreferenceSteps, TimeSteps
 from fanout_briefs.testing.machine.planning import LedgerSteps, WorkSteps
 from fanout_briefs.testing.machine.stage import Stage
-from fanout_briefs.testing.machine.story import TYPES, USERS
-from fanout_briefs.testing.slots import DAY, HOUR, NOW
+from fanout_briefs.testing.machine.story import TYPES, USERS, Search
+from fanout_briefs.testing.slots import DAY, NOW
 
 __all__ = ["run_stories"]
 
@@ -37,8 +37,6 @@ class _Stories(LedgerSteps, WorkSteps, PreferenceSteps, TimeSteps):
     """Everything that may happen."""
 
     def finale(self) -> None:
-        self.look_around(2, 99 * HOUR)
-        self.scan_all(2)
         self.stage.say(f"(it is {self.clock.advance(99 * DAY):%Y-%m-%d} now)")
         self.hold(self.do("resume", [*TYPES], since=NOW - DAY), self.oracle.resume(TYPES, NOW - DAY))
         self.drain()
@@ -46,6 +44,8 @@ class _Stories(LedgerSteps, WorkSteps, PreferenceSteps, TimeSteps):
         self.erase(TYPES, self.clock(), 99)
         self.hold(self.do("forget", USERS[-1]), self.oracle.forget(USERS[-1]))
         self.drain()
+        self.look_around(2, 200 * DAY)
+        self.scan_all(2)
 
 
 def run_stories(
@@ -85,8 +85,10 @@ def run_stories(
         def opened() -> AbstractContextManager[Stage]:
             return Stage.opened(portal, open_storage, capabilities)
 
+        search = Search(opened, capabilities)
+
         def story() -> _Stories:
-            return _Stories(opened, capabilities)
+            return _Stories(search)
 
         # Anything that makes a machine will do, it says, though it asks for a class.
         run_state_machine_as_test(cast("Any", story), settings=asked)

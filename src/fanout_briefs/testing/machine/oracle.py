@@ -211,14 +211,16 @@ class Oracle:
         lease: timedelta,
         limit: int,
         types: Collection[str],
-        key: str | None,
+        keys: Collection[str] | None,
     ) -> None:
         """Take what was given for taken.
 
         Raises:
             Broken: It is not what was to be given.
         """
-        asked = [row for row in self.rows.values() if row.job.type in types and key in (None, row.job.dedup_key)]
+        asked = [
+            row for row in self.rows.values() if row.job.type in types and (keys is None or row.job.dedup_key in keys)
+        ]
         asked = [row for row in asked if row.job.status in _LIVE and row.job.type not in self.pauses]
         leases = [row.until for row in asked if row.until is not None and row.job.run_at <= due_by]
         free = sorted((row for row in asked if self.is_free(row, due_by, now)), key=lambda row: row.job.run_at)

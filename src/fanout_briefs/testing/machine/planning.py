@@ -44,7 +44,7 @@ _keys = as_told(st.lists(st.sampled_from(KEYS), max_size=5))
 _few = st.lists(which, max_size=3)
 _instants = st.none() | as_told(offsets.map(lambda span: NOW + span))
 _limits = st.sampled_from([9, 1, 2])
-_key = st.sampled_from([None] * len(KEYS) + [*KEYS])
+_only = st.none() | st.none() | st.lists(st.sampled_from(KEYS), max_size=3).map(tuple)
 
 # How far ahead of the clock a worker looks.
 _AHEAD: Final = (9 * DAY, timedelta(0), -HOUR)
@@ -103,11 +103,13 @@ class LedgerSteps(Story):
 class WorkSteps(Story):
     """Claiming, and all that is done with claims."""
 
-    def _claim(self, ahead: timedelta, lease: timedelta, limit: int, types: Sequence[str], key: str | None) -> Claims:
+    def _claim(
+        self, ahead: timedelta, lease: timedelta, limit: int, types: Sequence[str], keys: Sequence[str] | None
+    ) -> Claims:
         due_by, now = self.clock() + ahead, self.clock()
-        keys = None if key is None else [key]
-        got: Claims = self.do("claim", due_by, now=now, lease=lease, limit=limit, types=[*types], keys=keys)
-        self.oracle.claim(got, due_by, now=now, lease=lease, limit=limit, types=types, key=key)
+        asked = None if keys is None else [*keys]
+        got: Claims = self.do("claim", due_by, now=now, lease=lease, limit=limit, types=[*types], keys=asked)
+        self.oracle.claim(got, due_by, now=now, lease=lease, limit=limit, types=types, keys=keys)
         self.claims += got.claims
         return got
 
@@ -123,10 +125,10 @@ class WorkSteps(Story):
         chosen = filter(None, map(self.chosen, numbers))
         return [*{claim.job.dedup_key: claim for claim in chosen}.values()]
 
-    @step(ahead=as_told(_ahead), lease=as_told(leases), limit=_limits, types=some_types, key=_key)
-    def claim(self, ahead: Told, lease: Told, limit: int, types: Sequence[str], key: str | None) -> None:
-        """Claim what is due; or one slot, as an engine's worker does."""
-        spoil(self._claim(ahead.value, lease.value, limit, types, key))
+    @step(ahead=as_told(_ahead), lease=as_told(leases), limit=_limits, types=some_types, keys=_only)
+    def claim(self, ahead: Told, lease: Told, limit: int, types: Sequence[str], keys: Sequence[str] | None) -> None:
+        """Claim what is due; or of some slots only, as an engine's workers do."""
+        spoil(self._claim(ahead.value, lease.value, limit, types, keys))
 
     @step(lease=as_told(leases), limit=_limits)
     def claim_at_once(self, lease: Told, limit: int) -> None:
@@ -191,6 +193,7 @@ class WorkSteps(Story):
             for claim in claims:
                 end = Finish(status=JobStatus.EMPTY)
                 same(self.do("finish", claim, end), self.oracle.finish(claim, end, ()))
+            self.see()
         same(self.do("claim", self.clock(), now=self.clock(), lease=HOUR, limit=9, types=[*TYPES]), Claims([]))
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "KEYS",
     "TYPES",
     "USERS",
+    "Search",
     "Story",
     "as_told",
     "leases",
@@ -58,6 +59,25 @@ def as_told(draw: st.DrawFn, strategy: st.SearchStrategy[Any]) -> Told:
     return Told(draw(strategy))
 
 
+class Search:
+    """What the stories of one search have in common.
+
+    Attributes:
+        goes_on: Whether stories go on to their finale. What broke in a step first is shrunk by steps alone: a finale finds
+            much, but does too much for a short story.
+    """
+
+    def __init__(self, opened: Callable[[], AbstractContextManager[Stage]], capabilities: Collection[str]) -> None:
+        self.opened, self.capabilities = opened, capabilities
+        self.goes_on = True
+        self._is_found = False
+
+    def found(self, *, in_a_step: bool) -> None:
+        """Take note of what broke."""
+        self.goes_on = self.goes_on and (self._is_found or not in_a_step)
+        self._is_found = True
+
+
 class Story(RuleBasedStateMachine):
     """What is done to one storage, and what an oracle says of it.
 
@@ -65,18 +85,18 @@ class Story(RuleBasedStateMachine):
         turn: At which of the storages on stage the next call is made.
     """
 
-    def __init__(self, opened: Callable[[], AbstractContextManager[Stage]], capabilities: Collection[str]) -> None:
+    def __init__(self, search: Search) -> None:
         super().__init__()
-        self.capabilities = capabilities
+        self.search, self.capabilities = search, search.capabilities
         self.oracle = Oracle()
         self.clock = Clock(NOW)
         self.claims: list[Claim] = []
         self.turn = 0
         self._closing = ExitStack()
-        self.stage = self._closing.enter_context(opened())
+        self.stage = self._closing.enter_context(search.opened())
 
     @contextmanager
-    def telling(self) -> Generator[None]:
+    def telling(self, *, in_a_step: bool) -> Generator[None]:
         """Tell the whole story with what is broken.
 
         Raises:
@@ -85,6 +105,7 @@ class Story(RuleBasedStateMachine):
         try:
             yield
         except Broken as broken:
+            self.search.found(in_a_step=in_a_step)
             done = "\n           ".join(self.stage.done)
             raise Broken(f"done:      {done or 'the storage was opened'}\n{broken}") from broken.__cause__
 
@@ -116,8 +137,8 @@ class Story(RuleBasedStateMachine):
     def teardown(self) -> None:
         """End the story, and close the storage."""
         try:
-            if sys.exc_info()[0] is None:
-                with self.telling():
+            if sys.exc_info()[0] is None and self.search.goes_on:
+                with self.telling(in_a_step=False):
                     self.finale()
         finally:
             self._closing.close()
@@ -131,7 +152,7 @@ def step(
     def decorate(function: Callable[..., None]) -> Callable[[Any], None]:
         @wraps(function)
         def taken(self: Story, **drawn: Any) -> None:
-            with self.telling():
+            with self.telling(in_a_step=True):
                 function(self, **drawn)
                 self.see()
 
