@@ -282,6 +282,7 @@ def test_all_bad_parameters_are_named_at_once() -> None:
         (lambda: BackoffPolicy(slack=-TICK), "slack=.*: must be a timedelta of zero or more, under a day"),
         (lambda: BackoffPolicy(slack=DAY), "slack=.*: must be a timedelta of zero or more, under a day"),
         (lambda: BackoffPolicy(slack=2 * DAY), "slack=.*: must be a timedelta of zero or more, under a day"),
+        (lambda: BackoffPolicy(second_gap=0), "second_gap=0: must be a whole number of days, 1 or more"),
         (lambda: BackoffPolicy(second_day=1), "second_day=1: must be greater than first_day=4"),
         (lambda: BackoffPolicy(recurring_day=1), "recurring_day=1: must be greater than second_day=10"),
     ],

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import anyio
@@ -299,6 +300,13 @@ async def test_now_may_be_in_any_zone_and_is_told_in_utc(memory: MemoryStorage) 
     assert report.now == NINE
     assert report.now.tzinfo is UTC
     assert report.enqueued == 1
+
+
+async def test_the_phases_of_a_plan_of_one_page_took_no_longer_than_the_plan(memory: MemoryStorage) -> None:
+    begun = perf_counter()
+    report = await plan(memory, [person()], NINE)
+
+    assert 0 < sum(phase.seconds for phase in report.phases.values()) <= perf_counter() - begun
 
 
 async def test_a_plan_reports_its_phases_and_how_much_each_handled(memory: MemoryStorage) -> None:

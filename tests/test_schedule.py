@@ -376,6 +376,7 @@ def test_a_schedule_survives_pickling_and_a_zone_loaded_anew() -> None:
     [
         ("daily", {1}),
         ("weekdays", {0}),
+        ("weekdays", set(range(7))),
         ("weekly", {1, 2}),
         ("weekly", set[int]()),
         ("custom", set[int]()),
