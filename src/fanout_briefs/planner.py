@@ -18,7 +18,6 @@ from fanout_briefs.eligibility import Eligibility, Refusal
 from fanout_briefs.engagement import BackoffPolicy, EngagementPolicy
 from fanout_briefs.errors import BadValue, InvalidSchedule, SourceError
 from fanout_briefs.model import (
-    EngagementDecision,
     Enqueued,
     Job,
     JobStatus,
@@ -307,7 +306,7 @@ class _Plan:
         sends: list[Job] = []
         for slot in wanted:
             decision = decisions[slot.dedup_key]
-            if isinstance(decision, EngagementDecision):
+            if not isinstance(decision, Refusal):
                 sends.append(self._job(slot, JobStatus.PENDING, None, decision.reason))
             elif decision.retryable:
                 tally.put_off(slot, decision)
