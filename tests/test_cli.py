@@ -698,7 +698,7 @@ def test_help_fits_and_names_every_command(tmp_path: Path) -> None:
         *("init", "run", "worker", "plan", "status", "explain", "preview"),
         *("retry", "cancel", "regenerate", "generate-now", "pause", "resume", "reconcile", "prune", "forget"),
     ]
-    page = (Path(__file__).parent.parent / "docs" / "cli.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     assert [name for name in (line.split()[0] for line in listed) if f"fanout-briefs {name} " not in page] == []
     assert cli(tmp_path).returncode == 2
 

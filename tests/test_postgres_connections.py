@@ -378,7 +378,7 @@ class TestStatements:
                 "code": None, "demand": None, "users": ["user7"], "before": [NOW], "type": "daily", "user": "ann",
                 "on": NOW.date(), "at": NOW, "error": None, "uncounted": 0,
             }  # fmt: skip
-            for statement in ("CLAIM", "CLAIM_ONE", "BEAT", "RELEASE", "RETRY", "CHANGE", "LAST_BRIEFS", "FORGET"):
+            for statement in ("CLAIM", "CLAIM_THESE", "BEAT", "RELEASE", "RETRY", "CHANGE", "LAST_BRIEFS", "FORGET"):
                 text = getattr(postgres_statements, statement).replace("@", f'"{postgres.name}".')
                 with connect(postgres.dsn) as connection:
                     lines = connection.execute(f"EXPLAIN {text}".encode(), values).fetchall()

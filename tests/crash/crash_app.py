@@ -26,7 +26,18 @@ from fanout_briefs.adapters import sqlite_connection
 from fanout_briefs.adapters.eml import EmlMailer
 from fanout_briefs.adapters.sqlite import SqliteStorage
 from fanout_briefs.delivery import SENDING
-from fanout_briefs.model import Claim, Enqueued, Finish, FollowUp, Job, Mail, Receipt, SectionRequest, Window
+from fanout_briefs.model import (
+    Claim,
+    Enqueued,
+    Finish,
+    FollowUp,
+    Job,
+    Mail,
+    Receipt,
+    SectionRequest,
+    Standing,
+    Window,
+)
 
 _T = TypeVar("_T")
 
@@ -88,8 +99,8 @@ class Storage(SqliteStorage):
     async def advance(self, *given: Any, **more: Any) -> datetime | None:
         return await within("plan/mark", super().advance, *given, **more)
 
-    async def find(self, keys: Collection[str]) -> Mapping[str, Job]:
-        return await within("plan/find", super().find, keys)
+    async def standings(self, keys: Collection[str]) -> Mapping[str, Standing]:
+        return await within("plan/find", super().standings, keys)
 
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
         return await within("plan/enqueue", super().enqueue, jobs)

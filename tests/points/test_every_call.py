@@ -52,13 +52,19 @@ def _overtaken(_: Day, scope: anyio.CancelScope) -> Fault:
 
 
 def _asleep(day: Day, _: anyio.CancelScope) -> Fault:
-    """The worker sleeps past its leases, and another one does everything meanwhile."""
+    """The worker sleeps past its leases, with all that it does, and another one does everything meanwhile."""
+    has_begun, is_awake = anyio.Event(), anyio.Event()
 
     async def sleep(call: Call) -> Any:
+        if has_begun.is_set():
+            await is_awake.wait()
+            return await call.go()
+        has_begun.set()
         day.clock.shift += TURN
         other = Day(day.storage, day.folder, day.mailer, clock=day.clock)
         assert await other.session(), other.errors
         day.told += other.told
+        is_awake.set()
         return await call.go()
 
     return sleep
@@ -88,6 +94,8 @@ KINDS: dict[str, Kind] = {
     "takes three leases": _plain(delayed(3 * LEASE)),
     "finds the clock set back an hour": _clock_set_back,
 }
+WIDTHS = {"is away": AWAY, "sleeps": sys.maxsize // 2}
+"""How many calls it befalls, where that is more than one: whoever sleeps does nothing else either."""
 IN_VIRTUAL_TIME = ("takes three leases", "finds the clock set back an hour")
 """With threads, time cannot jump."""
 
@@ -128,7 +136,7 @@ class Point:
             phases.append(phase_of(call))
             return await fault(call)
 
-        width = AWAY if self.kind.startswith("is away") else 1
+        width = next((width for kind, width in WIDTHS.items() if self.kind.startswith(kind)), 1)
         faults = Faults(befall, range(self.number, self.number + width) if self.number else ())
         with scope:
             is_over = await (day.service if self.is_served else day.session)(faults)
