@@ -27,8 +27,6 @@ STATEFUL = [
     "gives the mapping that it keeps",
     "answers from memory",
 ]
-ELSEWHERE: dict[str, str] = {}
-"""Wrong storages that no story finds, each with what finds it."""
 
 SEARCH = settings(max_examples=40, stateful_step_count=25, derandomize=True, database=None)
 
