@@ -198,6 +198,7 @@ class Lane:
         self.connection: sqlite3.Connection | None = None
         self._database = database
         self._limiter = CapacityLimiter(1)
+        self._closing = False
         # A task cancelled by asyncio itself leaves the limiter while its thread still works (anyio shields only
         # from its own scopes), so the connection has a lock that belongs to the thread.
         self._mutex = threading.Lock()
@@ -212,9 +213,13 @@ class Lane:
 
     def _work(self, unit: Unit[_T]) -> _T:
         with self._mutex:
-            if self.connection is None:
+            if self.connection is None or self._closing:
                 raise not_open(str(self._database.path))
             return unit(self.connection)
+
+    def refuse(self) -> None:
+        """Begin no more work: what waits for its turn is told so, and what runs ends."""
+        self._closing = True
 
     def close(self) -> None:
         """Close the connection once the unit that runs on it has ended."""
@@ -233,7 +238,7 @@ class Session:
 
     def __init__(self, database: Database) -> None:
         self.users = 0
-        self.writer, self.pulse, self.reader = Lane(database), Lane(database), Lane(database)
+        self._lanes = self.reader, self.pulse, self.writer = Lane(database), Lane(database), Lane(database)
         self._database = database
         self._turn = anyio.Lock()
         # As in Lane: an opening whose task asyncio cancelled still runs, and must not outlive the closing.
@@ -259,11 +264,14 @@ class Session:
 
     async def close(self) -> None:
         """Close all lanes, even while being cancelled."""
+        # Said before a thread is asked for, so that what waits is refused whichever thread is next on a lane.
+        for lane in self._lanes:
+            lane.refuse()
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(self._close)
 
     def _close(self) -> None:
         with self._mutex:
             self._closed = True
-            for lane in (self.reader, self.pulse, self.writer):
+            for lane in self._lanes:
                 lane.close()
