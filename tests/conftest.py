@@ -55,6 +55,12 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let nightly tests take as long as they do."""
+    if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" and not config.getoption("timeout"):
+        config.option.timeout = 0
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Run folders in several processes, and files and single tests right here, where nothing has to start first.
 
@@ -70,8 +76,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what takes too long for every day; several workers begin with what is slow, so that none waits at the end."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-    if os.environ.get("HYPOTHESIS_PROFILE") != "nightly":
-        skip = pytest.mark.skip(reason="takes minutes: HYPOTHESIS_PROFILE=nightly")
-        for item in items:
-            if item.get_closest_marker("nightly"):
-                item.add_marker(skip)
+    if os.environ.get("HYPOTHESIS_PROFILE") == "nightly":
+        return
+    skip = pytest.mark.skip(reason="takes minutes: HYPOTHESIS_PROFILE=nightly")
+    for item in items:
+        if item.get_closest_marker("nightly"):
+            item.add_marker(skip)

@@ -10,6 +10,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from fanout_briefs.together import Together
+from virtual_time import in_virtual_time
 
 
 class Oracle:
@@ -121,6 +122,68 @@ async def test_whoever_is_cancelled_has_the_answer_first_so_that_nothing_is_lost
     assert sorted(answers) == ["A", "B"]
 
 
+async def test_where_no_answer_can_be_lost_whoever_is_cancelled_leaves_at_once_and_the_others_ask_again(
+    oracle: Oracle,
+) -> None:
+    together = Together(oracle.ask, 10)
+    answers: list[str] = []
+
+    async def ask(key: str, scope: anyio.CancelScope) -> None:
+        with scope:
+            answers.append(await together(key))
+
+    first, second, third = (anyio.CancelScope() for _ in range(3))
+    async with anyio.create_task_group() as tasks:
+        for key, scope in zip("abc", (first, second, third), strict=True):
+            tasks.start_soon(ask, key, scope)
+            await settled()
+        first.cancel()
+        await settled()
+        assert first.cancelled_caught
+        assert oracle.questions == [["a"], ["b", "c"]]
+        third.cancel()  # One of those asked for; its answer is nobody's.
+        await settled()
+        assert third.cancelled_caught
+        oracle.may_answer.set()
+    assert answers == ["B"]
+    assert await together("d") == "D"
+
+
+@pytest.mark.parametrize(
+    "anyio_backend", [pytest.param(in_virtual_time(each), id=each) for each in ("asyncio", "trio")]
+)
+async def test_a_question_that_takes_too_long_is_given_up_and_the_next_is_asked(anyio_backend: object) -> None:
+    asked: list[Sequence[str]] = []
+
+    async def ask(keys: Sequence[str]) -> Mapping[str, str]:
+        asked.append(keys)
+        if "a" in keys:
+            await anyio.sleep_forever()
+        return dict.fromkeys(keys, "answer")
+
+    async def give_up(answer: str) -> None:
+        raise AssertionError(answer)
+
+    outcomes: dict[str, object] = {}
+    together = Together(ask, 10, give_up, patience=60)
+
+    async def outcome(key: str) -> None:
+        try:
+            outcomes[key] = await together(key)
+        except TimeoutError as error:
+            outcomes[key] = error
+
+    begun = anyio.current_time()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(outcome, "a")
+        await settled()
+        tasks.start_soon(outcome, "b")
+    assert isinstance(outcomes["a"], TimeoutError)
+    assert outcomes["b"] == "answer"
+    assert asked == [["a"], ["b"]]
+    assert anyio.current_time() - begun == pytest.approx(60)
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 class TestCancelledByAsyncioItself:
     """Which knows no shields, and so takes tasks out in the middle."""
@@ -152,6 +215,21 @@ class TestCancelledByAsyncioItself:
         oracle.may_answer.set()
         assert (await first, await others[1]) == ("A", "C")
         assert oracle.questions == [["a"], ["c"]]
+
+    async def test_the_answer_of_who_left_while_it_was_asked_for_is_given_up(self, oracle: Oracle) -> None:
+        together = Together(oracle.ask, 10, oracle.give_up)
+        first = asyncio.create_task(together("a"))
+        await oracle.is_asked.wait()
+        others = [asyncio.create_task(together(key)) for key in "bc"]
+        await settled()
+        first.cancel()
+        await settled()
+        assert oracle.questions == [["a"], ["b", "c"]]
+        others[1].cancel()
+        await settled()
+        oracle.may_answer.set()
+        assert await others[0] == "B"
+        assert oracle.given_up == ["C"]
 
     async def test_who_was_to_ask_next_hands_that_on(self, oracle: Oracle) -> None:
         class Answers(dict[str, str]):

@@ -93,7 +93,11 @@ class _Shift:
 
     def __init__(self, worker: Worker) -> None:
         self._run = Run(worker, worker.clock, worker.clock, lambda _: None, anyio.Event())
-        self._taking = {lane.type: Together(partial(self._take, lane), _MOST, self._give_back) for lane in worker.lanes}
+        # A claim that takes longer than its lease is worth nothing.
+        patience = worker.lease.total_seconds()
+        self._taking = {
+            lane.type: Together(partial(self._take, lane), _MOST, self._give_back, patience) for lane in worker.lanes
+        }
 
     async def run(self, lane: Lane, key: str, draining: anyio.Event) -> Ended | Claims:
         """Run one job if it can be claimed right now; wait for nobody.

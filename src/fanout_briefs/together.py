@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Generic, TypeVar, cast
 
@@ -32,20 +33,24 @@ class Together(Generic[_T]):
     """Asks about keys, many with one question. Needs no task of its own: whoever is first asks for those behind.
 
     Args:
-        ask: Answers for each of some different keys. It is let come to its end when somebody is cancelled.
+        ask: Answers for each of some different keys.
         most: How many keys to ask about at once.
-        give_up: Takes an answer whose asker was cancelled meanwhile.
+        give_up: Takes an answer whose asker was cancelled meanwhile. Where there is one, whoever is cancelled waits
+            for the answer first, so that none is lost; else a question is cut off, and the others ask again.
+        patience: How many seconds a question may take.
     """
 
     def __init__(
         self,
         ask: Callable[[Sequence[str]], Awaitable[Mapping[str, _T]]],
         most: int,
-        give_up: Callable[[_T], Awaitable[object]],
+        give_up: Callable[[_T], Awaitable[object]] | None = None,
+        patience: float = math.inf,
     ) -> None:
         self._ask = ask
         self._most = most
         self._give_up = give_up
+        self._patience = patience
         self._line: list[_Asker[_T]] = []
         self._is_asking = False
 
@@ -53,19 +58,20 @@ class Together(Generic[_T]):
         """Give the answer for this key.
 
         Raises:
+            TimeoutError: Asking took longer than ``patience``.
             Exception: What asking raised.
         """
+        awaits_answers = self._give_up is not None
         mine: _Asker[_T] = _Asker(key)
         self._line.append(mine)
         try:
-            if self._is_asking:
-                with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=awaits_answers):
+                if self._is_asking:
                     await mine.is_up.wait()
-            if not mine.has_answer:
-                self._is_asking = True
-                with anyio.CancelScope(shield=True):
+                if not mine.has_answer:
+                    self._is_asking = True
                     await self._lead()
-        except BaseException:  # asyncio's own cancelling knows no shields.
+        except BaseException:  # also where answers are awaited: asyncio's own cancelling knows no shields
             await self._leave(mine)
             raise
         if mine.error is not None:
@@ -76,10 +82,11 @@ class Together(Generic[_T]):
         """Ask for the first in line, who is whoever calls this, and for some behind them."""
         batch = self._next()
         try:
-            answers = await self._ask([each.key for each in batch])
+            with anyio.fail_after(self._patience):
+                answers = await self._ask([each.key for each in batch])
             for each in batch:
                 each.answer = answers[each.key]
-                if each.is_gone:
+                if each.is_gone and self._give_up is not None:
                     await self._give_up(each.answer)
         except Exception as error:
             for each in batch:
@@ -110,7 +117,7 @@ class Together(Generic[_T]):
 
     async def _leave(self, mine: _Asker[_T]) -> None:
         mine.is_gone = True
-        if mine.answer is not None:
+        if mine.answer is not None and self._give_up is not None:
             with anyio.CancelScope(shield=True):
                 await self._give_up(mine.answer)
         elif mine in self._line:

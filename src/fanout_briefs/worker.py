@@ -194,7 +194,7 @@ class Run:
         self._key = key
         self._poll = poll
         self._held: dict[str, Held] = {}
-        self._recording = Together(self._record_these, _MOST, _nothing_to_give_up)
+        self._recording = Together(self._record_these, _MOST)
         self._types = {lane.type for lane in worker.lanes}
         self._news: set[str] = set()  # Lanes that have to look again,
         self._idle: set[str] = set()  # and those that found nothing and wait for that.
@@ -555,10 +555,6 @@ class Run:
             brief, detail = None, _LEASE_ENDED
         held.ended = Ended(job=held.job, status=status, brief=brief, detail=detail)
         self._on_ended(held.ended)
-
-
-async def _nothing_to_give_up(_: bool) -> None:
-    """What was recorded of somebody who was cancelled meanwhile does no harm."""
 
 
 def _text_of(error: Exception) -> str:
