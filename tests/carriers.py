@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
+from urllib.parse import quote, urlencode
 
 import procrastinate
 import pytest
@@ -16,6 +17,7 @@ from attrs import frozen
 from pgqueuer.db import SyncPsycopgDriver
 from pgqueuer.queries import SyncQueries
 from procrastinate.jobs import Job
+from psycopg.conninfo import conninfo_to_dict
 
 from celery_carrier import CeleryCarrier
 from fanout_briefs.adapters.pgqueuer import PgQueuerDispatcher
@@ -60,6 +62,13 @@ class Carrier(Protocol):
 
     def worker(self, concurrency: int) -> Sequence[str]:
         """The engine's own command that starts a worker of ``engine_app`` that runs so many jobs at once."""
+        ...
+
+    def limited(self, briefs: int) -> Sequence[Sequence[str]]:
+        """Commands that start workers which run so many briefs at once in all, and any number of mails.
+
+        ``ENGINE_BRIEFS_AT_ONCE`` is set for them.
+        """
         ...
 
     def beside(self) -> Sequence[Sequence[str]]:
@@ -117,8 +126,21 @@ class _InPostgres:
     def beside(self) -> Sequence[Sequence[str]]:
         return []
 
+    @property
+    def address(self) -> str:
+        """The same as a URL, which is all that asyncpg reads."""
+        given = conninfo_to_dict(self.dsn)
+        user, name = (quote(str(given.get(part, ""))) for part in ("user", "dbname"))
+        parts = {part: str(value) for part, value in given.items() if part in {"host", "port", "options", "password"}}
+        return f"postgresql://{user}@/{name}?{urlencode(parts, quote_via=quote)}"
+
     def environment(self) -> Mapping[str, str]:
-        return {"PYTHONPATH": str(APP), "PGDSN": self.dsn, "ENGINE_DSN": self.ledger.dsn, "ENGINE_SCHEMA": self.schema}
+        return {
+            "PYTHONPATH": str(APP),
+            "PGDSN": self.address,
+            "ENGINE_DSN": self.ledger.dsn,
+            "ENGINE_SCHEMA": self.schema,
+        }
 
 
 @frozen
@@ -144,6 +166,10 @@ class ProcrastinateCarrier(_InPostgres):
             *(str(BINARIES / "procrastinate"), "--app=procrastinate_app.app", "worker", f"--concurrency={concurrency}"),
             *("--fetch-job-polling-interval=0.5", "--delete-jobs=successful", "--shutdown-graceful-timeout=1"),
         )
+
+    def limited(self, briefs: int) -> Sequence[Sequence[str]]:
+        mails = "--queues=generate_brief_email.daily_brief"
+        return [(*self.worker(briefs), "--queues=daily_brief"), (*self.worker(20), mails)]
 
     def bulk(self, keys: Sequence[str]) -> Callable[[], object]:
         manager = procrastinate.App(connector=procrastinate.SyncPsycopgConnector(conninfo=self.dsn)).open().job_manager
@@ -203,6 +229,9 @@ class PgQueuerCarrier(_InPostgres):
             *("--heartbeat-timeout=3", "--restart-on-failure", "--restart-delay=0.5"),
             "pgqueuer_app:main",
         )
+
+    def limited(self, briefs: int) -> Sequence[Sequence[str]]:  # By the environment: over all workers.
+        return [self.worker(20)] * 2
 
     def bulk(self, keys: Sequence[str]) -> Callable[[], object]:
         at_once: list[timedelta | None] = [timedelta(0)] * len(keys)

@@ -86,11 +86,18 @@ class CeleryCarrier:
         raise NotImplementedError("it has none")
 
     def worker(self, concurrency: int) -> Sequence[str]:
-        at_once = concurrency // 5 if self.pool == "prefork" else concurrency  # A process each, which is dear.
+        at_once = max(concurrency // 5, 1) if self.pool == "prefork" else concurrency  # A process each, which is dear.
         return (
             *(*COMMAND, "worker", f"--pool={self.pool}", f"--concurrency={at_once}", "--loglevel=WARNING"),
             *("--without-gossip", "--without-mingle", f"--hostname={uuid.uuid4()}@%h"),
         )
+
+    def limited(self, briefs: int) -> Sequence[Sequence[str]]:
+        self.app.conf.task_routes = {"fanout_briefs.daily_brief": {"queue": f"{self.queue}.briefs"}}
+        return [
+            (*self.worker(20), f"--concurrency={briefs}", f"--queues={self.queue}.briefs"),
+            (*self.worker(20), f"--queues={self.queue}"),
+        ]
 
     def beside(self) -> Sequence[Sequence[str]]:
         return [(*COMMAND, "beat", "--loglevel=WARNING")]

@@ -7,11 +7,13 @@ from typing import Any
 
 import procrastinate
 import pytest
+from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
 
 from carriers import ProcrastinateCarrier
 from fanout_briefs import Briefs
 from fanout_briefs.adapters.memory import MemoryStorage
-from fanout_briefs.adapters.procrastinate import ProcrastinateDispatcher, add_tasks
+from fanout_briefs.adapters.procrastinate import ProcrastinateDispatcher, add_tasks, autocommit_pool
 from hosts import Host
 from services import Schema, connect
 
@@ -92,3 +94,25 @@ def test_how_often_to_reconcile_has_to_divide_a_minute() -> None:
     assert {"fanout_briefs.daily_brief", "fanout_briefs.plan.daily_brief"} <= loosely.tasks.keys()
     crons = {task.cron for task in loosely.periodic_registry.periodic_tasks.values()}
     assert crons == {"*/5 * * * *", "* * * * * */10"}
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_each_statement_of_its_pool_commits_by_itself_also_beside_a_configuration_of_yours(
+    carrier: ProcrastinateCarrier,
+) -> None:
+    configured: list[AsyncConnection[Any]] = []
+
+    async def configure(connection: AsyncConnection[Any]) -> None:
+        configured.append(connection)
+
+    connector = procrastinate.PsycopgConnector(
+        conninfo=carrier.dsn, pool_factory=autocommit_pool, configure=configure, min_size=1
+    )
+    await connector.open_async()
+    try:
+        async with connector.pool.connection() as connection:
+            await connection.execute("SELECT 1")
+            assert connection.info.transaction_status == TransactionStatus.IDLE
+            assert configured == [connection]
+    finally:
+        await connector.close_async()

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from fanout_briefs import Briefs, Page, Preference, Project, ProjectBrief, Recipient, SectionRequest, Window
 from fanout_briefs.adapters.eml import EmlMailer
 from fanout_briefs.adapters.postgres import PostgresStorage
-from fanout_briefs.adapters.procrastinate import ProcrastinateDispatcher, add_tasks
+from fanout_briefs.adapters.procrastinate import ProcrastinateDispatcher, add_tasks, autocommit_pool
 
 from .database import DSN, Session, Task, User
 
@@ -89,5 +89,5 @@ briefs = Briefs(
     dispatcher=dispatcher,  # What was lost on the way to a worker is sent again.
 )
 
-worker = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=DSN))
+worker = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=DSN, pool_factory=autocommit_pool))
 add_tasks(worker, briefs, dispatcher)  # Its workers also plan, every five minutes.

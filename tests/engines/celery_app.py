@@ -3,7 +3,7 @@
 import os
 
 from celery import Celery
-from engine_app import GRACE, make
+from engine_app import BRIEFS_AT_ONCE, GRACE, PRIORITIES, make
 
 from fanout_briefs.adapters.celery import CeleryDispatcher, add_tasks
 
@@ -14,6 +14,8 @@ app.conf.task_queue_max_priority = 10
 app.conf.worker_prefetch_multiplier = 1
 app.conf.worker_enable_remote_control = False
 app.conf.broker_connection_retry_on_startup = True
-dispatcher = CeleryDispatcher(app)
+if BRIEFS_AT_ONCE:  # The workers' command says how many: those of a queue of their own.
+    app.conf.task_routes = {"fanout_briefs.daily_brief": {"queue": f"{app.conf.task_default_queue}.briefs"}}
+dispatcher = CeleryDispatcher(app, priorities=PRIORITIES)
 briefs = make(dispatcher, None)
 add_tasks(app, briefs, dispatcher, every=None, grace=GRACE)

@@ -24,6 +24,9 @@ GRACE = timedelta(seconds=1)
 SMTP = int(os.environ.get("ENGINE_SMTP", "0"))
 """The port of a mail server; 0: a provider that honours keys."""
 TAKES = float(os.environ.get("ENGINE_TAKES", "0.005"))
+PRIORITIES = {"generate_brief_email.daily_brief": int(os.environ.get("ENGINE_MAIL_PRIORITY", "0"))}
+BRIEFS_AT_ONCE = int(os.environ.get("ENGINE_BRIEFS_AT_ONCE", "0"))
+"""How many briefs run at once in all workers together; 0: as many as they take."""
 
 
 def note(log: str, line: str) -> None:
@@ -44,6 +47,7 @@ class Host:
     async def generate(self, request: SectionRequest) -> ProjectBrief:
         user = request.user_id
         note("begun", f"{user} {os.getpid()}")
+        note("order", f"begin {user}")
         if (FOLDER / "hold" / user).exists():
             try:
                 (FOLDER / "held" / user).touch(exist_ok=False)
@@ -54,6 +58,7 @@ class Host:
                 await anyio.sleep_forever()
         else:
             await anyio.sleep(TAKES)
+        note("order", f"end {user}")
         return ProjectBrief(f"made by {os.getpid()}")
 
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Recipient]:
@@ -67,6 +72,7 @@ class Provider:
 
     async def send(self, mail: Mail, key: str) -> Receipt:
         note("sent", key)
+        note("order", f"mail {mail.user_id}")
         return Receipt(key)
 
 

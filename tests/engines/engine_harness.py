@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 from carriers import Carrier
 from fanout_briefs import Briefs, JobStatus, Preference
 from fanout_briefs.adapters.postgres import PostgresStorage
-from hosts import Host
+from hosts import Host, Provider
 from services import Schema, connect
 
 __all__ = ["GUARD", "LEASE", "Figures", "Found", "Scene"]
@@ -26,7 +26,6 @@ __all__ = ["GUARD", "LEASE", "Figures", "Found", "Scene"]
 LEASE = timedelta(seconds=3)
 GUARD = 180.0
 """Seconds after which what does not come is taken for hanging."""
-LATE = timedelta(minutes=10)
 NAME = "daily_brief"
 ENDED = [status for status in JobStatus if status not in (JobStatus.PENDING, JobStatus.PROCESSING)]
 
@@ -82,25 +81,34 @@ class Scene:
 
     # what is to be done ------------------------------------------------------------------------------
 
-    async def plan(self, users: int, prefix: str = "u", late: timedelta = LATE) -> float:
+    async def plan(self, users: int, prefix: str = "u", late: timedelta = timedelta(0)) -> float:
         """Queue a brief for each of so many people, all of them due; give how many slots a second that were."""
         due = datetime.now(UTC) - late
         people = [Preference(user_id=f"{prefix}{number:05}", time_of_day=f"{due:%H:%M:%S}") for number in range(users)]
-        within = getattr(self.carrier.dispatcher, "within", None)
-        host = Host()
-        async with PostgresStorage(self.ledger.dsn, schema=self.ledger.name, on_pending=within) as storage:
+        async with self.storage() as storage:
             await storage.preferences.put(people)
-            planner = Briefs(
-                storage,
-                projects=host,
-                generator=host,
-                dispatcher=self.carrier.dispatcher,
-                look_back=timedelta(hours=6),
-                page_size=5_000,
-            )
-            report = await planner.plan(datetime.now(UTC))
+            report = await self.briefs(storage).plan(datetime.now(UTC))
         assert report.enqueued == users, report
         return users / report.phases["enqueue"].seconds
+
+    def storage(self) -> PostgresStorage:
+        within = getattr(self.carrier.dispatcher, "within", None)
+        return PostgresStorage(self.ledger.dsn, schema=self.ledger.name, on_pending=within)
+
+    def briefs(self, storage: PostgresStorage) -> Briefs:
+        """The briefs as a process has them that plans and answers people, and runs nothing."""
+        host = Host()
+        return Briefs(
+            storage,
+            projects=host,
+            generator=host,
+            recipients=host,
+            mailer=Provider(),
+            dispatcher=self.carrier.dispatcher,
+            lead=timedelta(0),
+            look_back=timedelta(hours=6),
+            page_size=5_000,
+        )
 
     def alone(self, messages: int, number: int) -> float:
         """Give how many messages a second the engine's own bulk call takes, in one transaction."""
@@ -126,7 +134,10 @@ class Scene:
     # workers -----------------------------------------------------------------------------------------
 
     def start(self, count: int = 1) -> None:
-        self.workers += [self._begin(self.carrier.worker(self.concurrency)) for _ in range(count)]
+        self._start([self.carrier.worker(self.concurrency) for _ in range(count)])
+
+    def _start(self, commands: Sequence[Sequence[str]]) -> None:
+        self.workers += [self._begin(command) for command in commands]
 
     def _begin(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         with (self.folder / "output").open("ab") as output:
@@ -153,8 +164,14 @@ class Scene:
 
     @contextmanager
     def at_work(self, count: int) -> Generator[None]:
+        with self.running([self.carrier.worker(self.concurrency) for _ in range(count)]):
+            yield
+
+    @contextmanager
+    def running(self, commands: Sequence[Sequence[str]]) -> Generator[None]:
+        """Have these workers, and what is needed beside them, until they are killed."""
         self.others += [self._begin(command) for command in self.carrier.beside()]
-        self.start(count)
+        self._start(commands)
         try:
             yield
         finally:
@@ -175,6 +192,9 @@ class Scene:
         among = ", ".join(f"'{status}'" for status in ENDED)
         ((count,),) = self.run(f"SELECT count(*) FROM jobs WHERE status IN ({among})")
         return int(count)
+
+    def is_idle(self) -> bool:
+        return self.run("SELECT count(*) FROM jobs") == [(self.ended(),)]
 
     def has_ended(self, slots: int) -> bool:
         return self.ended() == slots

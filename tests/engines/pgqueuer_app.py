@@ -4,20 +4,27 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-import psycopg
-from engine_app import DSN, GRACE, SCHEMA, make
+import asyncpg
+from engine_app import BRIEFS_AT_ONCE, DSN, GRACE, PRIORITIES, SCHEMA, make
 from pgqueuer import PgQueuer
 
 from fanout_briefs.adapters.pgqueuer import PgQueuerDispatcher, carrying
 
-dispatcher = PgQueuerDispatcher(DSN, schema=SCHEMA)
+dispatcher = PgQueuerDispatcher(DSN, schema=SCHEMA, priorities=PRIORITIES)
 briefs = make(dispatcher, dispatcher.within)
 
 
 @asynccontextmanager
 async def main() -> AsyncGenerator[PgQueuer]:
-    async with (
-        await psycopg.AsyncConnection.connect(os.environ["PGDSN"], autocommit=True) as connection,
-        carrying(PgQueuer.from_psycopg_connection(connection), briefs, every=None, grace=GRACE) as worker,
-    ):
-        yield worker
+    connection = await asyncpg.connect(os.environ["PGDSN"])
+    try:
+        async with carrying(
+            PgQueuer.from_asyncpg_connection(connection),
+            briefs,
+            every=None,
+            concurrency_limits={"daily_brief": BRIEFS_AT_ONCE},
+            grace=GRACE,
+        ) as worker:
+            yield worker
+    finally:
+        await connection.close()

@@ -71,5 +71,7 @@ class Tables:
         await to_thread.run_sync(run)
 
 
-_LIMITS: Final = "SET statement_timeout = '20s'; SET lock_timeout = '10s'"
+_LIMITS: Final = (
+    "SET statement_timeout = '20s'; SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = '20s'"
+)
 _LOOK_IN: Final = "SELECT current_setting('search_path'), set_config('search_path', %s || ', pg_temp', true)"

@@ -5,6 +5,7 @@ Each job type is an entrypoint. A message holds a key and nothing else.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from typing import Any, cast
 try:
     import psycopg
     from pgqueuer import PgQueuer
+    from pgqueuer.adapters.drivers.psycopg import PsycopgDriver
     from pgqueuer.adapters.persistence.qb import QueryQueueBuilder
     from pgqueuer.domain.settings import DBSettings
     from pgqueuer.errors import RetryRequested
@@ -32,6 +34,8 @@ from fanout_briefs.engine import DispatcherPowers, JobOutcome
 from fanout_briefs.model import JobRef
 
 __all__ = ["PgQueuerDispatcher", "carrying"]
+
+_log = logging.getLogger("fanout_briefs")
 
 
 class PgQueuerDispatcher:
@@ -134,12 +138,15 @@ async def carrying(
     worker then runs at once.
 
     Args:
-        pgq: The worker.
+        pgq: The worker, best on asyncpg: on psycopg, PgQueuer waits for notifications, up to a second at a time, on the
+            connection by which it also asks for jobs.
         briefs: What to run; open while this is entered.
         every: How often to plan; None leaves that to others.
         concurrency_limits: By job type, how many run at once in all workers together; without it as many as they take.
         grace: How long running jobs may take to finish once the worker is told to stop.
     """
+    if isinstance(pgq.connection, PsycopgDriver):
+        _log.warning("PgQueuer takes jobs up to a second late on psycopg; give it a connection of asyncpg's")
     stopping = _Stopping(pgq, grace)
 
     async def run(job: Job) -> None:
