@@ -14,9 +14,10 @@ from fanout_briefs.engine import JobOutcome, JobRun
 from fanout_briefs.held import Held, Lane
 from fanout_briefs.model import Claims, JobStatus
 from fanout_briefs.ports import Storage
+from fanout_briefs.running import Run
 from fanout_briefs.runs import Ended
 from fanout_briefs.together import Together
-from fanout_briefs.worker import Run, Worker
+from fanout_briefs.worker import Worker
 
 __all__ = ["Errands"]
 

@@ -13,7 +13,7 @@ from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.delivery import Delivery
 from fanout_briefs.model import Claim, Finish
 from fanout_briefs.plans import Tally
-from fanout_briefs.worker import Run
+from fanout_briefs.running import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.usefixtures("quiet")]
 ASLEEP, LOST = "sleeps past its lease, another takes over", "fails before the call"

@@ -1,0 +1,488 @@
+"""Claims due jobs, decides again, runs them side by side under leases, and hands in the results.
+
+Execution is at least once: a worker that dies leaves a lease behind, and when it ends somebody else starts
+over. Effects are exactly once: every write shows the claim's fencing token, and a stale one changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import cast
+
+import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
+from attrs import evolve, field, frozen
+from attrs.validators import gt
+
+from fanout_briefs.eligibility import Refusal
+from fanout_briefs.errors import NotSent, PermanentFailure, RetryLater, SourceError
+from fanout_briefs.held import Company, Held, Lane, Lost
+from fanout_briefs.model import (
+    Brief,
+    Claims,
+    Finish,
+    FollowUp,
+    Job,
+    JobStatus,
+    SkipReason,
+)
+from fanout_briefs.ports import Work
+from fanout_briefs.runs import Ended
+from fanout_briefs.screen import Cleared, Screen
+from fanout_briefs.settled import Rejected, gather_settled, iter_settled
+from fanout_briefs.timing import FURTHEST
+from fanout_briefs.together import Together
+
+__all__ = ["Means", "Run", "last_word"]
+
+_log = logging.getLogger("fanout_briefs")
+_LONGEST_WAIT = 1.0
+"""Seconds between looks at jobs that other workers hold; they may end long before their leases do."""
+_SHORTEST_WAIT = 1.0
+"""Seconds that a job which asks to be tried later is put off at least; it may ask without end, but a run has one."""
+_MOST = 100
+"""Of how many jobs something is recorded with one statement."""
+_LEASE_ENDED = "the lease ended before the work did"
+
+
+@frozen(kw_only=True)
+class Means:
+    """What running the jobs of one brief takes: making it, and mailing it.
+
+    Attributes:
+        work: Where jobs are claimed.
+        name: The job type of the brief; any other type is its mail.
+        lanes: What runs, type by type; a slow type never takes the place of another.
+        screen: Decides again about what is claimed.
+        is_unsettled: Whether, by a job's progress, an effect may have happened that must not happen twice.
+        lease: How long a claim holds without a heartbeat; heartbeats come three times as often.
+        clock: The wall clock, for leases.
+    """
+
+    work: Work
+    name: str
+    lanes: Sequence[Lane]
+    screen: Screen
+    is_unsettled: Callable[[Job], bool]
+    lease: timedelta = field(validator=gt(timedelta(0)))
+    clock: Callable[[], datetime]
+
+
+def last_word(job: Job, *, is_unsettled: bool) -> Finish | None:
+    """How a job that its worker left behind ends; None where it is to be run again.
+
+    A worker that dies takes all its jobs along, and most are innocent. So one with no attempts left gets a last
+    one alone, and only what a worker then dies of is ended.
+    """
+    if is_unsettled:
+        return Finish(status=JobStatus.UNKNOWN, error="a worker died while the mailer had the mail")
+    if job.progress is None or not job.progress.alone:
+        return None
+    before = f"; the last error before that: {job.error}" if job.error else ""
+    error = f"no attempts left: its workers died, the last one with no other job in hand{before}"
+    return Finish(status=JobStatus.FAILED, error=error)
+
+
+class Run:
+    """One call of ``run`` or ``serve``, or the errands of one time, and the claims in its hands.
+
+    Args:
+        means: What running them takes.
+        due_by: Up to when jobs are due.
+        now: The present, on the timeline of ``due_by``; what is tried again is put off from here.
+        on_ended: Told of every job that leaves its hands.
+        draining: Once it is set, no further job is begun.
+        key: The one slot to run; None: all.
+        poll: How often to look again when there is nothing to do; None ends the run then.
+    """
+
+    def __init__(
+        self,
+        means: Means,
+        due_by: Callable[[], datetime],
+        now: Callable[[], datetime],
+        on_ended: Callable[[Ended], object],
+        draining: anyio.Event,
+        *,
+        key: str | None = None,
+        poll: timedelta | None = None,
+    ) -> None:
+        self._means = means
+        self._company = Company()
+        self._due_by = due_by
+        self._now = now
+        self._on_ended = on_ended
+        self._draining = draining
+        self._key = key
+        self._poll = poll
+        self._held: dict[str, Held] = {}
+        self._recording = Together(self._record_these, _MOST)
+        self._types = {lane.type for lane in means.lanes}
+        self._news: set[str] = set()  # Lanes that have to look again,
+        self._idle: set[str] = set()  # and those that found nothing and wait for that.
+        self._held_until: dict[str, datetime | None] = {}  # When the first lease of somebody else's ends, by type.
+        self._is_broken = False
+
+    async def to_the_end(self) -> None:
+        """Run all lanes until none has anything left; then give back what is still in hand.
+
+        Raises:
+            Exception: What the storage or ``on_ended`` raises, once what was running has ended.
+        """
+        failure: Exception | None = None
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(self._keep_beating, self._held)
+            beside.start_soon(self._wake_when, self._draining)
+            try:
+                ended = await gather_settled(self._drain, self._means.lanes, limit=len(self._means.lanes))
+                failure = next((lane.error for lane in ended if isinstance(lane, Rejected)), None)
+            finally:
+                await self.give_back(tuple(self._held.values()))
+                beside.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    # errands, each in the task of whoever asks for it ------------------------------------------------
+
+    async def take(self, lane: Lane, keys: Collection[str]) -> tuple[Sequence[Held], Claims]:
+        """Claim those of these jobs that are to be had, and decide again about them.
+
+        Returns:
+            What was claimed, of which some have ended already; and what claiming answered.
+
+        Raises:
+            Exception: What the storage raises; what was claimed is given back first where that works.
+        """
+        async with self._company.solo:
+            pass  # While a suspect runs, nothing else is begun.
+        held, got = await self._claim(lane, len(keys), keys)
+        try:
+            await self._screened(held)
+        except BaseException:
+            await self.give_back(held)
+            raise
+        return held, got
+
+    async def carry_out(self, held: Held, draining: anyio.Event) -> None:
+        """Run a job that was taken, and hand in the result; where ``draining`` is set before it begins, give it back.
+
+        Raises:
+            Exception: What the storage raises; the job is given back first where that works.
+        """
+        failure: Exception | None = None
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(self._keep_beating, {held.job.dedup_key: held})
+            if held.is_suspect:
+                beside.start_soon(self._wake_when, draining)
+            try:
+                (outcome,) = await gather_settled(partial(self._begin, draining), [held], limit=1)
+                if isinstance(outcome, Rejected):
+                    await self._broken(held, outcome.error)
+            except Exception as error:
+                failure = error
+            finally:
+                await self.give_back([held])
+                beside.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _begin(self, draining: anyio.Event, held: Held) -> None:
+        if not held.is_suspect:
+            if not draining.is_set():
+                await self._run_one(held)
+            return
+        async with self._company.solo:
+            if await self._is_left_alone(held, draining) and not draining.is_set():
+                await self._run_one(held)
+
+    async def give_back(self, held: Collection[Held]) -> None:
+        """Release those of these that are in hand still."""
+        ours = [each for each in held if self._is_in_hand(each)]
+        await self._release(ours)
+        for each in ours:
+            del self._held[each.job.dedup_key]
+        self._company.held.difference_update(held)
+        self._wake()
+
+    async def _wake_when(self, draining: anyio.Event) -> None:
+        await draining.wait()
+        self._wake()
+
+    async def _drain(self, lane: Lane) -> None:
+        try:
+            async with iter_settled(self._run_one, self._claims(lane), limit=lane.concurrency) as settling:
+                async for outcome in settling:
+                    if isinstance(outcome, Rejected):
+                        await self._broken(outcome.item, outcome.error)
+        except Exception as error:
+            # What claiming raised comes once all that were running had ended, and leaves as itself.
+            failure = cast("Exception", error.__cause__) if isinstance(error, SourceError) else error
+        else:
+            return
+        self._is_broken = True  # The other lanes begin nothing more.
+        self._wake()
+        raise failure
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._is_broken or self._draining.is_set()
+
+    async def _broken(self, held: Held, error: Exception) -> None:
+        """Take up what left ``_run_one``: a handler that was cancelled from within, or else what the storage raised."""
+        if not held.is_running:
+            raise error
+        held.is_running = False
+        await self._failed(held, error)
+
+    # leases ------------------------------------------------------------------------------------------
+
+    async def _keep_beating(self, hands: Mapping[str, Held]) -> None:
+        while True:
+            await anyio.sleep(self._means.lease.total_seconds() / 3)
+            held = list(hands.values())
+            try:
+                lost = await self._beat(held) if held else ()
+            except Exception:
+                _log.exception("a heartbeat failed; claims whose lease ends meanwhile are given up")
+                now = self._means.clock()
+                lost = [each.job.dedup_key for each in held if each.claim.until <= now]
+            for each in held:
+                if each.job.dedup_key in lost:
+                    each.scope.cancel()
+
+    async def _beat(self, held: Sequence[Held]) -> Collection[str]:
+        until = self._means.clock() + self._means.lease
+        lost = await self._means.work.heartbeat([each.with_progress() for each in held], until)
+        for each in held:
+            each.claim = evolve(each.claim, until=until)
+        return lost
+
+    async def _record(self, held: Held) -> bool:
+        """Commit the progress of a job, with those of others that are to be at the same time; False if it was lost."""
+        key = held.job.dedup_key
+        # Whoever took it again meanwhile, in this very process, may be the one of whom it was recorded.
+        return self._is_in_hand(held) and await self._recording(key) and self._is_in_hand(held)
+
+    def _is_in_hand(self, held: Held) -> bool:
+        return self._held.get(held.job.dedup_key) is held
+
+    async def _record_these(self, keys: Sequence[str]) -> Mapping[str, bool]:
+        lost = await self._beat([self._held[key] for key in keys if key in self._held])
+        return {key: key in self._held and key not in lost for key in keys}
+
+    async def _release(self, held: Collection[Held]) -> None:
+        """Give back what was not finished, except mails that may have left; those wait for their lease to end."""
+        claims = [each.claim for each in held if not self._is_unsettled(each)]
+        if not claims:
+            return
+        with anyio.move_on_after(self._means.lease.total_seconds(), shield=True):
+            try:
+                await self._means.work.release(claims)
+            except Exception:
+                _log.exception("%d claims could not be released; their leases will end", len(claims))
+
+    def _is_unsettled(self, held: Held) -> bool:
+        return self._means.is_unsettled(evolve(held.job, progress=held.progress))
+
+    # claims on the way in ----------------------------------------------------------------------------
+
+    async def _claims(self, lane: Lane) -> AsyncIterator[Held]:
+        """Claim in batches no larger than what can run at once, until nothing due is left in any lane, with anybody."""
+        while not self._is_stopping:
+            async with self._company.solo:
+                pass  # While a suspect runs, nothing else is begun.
+            held, _ = await self._claim(lane, lane.concurrency, None if self._key is None else [self._key])
+            runnable = await self._screened(held)
+            for each in runnable:
+                if not each.is_suspect:
+                    yield each
+            for each in runnable:
+                if each.is_suspect:
+                    async with self._company.solo:
+                        if await self._is_left_alone(each, self._draining):
+                            yield each
+                            await self._until_done(each)
+            if not held and not await self._is_there_more(lane):
+                return
+
+    async def _claim(self, lane: Lane, limit: int, keys: Collection[str] | None) -> tuple[Sequence[Held], Claims]:
+        self._news.discard(lane.type)
+        self._company.claiming += 1
+        try:
+            got = await self._means.work.claim(
+                self._due_by(),
+                now=self._means.clock(),
+                lease=self._means.lease,
+                limit=limit,
+                types=[lane.type],
+                keys=keys,
+            )
+            self._held_until[lane.type] = got.held_until
+            held = [Held(claim, self._record, lane, progress=claim.job.progress) for claim in got.claims]
+            for each in held:
+                self._take(each)
+        finally:
+            self._company.claiming -= 1
+        return held, got
+
+    async def _is_there_more(self, lane: Lane) -> bool:
+        """Wait until this lane should look again; False once nobody is left who could bring it work."""
+        if self._poll is not None:
+            with anyio.move_on_after(self._poll.total_seconds()):
+                while lane.type not in self._news and not self._is_stopping:
+                    await self._company.stirred.wait()
+            return True
+        self._idle.add(lane.type)
+        self._wake()
+        while lane.type not in self._news and not self._is_stopping:
+            if self._held or self._news or self._types - self._idle:
+                await self._company.stirred.wait()
+                continue
+            # Nothing of ours runs; what others hold may end without them, or leave work for any lane.
+            held_until = min((until for until in self._held_until.values() if until is not None), default=None)
+            if held_until is None:
+                return False
+            wait = (held_until - self._means.clock()).total_seconds()
+            await anyio.sleep(min(max(wait, 0.0), _LONGEST_WAIT))
+            self._stir(self._types)
+        self._idle.discard(lane.type)
+        return True
+
+    def _stir(self, types: Collection[str]) -> None:
+        """Have these lanes look again."""
+        self._news.update(self._types.intersection(types))
+        self._wake()
+
+    def _wake(self) -> None:
+        self._company.wake()
+
+    async def _is_left_alone(self, held: Held, draining: anyio.Event) -> bool:
+        """Wait until nothing else runs, and put that on record before this job does; False if it was lost by then."""
+        while not self._company.is_suspect_alone and not (self._is_broken or draining.is_set()):
+            await self._company.stirred.wait()
+        held.is_alone, held.is_suspect = True, False
+        if not await self._beat([held]):
+            return True
+        self._ended(held, None)
+        return False
+
+    async def _until_done(self, held: Held) -> None:
+        while self._is_in_hand(held) and not self._is_stopping:
+            await self._company.stirred.wait()
+
+    def _take(self, held: Held) -> None:
+        ours = self._held.get(held.job.dedup_key)
+        if ours is not None:  # Its lease had ended, as when a machine wakes from sleep: the older claim is stale.
+            ours.scope.cancel()
+            self._company.held.discard(ours)
+        self._held[held.job.dedup_key] = held
+        self._company.held.add(held)
+
+    async def _screened(self, held: Sequence[Held]) -> Sequence[Held]:
+        """End at once what is not to be run."""
+        runnable: list[Held] = []
+        for each in held:
+            # What may have happened already is not to be decided again, but to be told.
+            finish = last_word(each.job, is_unsettled=self._is_unsettled(each))
+            if finish is None:
+                runnable.append(each)
+            else:
+                await self._end(each, finish)
+        judged: Mapping[str, Cleared | Refusal | Exception]
+        try:
+            judged = await self._means.screen.judge([each.job for each in runnable], self._due_by()) if runnable else {}
+        except Exception as error:
+            judged = {each.job.dedup_key: error for each in runnable}
+        for each in tuple(runnable):
+            judgement = judged[each.job.dedup_key]
+            if isinstance(judgement, Cleared):
+                each.cleared = judgement
+            else:
+                runnable.remove(each)
+                await self._refuse(each, judgement)
+        for each in runnable:
+            each.is_suspect = each.job.attempts > each.lane.retrying.attempts
+        self._wake()  # A suspect of another lane may wait for all others to be known as such.
+        return runnable
+
+    async def _refuse(self, held: Held, refusal: Refusal | Exception) -> None:
+        if isinstance(refusal, Exception):
+            await self._failed(held, refusal)
+        elif refusal.retryable:
+            await self._failed(held, RuntimeError(f"{refusal.code}: {refusal.detail}"))
+        else:
+            is_superseded = refusal.code is SkipReason.SUPERSEDED
+            status = JobStatus.CANCELLED if is_superseded else JobStatus.SKIPPED
+            await self._end(held, Finish(status=status, code=refusal.code, reason=refusal.detail))
+
+    # and on the way out ------------------------------------------------------------------------------
+
+    async def _run_one(self, held: Held) -> None:
+        if self._is_stopping:
+            return  # It stays in hand, to be released with the others that were not begun.
+        made: tuple[Finish, Sequence[FollowUp]] | None = None
+        failure: Exception | None = None
+        with held.scope:
+            try:
+                await checkpoint_if_cancelled()  # It may have been lost while it waited for its turn.
+                made = await held.lane.handler(held)
+            except Exception as error:
+                failure = error
+        held.is_running = False
+        if made is not None:
+            await self._end(held, *made)  # Also under a lease that seems to have ended: the token decides.
+        elif failure is None or isinstance(failure, Lost) or held.scope.cancel_called:
+            self._ended(held, None)
+        else:
+            await self._failed(held, failure)
+
+    async def _failed(self, held: Held, error: Exception) -> None:
+        """Try again later, unless that cannot help, was done often enough, or might do harm."""
+        attempt, retrying = held.job.attempts, held.lane.retrying
+        text = _text_of(error)
+        if not isinstance(error, NotSent | RetryLater) and self._is_unsettled(held):
+            await self._end(held, Finish(status=JobStatus.UNKNOWN, error=text))
+            return
+        asked_to_wait = isinstance(error, RetryLater)
+        if isinstance(error, PermanentFailure) or (attempt >= retrying.attempts and not asked_to_wait):
+            await self._end(held, Finish(status=JobStatus.FAILED, error=text))
+            return
+        if isinstance(error, RetryLater):
+            seconds = max(error.seconds, _SHORTEST_WAIT)
+        else:
+            seconds = retrying.delay(attempt).total_seconds()
+        at = self._now() + timedelta(seconds=min(seconds, FURTHEST.total_seconds()))
+        with anyio.CancelScope(shield=True):  # as below
+            kept = await self._means.work.retry(held.claim, at, text, counted=not asked_to_wait)
+            self._ended(held, JobStatus.PENDING if kept else None, text)
+
+    async def _end(self, held: Held, finish: Finish, follow_ups: Sequence[FollowUp] = ()) -> None:
+        # Shielded, since a mail that left must not end unknown only because this run is stopped meanwhile.
+        with anyio.CancelScope(shield=True):
+            kept = await self._means.work.finish(held.claim, finish, follow_ups)
+            due_by = self._due_by()
+            self._stir({each.job.type for each in follow_ups if each.job.run_at <= due_by})
+            self._ended(held, finish.status if kept else None, finish.error or finish.reason, finish.brief)
+
+    def _ended(
+        self, held: Held, status: JobStatus | None, detail: str | None = None, brief: Brief | None = None
+    ) -> None:
+        if self._is_in_hand(held):
+            del self._held[held.job.dedup_key]
+            self._company.held.discard(held)
+        self._stir({held.job.type})
+        if status is None:
+            brief, detail = None, _LEASE_ENDED
+        held.ended = Ended(job=held.job, status=status, brief=brief, detail=detail)
+        self._on_ended(held.ended)
+
+
+def _text_of(error: Exception) -> str:
+    try:
+        # A bare key says nothing: KeyError('ana') as text is 'ana'.
+        return repr(error) if isinstance(error, LookupError) else str(error) or repr(error)
+    except Exception:
+        return f"{type(error).__name__}, whose message could not be read"
