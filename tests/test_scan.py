@@ -14,12 +14,14 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fanout_briefs import scan
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.sqlite import SqliteStorage
 from fanout_briefs.model import Enqueued, Job, Page, Preference, Scheduled, ScheduleFields, SkipReason
 from fanout_briefs.planner import SchedulePlanner
 from fanout_briefs.plans import PlanReport, Verdict
 from fanout_briefs.ports import Preferences, ScheduleIndex
+from fanout_briefs.schedule import Schedule
 from slots import DAY, HOUR, AnyStorage
 
 NINE = datetime(2025, 9, 30, 9, tzinfo=UTC)  # a Tuesday
@@ -109,6 +111,31 @@ async def test_after_downtime_everybody_who_was_missed_is_read(storage: AnyStora
     watched = Watched(storage.preferences)
     assert (await plan(storage, watched, NINE + 5 * HOUR)).enqueued == 6
     assert sorted(watched.given) == ["09", "10", "11", "12", "13", "14"]
+
+
+async def test_a_schedule_is_read_once_for_all_plans_of_a_planner_and_a_bad_one_is_told_each_time(
+    storage: AnyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str | None] = []
+    real = scan.parse
+
+    def parse(fields: Preference | ScheduleFields) -> Schedule:
+        read.append(fields.frequency)
+        return real(fields)
+
+    monkeypatch.setattr(scan, "parse", parse)
+    await storage.preferences.put(
+        [
+            *(person(name, frequency="daily") for name in ("ann", "bob")),
+            person("cas", frequency="custom", days=(1, 2)),
+            person("bad", "25:00", frequency="custom", days=(1, 2)),
+        ]
+    )
+    planner = SchedulePlanner(preferences=storage.preferences, ledger=storage)
+    reports = [await planner.plan(NINE + number * DAY) for number in range(3)]
+    assert [report.enqueued for report in reports] == [3, 2, 2]
+    assert [report.skipped for report in reports] == [{SkipReason.INVALID_SCHEDULE: 1}] * 3
+    assert sorted(map(str, read)) == ["custom"] * 4 + ["daily"]
 
 
 async def test_who_listens_to_verdicts_hears_of_everybody(storage: AnyStorage) -> None:

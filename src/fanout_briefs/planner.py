@@ -32,6 +32,7 @@ from fanout_briefs.model import (
 from fanout_briefs.plans import Phase, PlanReport, Tally, Verdict
 from fanout_briefs.ports import Engagement, Ledger, Preferences, StandingLedger
 from fanout_briefs.scan import Calendar, Candidate, Due, DueSlot, Wish, pages
+from fanout_briefs.schedule import Schedule
 from fanout_briefs.settled import Rejected, iter_settled
 from fanout_briefs.timing import CatchUp, Timing
 
@@ -86,6 +87,7 @@ class SchedulePlanner:
         self.eligibility = Eligibility(engagement, ledger, policy or BackoffPolicy())
         self.tolerance = tolerance
         self.page_size = page_size
+        self.schedules: dict[object, Schedule] = {}
         BatchDeduplicator((), tolerance)  # refuses a bad tolerance here rather than in the middle of a plan
 
     async def plan(
@@ -156,7 +158,7 @@ class _Plan:
         self._clock: dict[str, tuple[int, float]] = dict.fromkeys(
             ("due", "duplicates", "engagement", "enqueue"), (0, 0.0)
         )
-        self.calendar = Calendar(planner.name, planner.timing, window)
+        self.calendar = Calendar(planner.name, planner.timing, window, planner.schedules)
 
     @classmethod
     async def begin(

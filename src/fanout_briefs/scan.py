@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from attrs import frozen
 
@@ -27,6 +27,7 @@ from fanout_briefs.timing import Timing
 
 __all__ = ["Calendar", "Candidate", "Due", "DueSlot", "Wish", "pages"]
 
+_T = TypeVar("_T")
 _KEPT_SCHEDULES = 10_000
 
 
@@ -70,12 +71,14 @@ class Calendar:
         name: The brief's.
         timing: Gives the windows of content.
         window: The span of delivery times to look at.
+        parsed: Schedules by their fields, as earlier calendars found them; those that this one finds are added.
     """
 
-    def __init__(self, name: str, timing: Timing, window: Window) -> None:
+    def __init__(self, name: str, timing: Timing, window: Window, parsed: dict[object, Schedule]) -> None:
         self._name = name
         self._timing = timing
         self._window = window
+        self._parsed = parsed
         self._known: dict[object, Due | InvalidSchedule] = {}
 
     def of(self, fields: ScheduleFields | Preference) -> Due | InvalidSchedule:
@@ -89,18 +92,21 @@ class Calendar:
                 key = (key, day_of_week, type(day_of_week), type(days), listed)
             found = self._known.get(key)
         except TypeError:  # a list where a string belongs; parsing names it
-            return self._compute(fields)
+            return self._compute(fields, object())
         if found is None:
-            if len(self._known) >= _KEPT_SCHEDULES:
-                self._known.clear()
-            found = self._known[key] = self._compute(fields)
+            found = _keep(self._known, key, self._compute(fields, key))
         return found
 
-    def _compute(self, fields: ScheduleFields | Preference) -> Due | InvalidSchedule:
-        try:
-            schedule = parse(fields)
-        except InvalidSchedule as error:
-            return error
+    def _compute(self, fields: ScheduleFields | Preference, key: object) -> Due | InvalidSchedule:
+        schedule = self._parsed.get(key)
+        if schedule is None:
+            try:
+                schedule = _keep(self._parsed, key, parse(fields))
+            except InvalidSchedule as error:
+                return error
+        return self._due(schedule)
+
+    def _due(self, schedule: Schedule) -> Due:
         slots = [
             DueSlot(
                 self._name,
@@ -111,6 +117,14 @@ class Calendar:
             for occurrence in schedule.between(self._window.start, self._window.end)
         ]
         return Due(schedule, slots)
+
+
+def _keep(among: dict[object, _T], key: object, value: _T) -> _T:
+    """Remember a value, but not without bound."""
+    if len(among) >= _KEPT_SCHEDULES:
+        among.clear()
+    among[key] = value
+    return value
 
 
 Wish: TypeAlias = tuple[str, datetime | None, "Due | InvalidSchedule | None"]
