@@ -14,9 +14,9 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout_briefs import scan
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.sqlite import SqliteStorage
+from fanout_briefs.eligibility import parse
 from fanout_briefs.model import Enqueued, Job, Page, Preference, Scheduled, ScheduleFields, SkipReason
 from fanout_briefs.planner import SchedulePlanner
 from fanout_briefs.plans import PlanReport, Verdict
@@ -117,13 +117,12 @@ async def test_a_schedule_is_read_once_for_all_plans_of_a_planner_and_a_bad_one_
     storage: AnyStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str | None] = []
-    real = scan.parse
 
-    def parse(fields: Preference | ScheduleFields) -> Schedule:
+    def note_and_parse(fields: Preference | ScheduleFields) -> Schedule:
         read.append(fields.frequency)
-        return real(fields)
+        return parse(fields)
 
-    monkeypatch.setattr(scan, "parse", parse)
+    monkeypatch.setattr("fanout_briefs.scan.parse", note_and_parse)
     await storage.preferences.put(
         [
             *(person(name, frequency="daily") for name in ("ann", "bob")),
