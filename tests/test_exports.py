@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -74,3 +76,25 @@ def documentable(value: object) -> Iterator[tuple[str, object]]:
 def promised_by_a_port(adapter: type, method: str) -> bool:
     """Adapters do not repeat the prose of ``ports``."""
     return ".adapters." in adapter.__module__ and any(method in vars(getattr(ports, port)) for port in ports.__all__)
+
+
+def test_whoever_uses_one_name_waits_for_what_it_needs_only() -> None:
+    show = "import sys; print(*(name for name in sys.modules if name.startswith('fanout_briefs')))"
+    told = subprocess.run(
+        [sys.executable, "-c", f"import fanout_briefs; {show}; fanout_briefs.Schedule; {show}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, after = told.stdout.splitlines()
+    assert before == "fanout_briefs"
+    assert set(after.split()) == {
+        "fanout_briefs",
+        *(f"fanout_briefs.{name}" for name in ("errors", "model", "schedule")),
+    }
+
+
+def test_the_names_of_the_package_can_be_listed_and_a_wrong_one_is_told() -> None:
+    assert set(fanout_briefs.__all__) <= set(dir(fanout_briefs))
+    with pytest.raises(AttributeError, match="module 'fanout_briefs' has no attribute 'Brifs'"):
+        print(fanout_briefs.Brifs)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
