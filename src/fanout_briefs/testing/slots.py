@@ -5,9 +5,9 @@ Everything happens at ``NOW`` or some time from it: nothing here reads a clock.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from datetime import UTC, date, datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 from attrs import evolve
 
@@ -21,13 +21,14 @@ from fanout_briefs.model import (
     Job,
     JobStatus,
     Occurrence,
+    Page,
     Rendered,
     Section,
     SkipReason,
     Window,
 )
 from fanout_briefs.ports import Storage
-from fanout_briefs.testing.checks import Broken, same
+from fanout_briefs.testing.checks import Broken, holds, same
 
 __all__ = [
     "DAY",
@@ -47,7 +48,14 @@ __all__ = [
     "found",
     "job",
     "names",
+    "scanned",
 ]
+
+_T = TypeVar("_T")
+_MOST: Final = 5_000
+"""No clause stores more of anything that is read in pages."""
+_PATIENCE: Final = 3
+"""How many pages of none, one after the other, are taken for a scan that never ends."""
 
 NOW: Final = datetime(2026, 3, 2, 8, tzinfo=UTC)
 TODAY: Final = date(2026, 3, 2)
@@ -174,3 +182,20 @@ async def finished(storage: Storage, slot: Job, end: Finish) -> Job:
 async def briefed(storage: Storage, slot: Job) -> Job:
     """Complete a slot with a brief."""
     return await finished(storage, slot, Finish(status=JobStatus.COMPLETED, brief=brief_of(slot)))
+
+
+async def scanned(read: Callable[[str | None, int], Awaitable[Page[_T]]], limit: int) -> AsyncIterator[_T]:
+    """Read page by page until there is no more cursor, and hold each page to its limit."""
+    cursor: str | None = None
+    given, without_any = 0, 0
+    while True:
+        page = await read(cursor, limit)
+        holds(len(page.items) <= limit, "no more than `limit` in a page")
+        given += len(page.items)
+        without_any = 0 if page.items else without_any + 1
+        holds(given <= _MOST and without_any < _PATIENCE, "a scan that ends, and gives each once")
+        for item in page.items:
+            yield item
+        cursor = page.next_cursor
+        if cursor is None:
+            return

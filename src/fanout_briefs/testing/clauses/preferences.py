@@ -10,23 +10,11 @@ from fanout_briefs.errors import InvalidPreferences, StorageUnavailable
 from fanout_briefs.model import Preference
 from fanout_briefs.testing.checks import holds, refuses, same
 from fanout_briefs.testing.kits import OpenableStorageWithPreferences, StorageWithPreferences, storage_kit
-from fanout_briefs.testing.slots import DAY, NOW, claim, job
-
-_MOST = 5_000
-"""No clause puts more preferences."""
+from fanout_briefs.testing.slots import DAY, NOW, claim, job, scanned
 
 
 async def _scan(storage: StorageWithPreferences, limit: int) -> list[Preference]:
-    items: list[Preference] = []
-    cursor: str | None = None
-    while True:
-        page = await storage.preferences.page(cursor, limit)
-        holds(len(page.items) <= limit, "no more than `limit` in a page")
-        items += page.items
-        holds(len(items) <= _MOST, "a scan that ends, and gives each user once")
-        cursor = page.next_cursor
-        if cursor is None:
-            return items
+    return [preference async for preference in scanned(storage.preferences.page, limit)]
 
 
 _FULL = Preference(
@@ -108,15 +96,13 @@ async def _a_scan_gives_each_user_once_in_a_steady_order(storage: StorageWithPre
 
 
 @storage_kit.clause("preferences.page.ends-when-none-are-left", needs=("preferences",))
-async def _a_page_ends_the_scan_exactly_when_no_rows_are_left(storage: StorageWithPreferences) -> None:
-    """A page ends the scan exactly when no rows are left."""
-    empty = await storage.preferences.page(None, 5)
-    same(list(empty.items), [])
-    same(empty.next_cursor, None)
+async def _a_scan_goes_on_while_rows_are_left_and_ends_then(storage: StorageWithPreferences) -> None:
+    """A scan goes on while rows are left, and ends then, if need be after a page of none."""
+    same(await _scan(storage, 5), [])
     await storage.preferences.put([Preference(user_id=user_id) for user_id in "abcd"])
     page = await storage.preferences.page(None, 2)
     holds(page.next_cursor is not None, "rows are left, so there is a cursor")
-    same((await storage.preferences.page(page.next_cursor, 2)).next_cursor, None)
+    same(len(await _scan(storage, 2)), 4)
 
 
 @storage_kit.clause("preferences.page.rows-come-and-go", needs=("preferences",))
