@@ -21,6 +21,7 @@ from fanout_briefs.model import (
     Occurrence,
     Preference,
     SkipReason,
+    Standing,
     Window,
 )
 from slots import DAY, HOUR, bring
@@ -87,7 +88,11 @@ async def decide(
         for job, status in stored:
             await bring(storage, job, status)
         eligibility = Eligibility(Visits(visits), storage, policy or BackoffPolicy())
-        return await eligibility.decide(jobs, existing)
+        return await eligibility.decide(jobs, standings(*existing), existing)
+
+
+def standings(*jobs: Job) -> Mapping[str, Standing]:
+    return {job.dedup_key: Standing.of(job) for job in jobs}
 
 
 async def test_where_no_engagement_is_plugged_in_everyone_is_sent_to() -> None:
@@ -190,7 +195,9 @@ async def test_a_slot_counts_as_last_brief_while_it_is_alive_or_when_it_was_deli
         await Eligibility(Visits({"ann": NINE}), storage, policy).decide([slot(day=1)])
         # Also where the caller has read it already, between two slots it asks about.
         known = evolve(slot(day=3), status=status, code=code)
-        await Eligibility(Visits({"ann": NINE}), storage, policy).decide([slot(day=2), slot(day=4)], [known])
+        await Eligibility(Visits({"ann": NINE}), storage, policy).decide(
+            [slot(day=2), slot(day=4)], standings(known), [known]
+        )
     last = NINE if counts else None
     assert policy.asked == [
         ("ann", NINE + DAY, last),

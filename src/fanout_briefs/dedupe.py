@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from fanout_briefs.model import JobStatus, Recorded, Slot
+from fanout_briefs.model import Job, JobStatus, Slot
 
 __all__ = ["BatchDeduplicator"]
 
@@ -38,12 +38,19 @@ class BatchDeduplicator:
         ValueError: ``tolerance`` is negative.
     """
 
-    def __init__(self, existing_jobs: Iterable[Recorded], tolerance: timedelta | None = None) -> None:
+    def __init__(self, existing_jobs: Iterable[Job], tolerance: timedelta | None = None) -> None:
         if tolerance is not None and tolerance < timedelta(0):
             raise ValueError(f"tolerance={tolerance!r}: must be zero or more, or None to compare keys")
         self._tolerance = tolerance
         self._keys = {job.dedup_key for job in existing_jobs} if tolerance is None else set[str]()
         self._times = {} if tolerance is None else _live_times(existing_jobs)
+
+    @classmethod
+    def of_keys(cls, keys: Iterable[str]) -> BatchDeduplicator:
+        """Tell duplicates by the keys of existing jobs alone, for those who have no more of them."""
+        made = cls(())
+        made._keys.update(keys)
+        return made
 
     def split(self, candidates: Iterable[_SlotT]) -> tuple[list[_SlotT], list[_SlotT]]:
         """Part the candidates into fresh ones and duplicates, both in the order given.
@@ -70,7 +77,7 @@ class BatchDeduplicator:
         return any(abs(at - near) <= tolerance for near in times[max(index - 1, 0) : index + 1])
 
 
-def _live_times(jobs: Iterable[Recorded]) -> dict[tuple[str, str], list[datetime]]:
+def _live_times(jobs: Iterable[Job]) -> dict[tuple[str, str], list[datetime]]:
     times: dict[tuple[str, str], list[datetime]] = {}
     for job in jobs:
         if job.status in _LIVE:

@@ -19,10 +19,10 @@ from fanout_briefs.model import (
     Job,
     JobStatus,
     Preference,
-    Recorded,
     ScheduleFields,
     SkipReason,
     Slot,
+    Standing,
     frozen_by_convention,
 )
 from fanout_briefs.ports import Engagement, Ledger
@@ -106,14 +106,17 @@ class Eligibility:
         # Optional and declared as data; a policy that says nothing does not send blindly.
         self._sends_blindly = bool(getattr(policy, "sends_when_unavailable", False))
 
-    async def decide(self, slots: Sequence[Slot], existing: Sequence[Recorded] = ()) -> Mapping[str, Decision]:
+    async def decide(
+        self, slots: Sequence[Slot], standings: Mapping[str, Standing] | None = None, among: Sequence[Slot] = ()
+    ) -> Mapping[str, Decision]:
         """Give each slot's decision by its ``dedup_key``.
 
         Args:
             slots: Slots of one type. Of one user, an earlier slot that is to be sent counts as the last brief
                 of the later ones.
-            existing: Slots of these users that the caller has read already. A refusal recorded in them is not
-                taken back because of a visit after the slot's own instant.
+            standings: How slots of these users stand that the caller has looked up already, by their keys. A refusal
+                recorded there is not taken back because of a visit after the slot's own instant.
+            among: The slots that were looked up.
 
         Raises:
             Exception: What the ledger raises. A failing engagement is a decision, not an error.
@@ -126,8 +129,8 @@ class Eligibility:
             first = {slot.user_id: slot.occurrence.deliver_at for slot in reversed(slots)}
         visits, problem = await self._visits(self._engagement, list(first))
         last_briefs = dict(await self._ledger.last_briefs(slots[0].type, first))
-        known = _briefs_of(first, existing)
-        refused = {job.dedup_key: job for job in existing if job.code is SkipReason.ENGAGEMENT}
+        standings = standings or {}
+        known = _briefs_of(first, standings, among)
         decisions: dict[str, Decision] = {}
         for slot in slots:
             user_id, at = slot.user_id, slot.occurrence.deliver_at
@@ -136,7 +139,7 @@ class Eligibility:
                 last = max(
                     (brief for brief in (*known[user_id], last) if brief is not None and brief < at), default=None
                 )
-            decision = self._decide(slot, visits, problem, last, refused.get(slot.dedup_key))
+            decision = self._decide(slot, visits, problem, last, standings.get(slot.dedup_key))
             decisions[slot.dedup_key] = decision
             if isinstance(decision, EngagementDecision):
                 last_briefs[user_id] = at
@@ -156,16 +159,16 @@ class Eligibility:
         visits: Mapping[str, datetime | None],
         problem: str | None,
         last_brief: datetime | None,
-        refused: Recorded | None,
+        standing: Standing | None,
     ) -> Decision:
         user_id, at = slot.user_id, slot.occurrence.deliver_at
         if user_id not in visits:
             return self._unavailable(problem or "the user's activity could not be read")
         try:
             activity = Activity(user_id, visits[user_id], last_brief)
-            if refused is not None and _came_back_later(activity, refused, at):
+            if standing is not None and _came_back_later(activity, standing, at):
                 # A slot is judged by its own instant, also where another user's failure has it looked at again.
-                return Refusal(SkipReason.ENGAGEMENT, refused.reason)
+                return Refusal(SkipReason.ENGAGEMENT, standing.reason)
             decision = self._policy.decide(activity, at)
             return decision if decision.send else Refusal(SkipReason.ENGAGEMENT, decision.reason)
         except Exception as error:
@@ -181,15 +184,23 @@ def _deliver_at(slot: Slot) -> datetime:
     return slot.occurrence.deliver_at
 
 
-def _briefs_of(users: Container[str], jobs: Iterable[Recorded]) -> Mapping[str, list[datetime]]:
+def _briefs_of(
+    users: Container[str], standings: Mapping[str, Standing], slots: Iterable[Slot]
+) -> Mapping[str, list[datetime]]:
     """When briefs of these users are delivered."""
     briefs: dict[str, list[datetime]] = {}
-    for job in jobs:
-        if job.user_id in users and job.status in _COUNTS_AS_BRIEF:
-            briefs.setdefault(job.user_id, []).append(job.occurrence.deliver_at)
+    for slot in slots:
+        standing = standings.get(slot.dedup_key)
+        if standing is not None and standing.status in _COUNTS_AS_BRIEF and slot.user_id in users:
+            briefs.setdefault(slot.user_id, []).append(standing.deliver_at)
     return briefs
 
 
-def _came_back_later(activity: Activity, refused: Recorded, at: datetime) -> bool:
+def _came_back_later(activity: Activity, standing: Standing, at: datetime) -> bool:
     """Whether a slot that was refused at this instant would be judged by a visit after it."""
-    return refused.occurrence.deliver_at == at and activity.last_visit is not None and activity.last_visit > at
+    return (
+        standing.code is SkipReason.ENGAGEMENT
+        and standing.deliver_at == at
+        and activity.last_visit is not None
+        and activity.last_visit > at
+    )

@@ -50,7 +50,6 @@ __all__ = [
     "ProjectBrief",
     "Receipt",
     "Recipient",
-    "Recorded",
     "Rendered",
     "ScheduleFields",
     "Scheduled",
@@ -322,41 +321,23 @@ class Slot(Protocol):
         ...
 
 
-class Recorded(Slot, Protocol):
-    """What a plan needs to know of a slot that exists: a ``Job`` tells it, and so does a ``Standing``."""
-
-    @property
-    def status(self) -> JobStatus:
-        """Where it stands."""
-        ...
-
-    @property
-    def code(self) -> SkipReason | None:
-        """Why it is skipped or cancelled."""
-        ...
-
-    @property
-    def reason(self) -> str | None:
-        """The engagement policy's own word, where it decided."""
-        ...
-
-    @property
-    def can_be_taken_up(self) -> bool:
-        """Whether a planner may plan it again."""
-        ...
-
-
 @frozen_by_convention
 class Standing:
-    """How a slot of the ledger stands, without the rest of its job; as in ``Job``."""
+    """How a slot of the ledger stands, without the rest of its job; as in ``Job``. Slots that stand alike may share one.
 
-    type: str
-    user_id: str
-    occurrence: Occurrence
-    dedup_key: str
+    Attributes:
+        deliver_at: For when it was planned.
+    """
+
     status: JobStatus
+    deliver_at: datetime
     code: SkipReason | None = None
     reason: str | None = None
+
+    @classmethod
+    def of(cls, job: Job) -> Standing:
+        """How this job stands."""
+        return cls(job.status, job.occurrence.deliver_at, job.code, job.reason)
 
     @property
     def can_be_taken_up(self) -> bool:

@@ -8,7 +8,7 @@ instant planning is complete, so that downtime is caught up with instead of forg
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias, cast
@@ -21,9 +21,9 @@ from fanout_briefs.model import (
     Enqueued,
     Job,
     JobStatus,
-    Recorded,
     SkipReason,
     Slot,
+    Standing,
     Window,
     check_aware,
     check_user_id,
@@ -31,7 +31,7 @@ from fanout_briefs.model import (
 )
 from fanout_briefs.plans import Phase, PlanReport, Tally, Verdict
 from fanout_briefs.ports import Engagement, Ledger, Preferences, StandingLedger
-from fanout_briefs.scan import Calendar, Candidate, Due, DueSlot, Wish, pages
+from fanout_briefs.scan import Calendar, Candidate, Due, DueSlot, Wishes, pages
 from fanout_briefs.schedule import Schedule
 from fanout_briefs.settled import Rejected, iter_settled
 from fanout_briefs.timing import CatchUp, Timing
@@ -143,9 +143,6 @@ class _Plan:
     ) -> None:
         self._name, self._timing = planner.name, planner.timing
         self._ledger, self._eligibility = planner.ledger, planner.eligibility
-        self._find: Callable[[Collection[str]], Awaitable[Mapping[str, Recorded]]] = self._ledger.find
-        if getattr(self._ledger, "tells_standings", False):
-            self._find = cast("StandingLedger", self._ledger).standings
         self._tolerance = planner.tolerance
         self._now = now
         self._window = window
@@ -184,9 +181,9 @@ class _Plan:
         window = Window(min(promised_from, now - review), now + timing.lead + timing.horizon)
         return cls(planner, now, window, promised_from, dry_run=dry_run, on_verdict=on_verdict)
 
-    async def page(self, wishes: Sequence[Wish]) -> None:
+    async def page(self, wishes: Wishes) -> None:
         """Plan one page; if its storage fails, the page counts as failed and nothing of it is reported as done."""
-        self._scanned += len(wishes)
+        self._scanned += len(wishes.people)
         refused = self._new_tally()
         with self._timed("due") as handled:
             candidates = list(self._due(wishes, refused))
@@ -200,14 +197,14 @@ class _Plan:
                 self._on_verdict(verdict)
 
     def _tell_of_unpromised(
-        self, wishes: Sequence[Wish], candidates: Sequence[Candidate], refused: Tally, recorded: Tally
+        self, wishes: Wishes, candidates: Sequence[Candidate], refused: Tally, recorded: Tally
     ) -> None:
         """Tell of those for whom only slots from before the promise were looked for, and none is there."""
         unheard = {job.user_id for job in candidates} - {verdict.user_id for verdict in recorded.verdicts}
-        for user_id, _, due in wishes if unheard else ():
-            if isinstance(due, Due) and check_user_id(user_id) is None and user_id in unheard:
-                unheard.remove(user_id)  # the first counts, if the page holds the user twice
-                self._not_yet_due(refused, user_id, due)
+        for person, due in wishes if unheard else ():
+            if isinstance(due, Due) and check_user_id(person.user_id) is None and person.user_id in unheard:
+                unheard.remove(person.user_id)  # the first counts, if the page holds the user twice
+                self._not_yet_due(refused, person.user_id, due)
 
     def _new_tally(self) -> Tally:
         return Tally(keeps_verdicts=self._on_verdict is not None)
@@ -248,9 +245,10 @@ class _Plan:
 
     # due ---------------------------------------------------------------------------------------------
 
-    def _due(self, wishes: Iterable[Wish], tally: Tally) -> Iterator[Candidate]:
+    def _due(self, wishes: Wishes, tally: Tally) -> Iterator[Candidate]:
         seen: set[str] = set()
-        for user_id, since, due in wishes:
+        for person, due in wishes:
+            user_id, since = person.user_id, person.effective_from
             wrong = check_user_id(user_id)
             if wrong is not None:
                 bad = BadValue("user_id", user_id, wrong)
@@ -294,16 +292,18 @@ class _Plan:
 
     async def _record(self, candidates: Sequence[Candidate], tally: Tally) -> None:
         with self._timed("duplicates") as handled:
-            found = await self._find(self._keys(candidates))
+            nearby = await self._nearby(candidates)
+            found = await self._standings(candidates) if nearby is None else _standings_of(nearby)
             if self._looks_further_back:
                 candidates = [slot for slot in candidates if self._is_promised(slot) or slot.dedup_key in found]
             tally.due = len(candidates)
-            fresh, skips = self._without_duplicates(candidates, found, tally)
+            fresh, skips = self._without_duplicates(candidates, found, nearby, tally)
             handled(len(candidates))
         wanted, missed = self._caught_up(candidates, fresh)
         skips += missed
         with self._timed("engagement") as handled:
-            decisions = await self._eligibility.decide(wanted, tuple(found.values()))
+            among = candidates if nearby is None else list(nearby.values())
+            decisions = await self._eligibility.decide(wanted, found, among)
             handled(len(wanted))
         sends: list[Job] = []
         for slot in wanted:
@@ -321,19 +321,29 @@ class _Plan:
     def _is_promised(self, slot: Candidate) -> bool:
         return slot.occurrence.deliver_at >= self._promised_from
 
-    def _keys(self, candidates: Sequence[Candidate]) -> Sequence[str]:
-        """The slots to look up; with a tolerance also those of the dates around, where zones may have changed."""
+    async def _standings(self, candidates: Sequence[Candidate]) -> Mapping[str, Standing]:
+        keys = [slot.dedup_key for slot in candidates]
+        if getattr(self._ledger, "tells_standings", False):
+            return await cast("StandingLedger", self._ledger).standings(keys)
+        return _standings_of(await self._ledger.find(keys))
+
+    async def _nearby(self, candidates: Sequence[Candidate]) -> Mapping[str, Job] | None:
+        """With a tolerance, find jobs of these dates and of those around, where zones may have changed; else None."""
         if self._tolerance is None:
-            return [slot.dedup_key for slot in candidates]
-        days = range(-2, 3)
-        return [
+            return None
+        keys = [
             slot_key(slot.type, slot.occurrence.local_date + timedelta(days=day), slot.user_id)
             for slot in candidates
-            for day in days
+            for day in range(-2, 3)
         ]
+        return await self._ledger.find(keys)
 
     def _without_duplicates(
-        self, candidates: Sequence[Candidate], found: Mapping[str, Recorded], tally: Tally
+        self,
+        candidates: Sequence[Candidate],
+        found: Mapping[str, Standing],
+        nearby: Mapping[str, Job] | None,
+        tally: Tally,
     ) -> tuple[list[Candidate], list[_Skip]]:
         """Count what exists already; give what is to be decided, and what a job nearby rules out."""
         if self._looks_further_back:
@@ -341,20 +351,20 @@ class _Plan:
                 if not self._is_promised(slot):
                     _tell(slot, found[slot.dedup_key], tally)
             candidates = list(filter(self._is_promised, candidates))
-        blocking = [job for job in found.values() if not job.can_be_taken_up]
-        fresh, duplicates = BatchDeduplicator(blocking).split(candidates)
+        blocking = [key for key, standing in found.items() if not standing.can_be_taken_up]
+        fresh, duplicates = BatchDeduplicator.of_keys(blocking).split(candidates)
         for slot in duplicates:
-            job = found[slot.dedup_key]
-            tally.duplicate(slot, job.status, job.code)
-            if job.status in _LIVE and job.occurrence.deliver_at != slot.occurrence.deliver_at:
+            standing = found[slot.dedup_key]
+            tally.duplicate(slot, standing.status, standing.code)
+            if standing.status in _LIVE and standing.deliver_at != slot.occurrence.deliver_at:
                 # The time was changed after planning. A worker will cancel this slot as superseded, and the mark
                 # must not have passed the new time by then.
                 tally.hold(slot.occurrence.deliver_at)
-        if self._tolerance is None:
+        if nearby is None:
             return fresh, []
-        fresh, nearby = BatchDeduplicator(blocking, self._tolerance).split(fresh)
+        fresh, too_near = BatchDeduplicator((nearby[key] for key in blocking), self._tolerance).split(fresh)
         refusal = Refusal(SkipReason.NEARBY_JOB, f"another job lies within {self._tolerance}")
-        return fresh, [(slot, refusal) for slot in nearby]
+        return fresh, [(slot, refusal) for slot in too_near]
 
     def _caught_up(
         self, candidates: Sequence[Candidate], fresh: Sequence[Candidate]
@@ -389,18 +399,17 @@ class _Plan:
             slot.type, slot.user_id, slot.occurrence, slot.window, status=status, code=code, reason=reason
         )
 
-    def _skipped(self, skips: Sequence[_Skip], found: Mapping[str, Recorded], tally: Tally) -> list[Job]:
+    def _skipped(self, skips: Sequence[_Skip], found: Mapping[str, Standing], tally: Tally) -> list[Job]:
         """Count what is skipped; give what is not on record yet. A slot that was skipped before keeps its first reason."""
         new: list[Job] = []
         for slot, refusal in skips:
-            job = found.get(slot.dedup_key)
-            if job is None:
+            standing = found.get(slot.dedup_key)
+            if standing is None:
                 new.append(self._job(slot, JobStatus.SKIPPED, refusal.code, refusal.detail))
+            elif standing.status is JobStatus.SKIPPED:
+                tally.skip(slot, standing.code or refusal.code, standing.reason)
             else:
-                was_skipped = job.status is JobStatus.SKIPPED
-                tally.skip(
-                    slot, (was_skipped and job.code) or refusal.code, job.reason if was_skipped else refusal.detail
-                )
+                tally.skip(slot, refusal.code, refusal.detail)
         return new
 
     async def _enqueue(self, sends: Sequence[Job], skips: Sequence[Job], tally: Tally) -> None:
@@ -410,8 +419,8 @@ class _Plan:
         else:
             outcomes = await self._ledger.enqueue(jobs)
         for job, outcome in zip(jobs, outcomes, strict=True):
-            if job.status is JobStatus.SKIPPED:
-                _tell(job, job, tally)
+            if job.code is not None:  # as those have that come as skipped
+                tally.skip(job, job.code, job.reason)
             elif outcome is Enqueued.DUPLICATE:  # another planner was faster
                 tally.duplicate(job, JobStatus.PENDING)
             elif outcome is Enqueued.PAUSED:
@@ -447,9 +456,13 @@ def _problems_of(due: Due | InvalidSchedule, effective_from: object) -> Sequence
     return problems
 
 
-def _tell(slot: Slot, job: Recorded, tally: Tally) -> None:
+def _standings_of(jobs: Mapping[str, Job]) -> Mapping[str, Standing]:
+    return {key: Standing.of(job) for key, job in jobs.items()}
+
+
+def _tell(slot: Slot, standing: Standing, tally: Tally) -> None:
     """Count a slot as it stands in the ledger."""
-    if job.status is JobStatus.SKIPPED and job.code is not None:
-        tally.skip(slot, job.code, job.reason)
+    if standing.status is JobStatus.SKIPPED and standing.code is not None:
+        tally.skip(slot, standing.code, standing.reason)
     else:
-        tally.duplicate(slot, job.status, job.code)
+        tally.duplicate(slot, standing.status, standing.code)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from attrs import frozen
 
@@ -25,7 +24,7 @@ from fanout_briefs.ports import Preferences, ScheduleIndex
 from fanout_briefs.schedule import Schedule
 from fanout_briefs.timing import Timing
 
-__all__ = ["Calendar", "Candidate", "Due", "DueSlot", "Wish", "pages"]
+__all__ = ["Calendar", "Candidate", "Due", "DueSlot", "Wishes", "pages"]
 
 _T = TypeVar("_T")
 _KEPT_SCHEDULES = 10_000
@@ -127,13 +126,18 @@ def _keep(among: dict[object, _T], key: object, value: _T) -> _T:
     return value
 
 
-Wish: TypeAlias = tuple[str, datetime | None, "Due | InvalidSchedule | None"]
-"""What a plan goes by: a user id, since when, and what is due, which is None where the brief is switched off."""
+@frozen
+class Wishes:
+    """A page of what a plan goes by: people, and beside each what is due; None where the brief is switched off."""
+
+    people: Sequence[Preference | Scheduled]
+    due: Sequence[Due | InvalidSchedule | None]
+
+    def __iter__(self) -> Iterator[tuple[Preference | Scheduled, Due | InvalidSchedule | None]]:
+        return zip(self.people, self.due, strict=True)
 
 
-async def pages(
-    preferences: Preferences, calendar: Calendar, limit: int, *, everybody: bool
-) -> AsyncIterator[Sequence[Wish]]:
+async def pages(preferences: Preferences, calendar: Calendar, limit: int, *, everybody: bool) -> AsyncIterator[Wishes]:
     """Read who wants what in pages: of those whom the calendar concerns where they can be read so, else of all.
 
     Args:
@@ -147,7 +151,7 @@ async def pages(
         Exception: What ``preferences`` raises.
     """
     read: Callable[[str | None, int], Awaitable[Page[Any]]] = preferences.page
-    understand: Callable[[Sequence[Any]], Sequence[Wish]] = partial(_by_fields, calendar)
+    understand: Callable[[Sequence[Any]], Wishes] = partial(_by_fields, calendar)
     if getattr(preferences, "schedule_index", False) and not everybody:
         index = cast("ScheduleIndex", preferences)
         listed = {schedule: calendar.of(fields) for schedule, fields in (await index.schedules()).items()}
@@ -170,15 +174,12 @@ async def pages(
         seen.add(cursor)
 
 
-def _by_fields(calendar: Calendar, preferences: Sequence[Preference]) -> Sequence[Wish]:
-    return [
-        (preference.user_id, preference.effective_from, calendar.of(preference) if preference.is_active else None)
-        for preference in preferences
-    ]
+def _by_fields(calendar: Calendar, people: Sequence[Preference]) -> Wishes:
+    return Wishes(people, [calendar.of(each) if each.is_active else None for each in people])
 
 
-def _by_schedule(due: Mapping[str, Due | InvalidSchedule], people: Sequence[Scheduled]) -> Sequence[Wish]:
+def _by_schedule(due: Mapping[str, Due | InvalidSchedule], people: Sequence[Scheduled]) -> Wishes:
     try:
-        return [(person.user_id, person.effective_from, due[person.schedule]) for person in people]
+        return Wishes(people, [due[each.schedule] for each in people])
     except KeyError as unknown:
         raise ValueError(f"page_for gave somebody with the schedule {unknown}, which was not asked for") from None

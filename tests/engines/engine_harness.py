@@ -83,7 +83,7 @@ class Scene:
 
     async def plan(self, users: int, prefix: str = "u", late: timedelta = timedelta(0)) -> float:
         """Queue a brief for each of so many people, all of them due; give how many slots a second that were."""
-        due = datetime.now(UTC) - late
+        due = datetime.now(UTC) - late + timedelta(seconds=1)  # in whole seconds, and not before the last plan
         people = [Preference(user_id=f"{prefix}{number:05}", time_of_day=f"{due:%H:%M:%S}") for number in range(users)]
         async with self.storage() as storage:
             await storage.preferences.put(people)

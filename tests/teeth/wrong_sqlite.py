@@ -21,9 +21,9 @@ SQL = [
     Wrong(
         "tells standings one by one",
         {
-            "lambda connection: {row[0]: sql.to_standing(row) for row in connection.execute(sql.STANDINGS, asked)}\n": (
-                "lambda connection: {row[0]: sql.to_standing(row) for key in keys\n"
-                "                                for row in connection.execute(sql.STANDINGS, (sql.array([key]),))}\n"
+            "lambda connection: {key: sql.to_standing(*how) for key, *how in connection.execute(sql.STANDINGS, asked)}\n": (
+                "lambda connection: {key: sql.to_standing(*how) for each in keys\n"
+                "                                for key, *how in connection.execute(sql.STANDINGS, (sql.array([each]),))}\n"
             )
         },
         right=SQLITE,
@@ -31,7 +31,7 @@ SQL = [
     ),
     Wrong(
         "tells standings without the policy's word",
-        {"_STATUSES[status], code, reason)": "_STATUSES[status], code)"},
+        {"None if code is None else SkipReason(code), reason)": "None if code is None else SkipReason(code), None)"},
         right=SQLITE,
         fails=("standings.as-find-has-it",),
     ),

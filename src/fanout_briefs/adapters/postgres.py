@@ -217,9 +217,7 @@ class PostgresStorage:
 
     async def standings(self, keys: Collection[str]) -> Mapping[str, Standing]:
         asked = (convert.askable(keys),)
-        return await self._lanes().work(
-            lambda tables: {row[0]: convert.to_standing(row) for row in tables.rows(sql.STANDINGS, asked)}
-        )
+        return convert.to_standings(await self._lanes().work(_rows(sql.STANDINGS, asked)))
 
     async def last_briefs(self, type: str, before: Mapping[str, datetime]) -> Mapping[str, datetime]:  # noqa: A002  # the port's name
         users = [user_id for user_id in before if is_storable(user_id)]

@@ -53,7 +53,7 @@ __all__ = [
     "to_preference",
     "to_scheduled",
     "to_schedules",
-    "to_standing",
+    "to_standings",
     "words",
 ]
 
@@ -172,21 +172,16 @@ def to_job(row: Sequence[Any]) -> Job:
     )
 
 
-def to_standing(row: Sequence[Any]) -> Standing:
-    """Give how a slot stands of a row of ``STANDINGS``."""
-    key, at, status, code, reason = row
-    # Neither a type nor a date holds a colon.
-    kind, on, user_id = key.split(":", 2)
-    code = None if code is None else SkipReason(code)
-    return Standing(kind, user_id, _occurrence_on(on, at), key, _STATUSES[status], code, reason)
+def to_standings(rows: _Rows) -> dict[str, Standing]:
+    """Give how slots stand, by their keys, of rows of ``STANDINGS``."""
+    found: dict[str, Standing] = {}
+    for status, at, code, reason, keys in rows:
+        standing = Standing(_STATUSES[status], utc(at), None if code is None else SkipReason(code), reason)
+        found.update(dict.fromkeys(keys, standing))
+    return found
 
 
 # Many jobs are of the same moment.
-@lru_cache(maxsize=4096)
-def _occurrence_on(on: str, at: datetime) -> Occurrence:
-    return Occurrence(date.fromisoformat(on), utc(at))
-
-
 @lru_cache(maxsize=4096)
 def _occurrence(on: date, at: datetime) -> Occurrence:
     return Occurrence(local_date=on, deliver_at=utc(at))

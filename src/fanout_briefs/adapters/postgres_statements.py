@@ -210,7 +210,12 @@ def _find(what: str) -> str:
 
 
 FIND: Final = _find(_job("job"))
-STANDINGS: Final = _find("job.dedup_key, job.deliver_at, job.status, job.code, job.reason")
+# Many slots stand alike, so what they have in common is sent once.
+STANDINGS: Final = f"""
+SELECT status, deliver_at, code, reason, array_agg(dedup_key)
+FROM ({_find("job.dedup_key, job.status, job.deliver_at, job.code, job.reason")}) AS job
+GROUP BY status, deliver_at, code, reason
+"""
 
 LAST_BRIEFS: Final = f"""
 SELECT asked.user_id, latest.deliver_at

@@ -140,7 +140,7 @@ class SqliteStorage:
     async def standings(self, keys: Collection[str]) -> Mapping[str, Standing]:
         asked = (sql.array(keys),)
         return await self._open_session().reader.read(
-            lambda connection: {row[0]: sql.to_standing(row) for row in connection.execute(sql.STANDINGS, asked)}
+            lambda connection: {key: sql.to_standing(*how) for key, *how in connection.execute(sql.STANDINGS, asked)}
         )
 
     async def last_briefs(self, type: str, before: Mapping[str, datetime]) -> Mapping[str, datetime]:  # noqa: A002  # the port's name

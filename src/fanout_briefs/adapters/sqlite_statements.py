@@ -108,7 +108,6 @@ __all__ = [
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-_STATUSES: Final = {status.value: status for status in JobStatus}
 _JOB: Final = (
     "dedup_key, type, user_id, local_date, deliver_at, run_at, window_start, window_end, "
     "status, code, reason, error, epoch, attempts, progress, demand"
@@ -155,7 +154,7 @@ SELECT dedup_key, status, code, epoch FROM (SELECT value AS asked FROM json_each
 """
 _FROM_THESE: Final = "FROM (SELECT value AS asked FROM json_each(?)) CROSS JOIN jobs ON dedup_key = asked"
 FIND: Final = f"SELECT {_JOB} {_FROM_THESE}"
-STANDINGS: Final = f"SELECT dedup_key, deliver_at, status, code, reason {_FROM_THESE}"
+STANDINGS: Final = f"SELECT dedup_key, status, deliver_at, code, reason {_FROM_THESE}"
 
 LAST_BRIEFS: Final = f"""
 SELECT asked.key, (
@@ -438,19 +437,11 @@ def to_job(row: tuple[Any, ...]) -> Job:
     )
 
 
-def to_standing(row: tuple[Any, ...]) -> Standing:
-    """Give how a slot stands of a row of ``STANDINGS``."""
-    key, at, status, code, reason = row
-    # Neither a type nor a date holds a colon.
-    kind, on, user_id = key.split(":", 2)
-    code = None if code is None else SkipReason(code)
-    return Standing(kind, user_id, _occurrence_on(on, at), key, _STATUSES[status], code, reason)
-
-
-# Many slots are of the same moment.
+# Many slots stand alike.
 @lru_cache(maxsize=4096)
-def _occurrence_on(on: str, at: int) -> Occurrence:
-    return Occurrence(date.fromisoformat(on), instant(at))
+def to_standing(status: str, at: int, code: str | None, reason: str | None) -> Standing:
+    """Give how a slot stands of what stands beside its key in a row of ``STANDINGS``."""
+    return Standing(JobStatus(status), instant(at), None if code is None else SkipReason(code), reason)
 
 
 def to_overview(

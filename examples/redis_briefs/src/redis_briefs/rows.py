@@ -24,7 +24,6 @@ from fanout_briefs.model import (
     Standing,
     Trouble,
     Window,
-    slot_key,
 )
 from fanout_briefs.rules import TROUBLES, fields_of, normal, utc
 
@@ -120,13 +119,10 @@ def _to_job(row: Mapping[str, Any]) -> Job:
 def to_standing(row: bytes) -> Standing:
     """Give what a plan reads of a row. Instants are what costs in making a job, and this has one of four."""
     fields = json.loads(row)
-    kind, on, user, code = fields["type"], date.fromisoformat(fields["date"]), fields["user"], fields.get("code")
+    code = fields.get("code")
     return Standing(
-        kind,
-        user,
-        Occurrence(on, to_instant(fields["deliver_at"])),
-        slot_key(kind, on, user),
         JobStatus(fields["status"]),
+        to_instant(fields["deliver_at"]),
         None if code is None else SkipReason(code),
         fields.get("reason"),
     )

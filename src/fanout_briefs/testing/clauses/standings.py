@@ -26,13 +26,7 @@ async def _standings_are_what_find_has(storage: StorageWithStandings) -> None:
     found = await storage.find(keys)
     same({slot.status for slot in found.values()} >= {JobStatus.FAILED, JobStatus.PROCESSING, JobStatus.SKIPPED}, True)
     told = await storage.standings([*keys, job("nobody").dedup_key, "nul\0", "\ud800"])
-    same(
-        dict(told),
-        {
-            key: Standing(slot.type, slot.user_id, slot.occurrence, key, slot.status, slot.code, slot.reason)
-            for key, slot in found.items()
-        },
-    )
+    same(dict(told), {key: Standing.of(slot) for key, slot in found.items()})
     same({key: slot.can_be_taken_up for key, slot in told.items()}, {key: found[key].can_be_taken_up for key in found})
 
 
