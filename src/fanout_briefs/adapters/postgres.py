@@ -392,9 +392,9 @@ class PostgresPreferences:
         last, after = ("", "") if cursor is None else json.loads(cursor)
         asked = convert.askable(schedule for schedule in schedules if schedule >= last)
         values = {"schedules": asked, "last": last, "after": after, "limit": limit + 1}
-        rows = await lanes.work(_rows(sql.PREFERENCES_FOR, values))
-        items = [convert.to_scheduled(row, asked) for row in rows[:limit]]
-        is_last = len(rows) <= limit
+        people = convert.to_scheduled(await lanes.work(_rows(sql.PREFERENCES_FOR, values)), asked)
+        items = people[:limit]
+        is_last = len(people) <= limit
         return Page(items, None if is_last else json.dumps([items[-1].schedule, items[-1].user_id]))
 
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:

@@ -258,10 +258,17 @@ def to_preference(row: Sequence[Any]) -> Preference:
     )
 
 
-def to_scheduled(row: Sequence[Any], schedules: Sequence[str]) -> Scheduled:
-    """Give who is scheduled of a row, which names the schedule by its place among these, from 1."""
-    user_id, place, effective_from = row
-    return Scheduled(user_id, schedules[int(place) - 1], None if effective_from is None else utc(effective_from))
+def to_scheduled(rows: _Rows, schedules: Sequence[str]) -> list[Scheduled]:
+    """Give who is scheduled of rows, each of which names a schedule by its place among these, from 1."""
+    people: list[Scheduled] = []
+    for place, user_ids, since in rows:
+        schedule = schedules[place - 1]
+        if since is None:
+            people += [Scheduled(user_id, schedule) for user_id in user_ids]
+        else:
+            begun = (None if at is None else utc(at) for at in since)
+            people += [Scheduled(user_id, schedule, at) for user_id, at in zip(user_ids, begun, strict=True)]
+    return people
 
 
 def to_schedules(rows: _Rows) -> dict[str, ScheduleFields]:

@@ -536,17 +536,23 @@ WITH RECURSIVE one AS (
 SELECT schedule, frequency, time_of_day, timezone, day_of_week, days::text FROM one
 """
 # In the order of the schedules that are asked for, and of users, as the index gives them: PostgreSQL then stops at the
-# limit, and never looks into the table. A schedule is told by its place, since its id is long.
+# limit, and never looks into the table. A schedule is told once, and by its place, since its id is long; and nothing of
+# those who have had theirs always.
 PREFERENCES_FOR: Final = """
-SELECT user_id, place::integer, effective_from FROM (
-    SELECT * FROM unnest(%(schedules)b::text[]) WITH ORDINALITY AS asked (id, place) ORDER BY place
-) AS asked CROSS JOIN LATERAL (
-    SELECT user_id, effective_from FROM @preferences
-    WHERE is_active AND schedule = asked.id COLLATE "C"
-        AND user_id > CASE WHEN asked.id = %(last)b THEN %(after)b ELSE '' END COLLATE "C"
-    ORDER BY user_id LIMIT %(limit)b
-) AS wish
-ORDER BY place, user_id LIMIT %(limit)b
+SELECT place::integer, array_agg(user_id ORDER BY user_id),
+    CASE WHEN count(effective_from) > 0 THEN array_agg(effective_from ORDER BY user_id) END
+FROM (
+    SELECT place, user_id, effective_from FROM (
+        SELECT * FROM unnest(%(schedules)b::text[]) WITH ORDINALITY AS asked (id, place) ORDER BY place
+    ) AS asked CROSS JOIN LATERAL (
+        SELECT user_id, effective_from FROM @preferences
+        WHERE is_active AND schedule = asked.id COLLATE "C"
+            AND user_id > CASE WHEN asked.id = %(last)b THEN %(after)b ELSE '' END COLLATE "C"
+        ORDER BY user_id LIMIT %(limit)b
+    ) AS wish
+    ORDER BY place, user_id LIMIT %(limit)b
+) AS people
+GROUP BY place ORDER BY place
 """
 PUT_PREFERENCES: Final = f"""
 INSERT INTO @preferences ({_WISHES})
