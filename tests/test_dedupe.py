@@ -36,6 +36,11 @@ def job(
     )
 
 
+def test_keys_of_existing_jobs_are_enough_to_tell_duplicates() -> None:
+    old, new = job("ann"), job("bob")
+    assert BatchDeduplicator.of_keys([old.dedup_key, "unknown"]).split([new, old, new]) == ([new], [old, new])
+
+
 @pytest.mark.parametrize("status", JobStatus)
 def test_a_slot_that_exists_is_a_duplicate_whatever_became_of_it(status: JobStatus) -> None:
     candidate = job()

@@ -137,6 +137,25 @@ class TestFaults:
             trace.at = None
             assert await storage.forget("ann") == 1
 
+    async def test_a_batch_in_which_some_come_as_paused_is_recorded_as_a_whole_or_not_at_all(
+        self, postgres: Schema
+    ) -> None:
+        """Those have a statement of their own."""
+        trace = Trace()
+        batch = [job("ann"), job("bob", status=JobStatus.SKIPPED, code=SkipReason.PAUSED)]
+        async with PostgresStorage(named(postgres), schema=postgres.name, trace=trace) as storage:
+
+            def fail(statement: str) -> None:
+                if "DO NOTHING" in statement:
+                    cut(postgres)
+
+            trace.at = fail
+            with pytest.raises(StorageUnavailable):
+                await storage.enqueue(batch)
+            trace.at = None
+            assert await storage.find([each.dedup_key for each in batch]) == {}
+            assert list(await storage.enqueue(batch)) == [Enqueued.CREATED] * 2
+
     @pytest.mark.parametrize("error", [psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure])
     async def test_what_lost_against_another_transaction_is_tried_again_as_a_whole(
         self, postgres: Schema, error: type[psycopg.Error]

@@ -436,11 +436,13 @@ def _refs(rows: Iterable[Sequence[Any]]) -> list[JobRef]:
 
 
 def _enqueue(tables: Tables, jobs: Sequence[Job]) -> tuple[dict[str, Enqueued], Iterable[JobRef]]:
-    # Hardly anybody says so by themselves.
     paused = {job.dedup_key: job for job in jobs if job.code is SkipReason.PAUSED and job.status is JobStatus.SKIPPED}
-    outcomes = _recorded(tables, [job for job in jobs if job.dedup_key not in paused] if paused else jobs)
-    if paused:
-        outcomes |= _recorded(tables, [*paused.values()], sql.ENQUEUE_PAUSED)
+    if not paused:
+        outcomes = _recorded(tables, jobs)
+    else:  # Hardly anybody says so by themselves.
+        with tables.transaction():
+            outcomes = _recorded(tables, [job for job in jobs if job.dedup_key not in paused])
+            outcomes |= _recorded(tables, [*paused.values()], sql.ENQUEUE_PAUSED)
     return outcomes, (
         JobRef.of(job)
         for job in jobs
