@@ -74,8 +74,9 @@ async def test_connections_are_set_up_as_promised(tmp_path: Path, durability: An
     trace = Trace()
     async with SqliteStorage(tmp_path / "briefs.db", durability=durability, trace=trace):
         settings = [statement for statement in trace.take() if statement.startswith("PRAGMA")]
-    for setting in (f"synchronous = {durability}", "foreign_keys = ON", "cache_size = -64000", "secure_delete = ON"):
+    for setting in (f"synchronous = {durability}", "foreign_keys = ON", "cache_size = -8000", "secure_delete = ON"):
         assert settings.count(f"PRAGMA {setting}") == 3
+    assert settings.count("PRAGMA cache_size = -16000") == 1
     with closing(sqlite3.connect(tmp_path / "briefs.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 

@@ -37,6 +37,9 @@ Unit = Callable[[sqlite3.Connection], _T]
 _LONGEST_WAIT: Final = 1.0
 """Seconds that a thread waits for a busy file at a stretch; whoever was cancelled meanwhile is free after that."""
 _LONGEST_PAUSE: Final = 0.1
+_WRITERS_CACHE: Final = 16_000
+"""KiB: the pages that a batch changes are to stay in memory until it commits."""
+_READERS_CACHE: Final = 8_000
 _OLDEST: Final = (3, 35)
 
 
@@ -96,7 +99,7 @@ class Database:
             connection.trace = self.trace
             connection.execute(f"PRAGMA synchronous = {self.durability}")
             connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute("PRAGMA cache_size = -64000")
+            connection.execute(f"PRAGMA cache_size = -{_READERS_CACHE}")
             # What is erased about a user is to be gone from the file, too.
             connection.execute("PRAGMA secure_delete = ON")
             undo.pop_all()
@@ -255,6 +258,7 @@ class Session:
             if self._closed or self.writer.connection is not None:
                 return
             writer = self._database.open()
+            writer.execute(f"PRAGMA cache_size = -{_WRITERS_CACHE}")
             undo.callback(writer.close)
             pulse = self._database.connect()
             undo.callback(pulse.close)
