@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, date, datetime, timedelta
 from types import TracebackType
@@ -223,7 +223,7 @@ class Briefs:
         if mailer is not None and recipients is not None:
             self._delivery = Delivery(recipients, mailer, send_timeout)
             lanes.append(Lane(mail_type(name), self._deliver, mail_concurrency, mail_retrying or _MAIL_RETRYING))
-        self.job_types = {lane.type: lane.concurrency for lane in lanes}
+        self.job_types: Mapping[str, int] = {lane.type: lane.concurrency for lane in lanes}
         eligibility = Eligibility(engagement, storage, policy)
         self._explainer = Explainer(name, self._preferences, eligibility, storage, timing, mailer is not None)
         self._worker = Worker(

@@ -65,7 +65,7 @@ class InvalidSchedule(ValueError):
     """Preference fields make no schedule. ``problems`` names every bad field, not only the first."""
 
     def __init__(self, problems: Sequence[BadValue]) -> None:
-        self.problems = tuple(problems)
+        self.problems: tuple[BadValue, ...] = tuple(problems)
         super().__init__("; ".join(map(str, self.problems)))
 
 
@@ -73,7 +73,7 @@ class InvalidPreferences(ValueError):
     """A batch of preferences holds bad values; nothing of the batch was stored. ``problems`` names them all."""
 
     def __init__(self, problems: Sequence[BadValue]) -> None:
-        self.problems = tuple(problems)
+        self.problems: tuple[BadValue, ...] = tuple(problems)
         count = len(self.problems)
         lines = "".join(f"\n  {problem}" for problem in self.problems)
         super().__init__(
@@ -99,7 +99,7 @@ class SourceError(Exception):
     """
 
     def __init__(self, outcomes: Sequence[Any] = ()) -> None:
-        self.outcomes = tuple(outcomes)
+        self.outcomes: tuple[Any, ...] = tuple(outcomes)
         kept = f"; .outcomes holds what the {len(self.outcomes)} items before that came to" if outcomes else ""
         super().__init__(f"the source of items raised, see the cause{kept}")
 
@@ -122,7 +122,7 @@ class TooManyFailures(Exception):
     """
 
     def __init__(self, outcomes: Sequence[Any], max_failures: int) -> None:
-        self.outcomes = tuple(outcomes)
+        self.outcomes: tuple[Any, ...] = tuple(outcomes)
         self.max_failures = max_failures
         super().__init__(
             f"max_failures={max_failures} reached; .outcomes holds what the {len(self.outcomes)} items pulled came to"
@@ -137,7 +137,9 @@ class SchemaTooNew(StorageUnavailable):
     """The storage was written by a newer release of this library; nothing was changed."""
 
     def __init__(self, place: str, found: int, supported: int) -> None:
-        self.place, self.found, self.supported = place, found, supported
+        self.place = place
+        self.found = found
+        self.supported = supported
         super().__init__(
             f"{place} has schema version {found}, and this release knows up to {supported}: upgrade fanout-briefs"
         )

@@ -81,10 +81,10 @@ class SchedulePlanner:
         if page_size < 1:
             raise ValueError(f"page_size={page_size}: must be at least 1")
         self.name = name
-        self.timing = timing or Timing()
+        self.timing: Timing = timing or Timing()
         self.preferences = preferences
         self.ledger = ledger
-        self.eligibility = Eligibility(engagement, ledger, policy or BackoffPolicy())
+        self.eligibility: Eligibility = Eligibility(engagement, ledger, policy or BackoffPolicy())
         self.tolerance = tolerance
         self.page_size = page_size
         self.schedules: dict[object, Schedule] = {}

@@ -63,10 +63,10 @@ class Source(Generic[T]):
     """Items with their numbers, each given to whoever asks next, and never more of them than there is room for."""
 
     def __init__(self, items: Iterable[T] | AsyncIterable[T], window: int) -> None:
-        self.pulled = 0
-        self.horizon = window  # how many may be pulled until the reader has taken another outcome
+        self.pulled: int = 0
+        self.horizon: int = window  # how many may be pulled until the reader has taken another outcome
         self.failure: Exception | None = None  # what the items' own code raised
-        self.is_drained = False
+        self.is_drained: bool = False
         self.arrived: Callable[[], object]  # called with an item read ahead,
         self.drained: Callable[[], object]  # and when the last one is known
         self._ready: deque[tuple[int, T]] = deque()  # what is read ahead of the workers: at most one item
@@ -75,7 +75,7 @@ class Source(Generic[T]):
         self._room = Bell()  # for the reading: its item was taken, or the horizon moved
         self.items: AsyncIterable[T] | None = None
         self.jobs: Iterator[tuple[int, T] | None]  # None where the one who asks has to wait
-        self.most = sys.maxsize
+        self.most: int = sys.maxsize
         if isinstance(items, AsyncIterable):
             self.items = items
             self.jobs = self._jobs_read_ahead()
@@ -83,8 +83,8 @@ class Source(Generic[T]):
             iterator = iter(items)
             self.jobs = self._jobs_of(iterator)
             self.most = length_hint(iterator, sys.maxsize)
-        self.has_length = self.items is None and isinstance(items, Sized)
-        self.is_closed = self.items is None
+        self.has_length: bool = self.items is None and isinstance(items, Sized)
+        self.is_closed: bool = self.items is None
 
     @property
     def has_more(self) -> bool:

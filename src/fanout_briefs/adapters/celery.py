@@ -20,8 +20,8 @@ try:
     from billiard import active_children
     from celery import Celery, signals
     from kombu.exceptions import OperationalError
-except ModuleNotFoundError as missing:
-    raise ImportError("CeleryDispatcher needs Celery: pip install 'fanout-briefs[celery]'") from missing
+except ModuleNotFoundError as _missing:
+    raise ImportError("CeleryDispatcher needs Celery: pip install 'fanout-briefs[celery]'") from _missing
 
 import anyio
 from anyio import to_thread

@@ -13,8 +13,8 @@ try:
     import jinja2
     from jinja2 import nodes
     from markupsafe import Markup
-except ModuleNotFoundError as missing:
-    raise ImportError("JinjaGenerator needs Jinja2: pip install 'fanout-briefs[jinja]'") from missing
+except ModuleNotFoundError as _missing:
+    raise ImportError("JinjaGenerator needs Jinja2: pip install 'fanout-briefs[jinja]'") from _missing
 
 from fanout_briefs.model import Html, ProjectBrief, SectionRequest
 

@@ -13,8 +13,8 @@ from typing import Final, Protocol
 
 try:
     from opentelemetry.metrics import MeterProvider, get_meter
-except ModuleNotFoundError as missing:
-    raise ImportError("Telemetry needs OpenTelemetry: pip install 'fanout-briefs[opentelemetry]'") from missing
+except ModuleNotFoundError as _missing:
+    raise ImportError("Telemetry needs OpenTelemetry: pip install 'fanout-briefs[opentelemetry]'") from _missing
 
 from fanout_briefs.model import Job, JobStatus, Overview, Progress, SkipReason
 

@@ -21,8 +21,8 @@ try:
     from pgqueuer.models import Job
     from pgqueuer.ports.driver import SyncDriver
     from pgqueuer.queries import SyncQueries
-except ModuleNotFoundError as missing:
-    raise ImportError("PgQueuerDispatcher needs PgQueuer: pip install 'fanout-briefs[pgqueuer]'") from missing
+except ModuleNotFoundError as _missing:
+    raise ImportError("PgQueuerDispatcher needs PgQueuer: pip install 'fanout-briefs[pgqueuer]'") from _missing
 
 import anyio
 from attrs import frozen
@@ -50,7 +50,7 @@ class PgQueuerDispatcher:
     dispatcher to ``Briefs``. With any other ledger jobs are handed over after its commits.
     """
 
-    powers = DispatcherPowers(transactional=True, reports_duplicates=True, cancels=True)
+    powers: DispatcherPowers = DispatcherPowers(transactional=True, reports_duplicates=True, cancels=True)
 
     def __init__(self, dsn: str, *, schema: str = "public", priorities: Mapping[str, int] | None = None) -> None:
         self._tables = Tables(engine="PgQueuer", install="pgq install", dsn=dsn, schema=schema)

@@ -15,8 +15,8 @@ from typing import Any, Final, Self, TypeAlias, TypeVar
 
 try:
     import psycopg
-except ModuleNotFoundError as missing:
-    raise ImportError("PostgresStorage needs psycopg 3: pip install 'fanout-briefs[postgres]'") from missing
+except ModuleNotFoundError as _missing:
+    raise ImportError("PostgresStorage needs psycopg 3: pip install 'fanout-briefs[postgres]'") from _missing
 
 from fanout_briefs.adapters import postgres_rows as convert
 from fanout_briefs.adapters import postgres_statements as sql

@@ -205,8 +205,8 @@ class Pool:
     """
 
     def __init__(self, database: Database) -> None:
-        self.seats = threading.Semaphore(database.pool_size - 1)
-        self.pulse = threading.Semaphore(1)
+        self.seats: threading.Semaphore = threading.Semaphore(database.pool_size - 1)
+        self.pulse: threading.Semaphore = threading.Semaphore(1)
         self._database = database
         self._guard = threading.Lock()
         self._idle: list[tuple[Connection, float]] = []

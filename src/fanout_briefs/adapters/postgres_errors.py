@@ -31,12 +31,12 @@ class Target:
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         given = _parsed(dsn) or {}
-        self.secrets = [str(value) for name, value in given.items() if "password" in name and value]
+        self.secrets: list[str] = [str(value) for name, value in given.items() if "password" in name and value]
         host, port, database = (
             given.get(name) for name in ("hostaddr" if "hostaddr" in given else "host", "port", "dbname")
         )
         where = "" if host is None else f" at {host}" + ("" if port is None else f":{port}")
-        self.place = "PostgreSQL" + ("" if database is None else f" database {database!r}") + where
+        self.place: str = "PostgreSQL" + ("" if database is None else f" database {database!r}") + where
 
     @property
     def conninfo(self) -> str:

@@ -262,7 +262,7 @@ def to_scheduled(rows: _Rows, schedules: Sequence[str]) -> list[Scheduled]:
     """Give who is scheduled of rows, each of which names a schedule by its place among these, from 1."""
     people: list[Scheduled] = []
     for place, user_ids, since in rows:
-        schedule = schedules[place - 1]
+        schedule = schedules[int(place) - 1]
         if since is None:
             people += [Scheduled(user_id, schedule) for user_id in user_ids]
         else:

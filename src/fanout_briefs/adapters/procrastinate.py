@@ -15,10 +15,10 @@ try:
     import psycopg
     from psycopg.rows import tuple_row
     from psycopg_pool import AsyncConnectionPool
-except ModuleNotFoundError as missing:
+except ModuleNotFoundError as _missing:
     raise ImportError(
         "ProcrastinateDispatcher needs Procrastinate: pip install 'fanout-briefs[procrastinate]'"
-    ) from missing
+    ) from _missing
 
 from fanout_briefs.adapters._engine_tables import Tables
 from fanout_briefs.adapters._engines import JobRunner, Opener, distinct, dividing_a_minute
@@ -44,7 +44,7 @@ class ProcrastinateDispatcher:
     dispatcher to ``Briefs``. With any other ledger jobs are handed over after its commits.
     """
 
-    powers = DispatcherPowers(transactional=True, reports_duplicates=True, cancels=True)
+    powers: DispatcherPowers = DispatcherPowers(transactional=True, reports_duplicates=True, cancels=True)
 
     def __init__(self, dsn: str, *, schema: str = "public", priorities: Mapping[str, int] | None = None) -> None:
         self._tables = Tables(

@@ -241,7 +241,10 @@ class Session:
 
     def __init__(self, database: Database) -> None:
         self.users = 0
-        self._lanes = self.reader, self.pulse, self.writer = Lane(database), Lane(database), Lane(database)
+        self.writer: Lane = Lane(database)
+        self.pulse: Lane = Lane(database)
+        self.reader: Lane = Lane(database)
+        self._lanes = self.reader, self.pulse, self.writer
         self._database = database
         self._turn = anyio.Lock()
         # As in Lane: an opening whose task asyncio cancelled still runs, and must not outlive the closing.

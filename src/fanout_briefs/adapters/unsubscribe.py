@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 try:
     from itsdangerous import BadSignature, URLSafeSerializer
-except ModuleNotFoundError as missing:
-    raise ImportError("UnsubscribeLinks needs itsdangerous: pip install 'fanout-briefs[unsubscribe]'") from missing
+except ModuleNotFoundError as _missing:
+    raise ImportError("UnsubscribeLinks needs itsdangerous: pip install 'fanout-briefs[unsubscribe]'") from _missing
 
 from fanout_briefs.errors import PermanentFailure
 from fanout_briefs.model import Mail

@@ -26,7 +26,7 @@ from fanout_briefs.cli.starter import write_starter
 
 __all__ = ["app", "init"]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     help="Plan, generate and deliver a recurring brief to each user.",
     no_args_is_help=True,
     add_completion=False,

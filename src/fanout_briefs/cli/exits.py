@@ -29,8 +29,8 @@ from fanout_briefs.errors import (
 
 __all__ = ["do", "fail", "load_or_exit", "log", "out"]
 
-out = show.Printer()
-log = show.Printer(stderr=True)
+out: show.Printer = show.Printer()
+log: show.Printer = show.Printer(stderr=True)
 _Got = TypeVar("_Got")
 
 

@@ -40,7 +40,7 @@ class Stop:
             drains_itself: The body takes that time by itself once it is cancelled, as ``Briefs.serve`` does, and so
                 is cancelled at the first signal.
         """
-        self.draining = anyio.Event()
+        self.draining: anyio.Event = anyio.Event()
         self._grace = grace
         self._drains_itself = drains_itself
         self._signal: int | None = None

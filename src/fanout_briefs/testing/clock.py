@@ -25,7 +25,7 @@ class Clock:
 
     def __init__(self, now: datetime) -> None:
         check_aware("now", now)
-        self.now = now
+        self.now: datetime = now
 
     def __call__(self) -> datetime:
         return self.now

@@ -13,10 +13,10 @@ from typing import ClassVar, TypeVar
 
 try:
     import pytest
-except ModuleNotFoundError as missing:
+except ModuleNotFoundError as _missing:
     raise ImportError(
         "the contract classes need pytest: pip install 'fanout-briefs[testing]'; check_storage() does without"
-    ) from missing
+    ) from _missing
 
 from fanout_briefs.model import Project
 from fanout_briefs.ports import Dispatcher, Engagement, Generator, Storage

@@ -106,7 +106,7 @@ class Faults:
 
     def __init__(self, fault: Fault | None = None, at: int | Container[int] = ()) -> None:
         self.calls: list[str] = []
-        self.happened = 0
+        self.happened: int = 0
         self._fault = fault
         self._at: Container[int] = (at,) if isinstance(at, int) else at
 

@@ -75,7 +75,8 @@ class Kit:
     """The clauses of one port, and the capabilities that its adapters may declare."""
 
     def __init__(self, port: str, capabilities: Mapping[str, str]) -> None:
-        self.port, self.capabilities = port, capabilities
+        self.port = port
+        self.capabilities = capabilities
         self._clauses: dict[str, Clause] = {}
 
     def __iter__(self) -> Iterator[Clause]:

@@ -12,8 +12,8 @@ from typing import Any, Final, cast
 
 try:
     import hypothesis
-except ModuleNotFoundError as missing:
-    raise ImportError("the model machine needs Hypothesis: pip install 'fanout-briefs[testing]'") from missing
+except ModuleNotFoundError as _missing:
+    raise ImportError("the model machine needs Hypothesis: pip install 'fanout-briefs[testing]'") from _missing
 
 from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, Phase

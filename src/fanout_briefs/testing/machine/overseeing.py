@@ -56,7 +56,7 @@ class TimeSteps(Story):
         """Somebody else in the process opens and closes it, and the next calls are made from beside."""
         if "reopens" in self.capabilities:
             self.stage.open_once_more(self.turn)
-        self.turn += 1
+        self.turn_on()
 
 
 class OversightSteps(Story):

@@ -110,7 +110,7 @@ class WorkSteps(Story):
         asked = None if keys is None else [*keys]
         got: Claims = self.do("claim", due_by, now=now, lease=lease, limit=limit, types=[*types], keys=asked)
         self.oracle.claim(got, due_by, now=now, lease=lease, limit=limit, types=types, keys=keys)
-        self.claims += got.claims
+        self.claims.extend(got.claims)
         return got
 
     def chosen(self, number: int) -> Claim | None:
@@ -138,7 +138,7 @@ class WorkSteps(Story):
         got: list[Claims] = self.stage.at_once((place, "claim", (now + 9 * DAY,), named) for place in range(3))
         self.oracle.claim_at_once(got, now + 9 * DAY, now=now, lease=lease.value, limit=limit, types=TYPES)
         for claims in got:
-            self.claims += claims.claims
+            self.claims.extend(claims.claims)
 
     @step(several=_few, lease=as_told(leases), progress=st.none() | as_told(strategies.progress()))
     def heartbeat(self, several: list[int], lease: Told, progress: Told | None) -> None:
@@ -163,7 +163,8 @@ class WorkSteps(Story):
             self.hold(got, self.oracle.finish(held, ended, mails_of_others))
 
     # Most of what there is to see comes of jobs that have ended, so they end three times as often.
-    finish_too = finish_three = finish
+    finish_too = finish
+    finish_three = finish
 
     @step(claim=which, after=as_told(offsets), error=strategies.texts(), counted=st.booleans())
     def retry(self, claim: int, after: Told, error: str, *, counted: bool) -> None:

@@ -46,10 +46,10 @@ TYPES: Final = ("daily", "mail")
 KEYS: Final = tuple(slot_key(kind, date, user) for kind in TYPES for date in DATES for user in USERS)
 _NOBODY: Final = slot_key("daily", TODAY, "nobody")
 
-some_types = st.sampled_from([TYPES, TYPES, ("daily",), ("mail",), ()])
-offsets = st.sampled_from([timedelta(0), -HOUR, HOUR, DAY, 2 * DAY, -DAY])
-leases = st.sampled_from([HOUR, timedelta(minutes=5), DAY])
-which = st.sampled_from([0, 0, 0, 1, 2, -1, -2, -5])
+some_types: st.SearchStrategy[tuple[str, ...]] = st.sampled_from([TYPES, TYPES, ("daily",), ("mail",), ()])
+offsets: st.SearchStrategy[timedelta] = st.sampled_from([timedelta(0), -HOUR, HOUR, DAY, 2 * DAY, -DAY])
+leases: st.SearchStrategy[timedelta] = st.sampled_from([HOUR, timedelta(minutes=5), DAY])
+which: st.SearchStrategy[int] = st.sampled_from([0, 0, 0, 1, 2, -1, -2, -5])
 """The latest good claim, an earlier one or, below zero, one that may well be lost."""
 
 
@@ -68,8 +68,9 @@ class Search:
     """
 
     def __init__(self, opened: Callable[[], AbstractContextManager[Stage]], capabilities: Collection[str]) -> None:
-        self.opened, self.capabilities = opened, capabilities
-        self.goes_on = True
+        self.opened = opened
+        self.capabilities = capabilities
+        self.goes_on: bool = True
         self._is_found = False
 
     def found(self, *, in_a_step: bool) -> None:
@@ -87,13 +88,18 @@ class Story(RuleBasedStateMachine):
 
     def __init__(self, search: Search) -> None:
         super().__init__()
-        self.search, self.capabilities = search, search.capabilities
-        self.oracle = Oracle()
-        self.clock = Clock(NOW)
+        self.search = search
+        self.capabilities: Collection[str] = search.capabilities
+        self.oracle: Oracle = Oracle()
+        self.clock: Clock = Clock(NOW)
         self.claims: list[Claim] = []
-        self.turn = 0
+        self.turn: int = 0
         self._closing = ExitStack()
-        self.stage = self._closing.enter_context(search.opened())
+        self.stage: Stage = self._closing.enter_context(search.opened())
+
+    def turn_on(self) -> None:
+        """Make the next calls at another storage."""
+        self.turn += 1
 
     @contextmanager
     def telling(self, *, in_a_step: bool) -> Generator[None]:
