@@ -47,7 +47,7 @@ def wheel(session: nox.Session) -> str:
     return str(built)
 
 
-def without_src(session: nox.Session) -> Path:
+def without_src(session: nox.Session) -> None:
     """Copy all that tests need but the sources, and go there."""
     folder = Path(session.create_tmp()) / "elsewhere"
     shutil.rmtree(folder, ignore_errors=True)
@@ -56,7 +56,8 @@ def without_src(session: nox.Session) -> Path:
     # The example is a package of its own, whose sources are tested as they are.
     shutil.copytree(ROOT / "examples/redis_briefs/src", folder / "examples/redis_briefs/src")
     session.chdir(folder)
-    return folder
+    # Of nox's own, which lies in the repository: what tests make there would find its configuration and its history.
+    session.env.pop("TMPDIR", None)
 
 
 @nox.session(python=PYTHONS)

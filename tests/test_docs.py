@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import fanout_briefs
 from pages import PAGES, ROOT, Fence, fences, follow, plain_environment, prints
 
 # What the README's fence imports as the host's own: a users table, and something that writes.
@@ -80,7 +81,7 @@ def test_each_step_from_preference_to_mail_is_where_the_architecture_says(
 
 def test_files_that_the_architecture_names_are_there() -> None:
     page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
-    places = (ROOT / "src" / "fanout_briefs", ROOT)
+    places = (Path(fanout_briefs.__file__).parent, ROOT)
     named = set(re.findall(r"`([\w/]+\.py)`", page))
     assert {name for name in named if not any((place / name).exists() for place in places)} == set()
 
