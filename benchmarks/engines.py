@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
@@ -40,7 +39,6 @@ from services import Schema, connect, own_redis_server
 
 PACKAGES = {"celery", "pgqueuer", "procrastinate", "psycopg", "anyio"}
 WORKERS = 2
-AHEAD = timedelta(minutes=1)
 # What is wanted: so many slots a second, or else so much of what the engine's own call takes.
 WANTED = {"pgqueuer": 10_000, "procrastinate": 5_000}
 SHARE = 0.7
@@ -146,7 +144,7 @@ def enqueue(bed: Bed, engine: str, slots: int, rounds: int) -> Enqueued:
     alone: list[float] = []
     for number in range(rounds + 1):
         alone.append(scene.alone(slots, number))
-        through.append(asyncio.run(scene.plan(slots, f"r{number}_", late=-AHEAD)))
+        through.append(asyncio.run(scene.plan(slots, f"r{number}_")))
     # In the first round, caches are cold.
     return Enqueued(engine=engine, ledger=median(through[1:]), alone=median(alone[1:]))
 
