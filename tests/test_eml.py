@@ -198,6 +198,26 @@ async def test_an_address_that_makes_no_header_is_refused_for_good_and_named(add
     assert not files(tmp_path)
 
 
+async def test_it_has_the_headers_by_which_one_unsubscribes_as_by_smtp(tmp_path: Path) -> None:
+    mailer = EmlMailer(tmp_path, unsubscribe=lambda mail: f"https://example.org/{mail.user_id}")
+    await mailer.send(a_mail(), KEY)
+    message = parsed(files(tmp_path)[f"{KEY}.eml"])
+    assert message["List-Unsubscribe"] == "<https://example.org/ada>"
+    assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+
+
+async def test_a_url_that_makes_no_header_is_told_and_nothing_is_written(tmp_path: Path) -> None:
+    mailer = EmlMailer(tmp_path / "out", unsubscribe=lambda mail: "http://example.org")
+    with pytest.raises(NotSent, match=r"the mail to user 'ada' could not be written: .*must be an https URL"):
+        await mailer.send(a_mail(), KEY)
+    assert not (tmp_path / "out").exists()
+
+
+def test_everything_that_is_wrong_with_a_mailer_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"sender='': .*; unsubscribe='x': must be a synchronous callable, or None"):
+        EmlMailer(tmp_path, sender="", unsubscribe="x")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "sender", ["", "briefs", "<>", "a@b, c@d", "a@b c@d", "X <a@b> y", "jü@b", "a@b\r\nBcc: c@d", "a@b\n"]
 )

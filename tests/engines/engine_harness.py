@@ -107,7 +107,7 @@ class Scene:
             dispatcher=self.carrier.dispatcher,
             lead=timedelta(0),
             look_back=timedelta(hours=6),
-            page_size=5_000,
+            page_size=10_000,  # one page, whose time is then told by the clock
         )
 
     def alone(self, messages: int, number: int) -> float:

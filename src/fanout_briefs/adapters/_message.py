@@ -7,7 +7,9 @@ written safely is left out (a name) or refused (an address, a URL).
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
+from collections.abc import Callable, Iterator
 from email.errors import NonASCIILocalPartDefect
 from email.header import Header
 from email.headerregistry import Address
@@ -15,12 +17,26 @@ from email.message import EmailMessage
 from email.parser import HeaderParser
 from email.policy import SMTP, SMTPUTF8
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeAlias
 
-from fanout_briefs.errors import NotSent
+from fanout_briefs.errors import BadValue, NotSent, PermanentFailure, RetryLater
 from fanout_briefs.model import Mail, Recipient
 
-__all__ = ["compose", "hash_of", "message_id", "one_address", "one_line", "recipient_address", "sender_address"]
+__all__ = [
+    "Unsubscribe",
+    "compose",
+    "hash_of",
+    "message_id",
+    "one_address",
+    "one_line",
+    "recipient_address",
+    "sender_address",
+    "unsubscribe_problems",
+    "written",
+]
+
+Unsubscribe: TypeAlias = Callable[[Mail], str | None]
+"""Gives the URL where one POST unsubscribes whoever gets a mail."""
 
 _UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _CRLF = "\r\n"
@@ -31,6 +47,31 @@ _HTTPS = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _LONGEST_URL = 900  # RFC 5322, section 2.1.1: 998 characters a line, and this header must not be folded.
+
+
+def written(
+    mail: Mail, key: str, sender: Address, unsubscribe: Unsubscribe | None, *, international: bool = False
+) -> bytes:
+    """Write a mail as ``compose`` does, with the URL that a host's own code gives for it.
+
+    Raises:
+        NotSent: The mail could not be written; permanent where the recipient's address makes no header.
+        RetryLater, PermanentFailure: ``unsubscribe`` raised it.
+    """
+    try:
+        url = None if unsubscribe is None else unsubscribe(mail)
+        return compose(mail, key, sender, unsubscribe=url, international=international)
+    except (NotSent, RetryLater, PermanentFailure):
+        raise
+    except Exception as error:
+        # Left as it is it would mean unknown, whereas this mail has surely not left.
+        raise NotSent(f"the mail to user {mail.user_id!r} could not be written: {error!r}") from error
+
+
+def unsubscribe_problems(unsubscribe: object) -> Iterator[BadValue]:
+    """Tell what is wrong with what is to give such URLs."""
+    if unsubscribe is not None and (not callable(unsubscribe) or inspect.iscoroutinefunction(unsubscribe)):
+        yield BadValue("unsubscribe", unsubscribe, "must be a synchronous callable, or None")
 
 
 def compose(

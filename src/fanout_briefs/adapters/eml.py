@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 import anyio.to_thread
 
-from fanout_briefs.adapters._message import compose, hash_of, sender_address
-from fanout_briefs.errors import NotSent
+from fanout_briefs.adapters._message import Unsubscribe, hash_of, sender_address, unsubscribe_problems, written
+from fanout_briefs.errors import BadValue, NotSent
 from fanout_briefs.model import Mail, Receipt
 
 __all__ = ["EmlMailer"]
@@ -41,22 +41,33 @@ class EmlMailer:
 
     idempotent = True
 
-    def __init__(self, folder: str | os.PathLike[str], *, sender: str = "briefs@localhost") -> None:
-        """Check the sender; the file system is not touched before the first mail.
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        sender: str = "briefs@localhost",
+        unsubscribe: Unsubscribe | None = None,
+    ) -> None:
+        """Check the arguments; the file system is not touched before the first mail.
 
         Args:
             folder: Where the files go, as ``{key}.eml``. A key that some file system might refuse, or take for
                 another one, is cut and gets a hash.
             sender: What stands in ``From``: an address, or a name and an address as in ``Briefs <briefs@localhost>``.
+            unsubscribe: As of ``SmtpMailer``, whose mails are to look like these.
 
         Raises:
-            ValueError: ``sender`` is not exactly one address.
+            ValueError: Arguments are bad; all of them are named.
         """
         self._folder = Path(folder)
+        self._unsubscribe = unsubscribe
+        problems = [*unsubscribe_problems(unsubscribe)]
         try:
             self._sender = sender_address(sender)
         except ValueError as error:
-            raise ValueError(f"sender={sender!r}: {error}") from error
+            problems.insert(0, BadValue("sender", sender, str(error)))
+        if problems:
+            raise ValueError("; ".join(map(str, problems)))
 
     async def send(self, mail: Mail, key: str) -> Receipt:
         """Write the file, in place of an earlier attempt's; the receipt's reference is its path.
@@ -64,12 +75,14 @@ class EmlMailer:
         Raises:
             NotSent: The file could not be written: the message says which, why, and what to do. Permanent
                 where the recipient's address makes no header.
+            RetryLater: ``unsubscribe`` raised it.
+            PermanentFailure: Likewise.
         """
         return await anyio.to_thread.run_sync(self._send, mail, key)
 
     def _send(self, mail: Mail, key: str) -> Receipt:
         path = self._folder / _file_name(key)
-        content = compose(mail, key, self._sender)
+        content = written(mail, key, self._sender, self._unsubscribe)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             _replace(path, content)

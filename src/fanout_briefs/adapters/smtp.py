@@ -7,7 +7,6 @@ was sent, whatever happens. Once it left, only the server's reply tells; without
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import re
 import smtplib
@@ -24,8 +23,16 @@ from anyio import to_thread
 from anyio.lowlevel import RunVar
 from attrs import field, frozen
 
-from fanout_briefs.adapters._message import compose, message_id, one_line, recipient_address, sender_address
-from fanout_briefs.errors import BadValue, NotSent, PermanentFailure, RetryLater
+from fanout_briefs.adapters._message import (
+    Unsubscribe,
+    message_id,
+    one_line,
+    recipient_address,
+    sender_address,
+    unsubscribe_problems,
+    written,
+)
+from fanout_briefs.errors import BadValue, NotSent
 from fanout_briefs.model import Mail, Receipt
 
 __all__ = ["OutcomeUnknown", "SmtpMailer"]
@@ -74,7 +81,7 @@ class SmtpMailer:
         username: str | None = None,
         password: str | None = None,
         timeout: timedelta = timedelta(seconds=30),
-        unsubscribe: Callable[[Mail], str | None] | None = None,
+        unsubscribe: Unsubscribe | None = None,
         tls_context: ssl.SSLContext | None = None,
         local_hostname: str | None = None,
         connections: int = 4,
@@ -110,7 +117,7 @@ class SmtpMailer:
             *_security_problems(security, tls_context),
             *_login_problems(username, password),
             *_limit_problems(timeout, connections),
-            *_unsubscribe_problems(unsubscribe),
+            *unsubscribe_problems(unsubscribe),
         ]
         if problems:
             raise ValueError("; ".join(map(str, problems)))
@@ -184,14 +191,14 @@ class _Server:
 class _Post:
     """The synchronous half: everything that happens in a thread."""
 
-    def __init__(self, server: _Server, sender: Address, unsubscribe: Callable[[Mail], str | None] | None) -> None:
+    def __init__(self, server: _Server, sender: Address, unsubscribe: Unsubscribe | None) -> None:
         self._server = server
         self._sender = sender
         self._unsubscribe = unsubscribe
         self._tls_context = server.tls_context
 
     def send(self, mail: Mail, key: str) -> Receipt:
-        content = self._compose(mail, key)
+        content = written(mail, key, self._sender, self._unsubscribe, international=True)
         to = recipient_address(mail.recipient, international=True).addr_spec
         conversation = _Conversation(self._server)
         try:
@@ -206,16 +213,6 @@ class _Post:
         finally:
             conversation.leave()
         return Receipt(f"{message_id(key, self._sender)} {reply}")
-
-    def _compose(self, mail: Mail, key: str) -> bytes:
-        try:
-            url = None if self._unsubscribe is None else self._unsubscribe(mail)
-            return compose(mail, key, self._sender, unsubscribe=url, international=True)
-        except (NotSent, RetryLater, PermanentFailure):
-            raise
-        except Exception as error:
-            # Left as it is it would mean unknown, whereas this mail has surely not left.
-            raise NotSent(f"the mail to user {mail.user_id!r} could not be written: {error!r}") from error
 
     def _context(self) -> ssl.SSLContext:
         if self._tls_context is None:
@@ -477,11 +474,6 @@ def _limit_problems(timeout: object, connections: object) -> Iterator[BadValue]:
         yield BadValue("timeout", timeout, "must be a timedelta of more than zero and at most a day")
     if not _is_integer(connections) or cast("int", connections) < 1:
         yield BadValue("connections", connections, "must be an integer of at least 1")
-
-
-def _unsubscribe_problems(unsubscribe: object) -> Iterator[BadValue]:
-    if unsubscribe is not None and (not callable(unsubscribe) or inspect.iscoroutinefunction(unsubscribe)):
-        yield BadValue("unsubscribe", unsubscribe, "must be a synchronous callable, or None")
 
 
 def _is_integer(value: object) -> bool:
