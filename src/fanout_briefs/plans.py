@@ -16,7 +16,7 @@ __all__ = ["Phase", "PlanReport", "Tally", "Verdict"]
 
 @frozen
 class Phase:
-    """How much one phase handled, and how long it took in seconds."""
+    """How much one phase handled, and how many seconds it took, of all pages; pages that overlap count each for itself."""
 
     items: int
     seconds: float
