@@ -71,7 +71,10 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
     """Run the tests of the core on the wheel with the oldest of everything that it asks for."""
-    session.install("--resolution=lowest-direct", f"{wheel(session)}[{','.join(EXTRAS)}]")
+    # Those of the project are "direct" only where they stand themselves, and not behind a wheel's name.
+    extras = [f"--extra={extra}" for extra in EXTRAS]
+    session.install("--resolution=lowest-direct", "-r", str(ROOT / "pyproject.toml"), *extras)
+    session.install("--no-deps", wheel(session))
     session.install(*TEST)
     session.run("uv", "pip", "list", external=True)
     without_src(session)
