@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.sqlite import SqliteStorage
 from fanout_briefs.eligibility import parse
-from fanout_briefs.model import Enqueued, Job, Page, Preference, Scheduled, ScheduleFields, SkipReason
+from fanout_briefs.model import Enqueued, Job, Page, Preference, Scheduled, ScheduleFields, SkipReason, Window
 from fanout_briefs.planner import SchedulePlanner
 from fanout_briefs.plans import PlanReport, Verdict
 from fanout_briefs.ports import Preferences, ScheduleIndex
+from fanout_briefs.scan import Calendar, Known
 from fanout_briefs.schedule import Schedule
+from fanout_briefs.testing.strategies import schedules
+from fanout_briefs.timing import Timing
 from slots import DAY, HOUR, AnyStorage
 
 NINE = datetime(2025, 9, 30, 9, tzinfo=UTC)  # a Tuesday
@@ -135,6 +138,26 @@ async def test_a_schedule_is_read_once_for_all_plans_of_a_planner_and_a_bad_one_
     assert [report.enqueued for report in reports] == [3, 2, 2]
     assert [report.skipped for report in reports] == [{SkipReason.INVALID_SCHEDULE: 1}] * 3
     assert sorted(map(str, read)) == ["custom"] * 4 + ["daily"]
+
+
+@given(st.lists(schedules(), min_size=1, max_size=3), st.lists(st.tuples(st.integers(-9, 40), st.integers(0, 30))))
+def test_what_is_known_of_a_schedule_never_changes_what_is_due(
+    made: list[Schedule], windows: list[tuple[int, int]]
+) -> None:
+    fields = [
+        ScheduleFields(
+            each.frequency, each.time.isoformat(), each.zone.key, days=tuple(each.days) if each.days else None
+        )
+        for each in made
+        if each.frequency in {"custom", "monthly", "daily"}
+    ]
+    known: dict[object, Known] = {}
+    start = NINE
+    for hours, length in windows:  # mostly forwards, as plans come one after the other
+        start += hours * HOUR
+        window = Window(start, start + length * HOUR)
+        with_it, afresh = (Calendar("daily", Timing(), window, each) for each in (known, dict[object, Known]()))
+        assert [with_it.of(each) for each in fields] == [afresh.of(each) for each in fields]
 
 
 async def test_who_listens_to_verdicts_hears_of_everybody(storage: AnyStorage) -> None:

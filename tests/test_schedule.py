@@ -603,6 +603,7 @@ def test_a_window_at_an_end_of_the_calendar_just_ends(zone: str, at: str) -> Non
         schedule.previous_before(first[0].deliver_at)
     with pytest.raises(OverflowError):
         schedule.next_after(last[-1].deliver_at)
+    assert schedule.look(last[-2].deliver_at, LAST) == (last[-2:], LAST)
 
 
 def test_a_monthly_schedule_reaches_both_ends_of_the_calendar() -> None:

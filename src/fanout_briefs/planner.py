@@ -31,8 +31,7 @@ from fanout_briefs.model import (
 )
 from fanout_briefs.plans import Phase, PlanReport, Tally, Verdict
 from fanout_briefs.ports import Engagement, Ledger, Preferences, StandingLedger
-from fanout_briefs.scan import Calendar, Candidate, Due, DueSlot, Wishes, pages
-from fanout_briefs.schedule import Schedule
+from fanout_briefs.scan import Calendar, Candidate, Due, DueSlot, Known, Wishes, pages
 from fanout_briefs.settled import Rejected, iter_settled
 from fanout_briefs.timing import CatchUp, Timing
 
@@ -87,7 +86,7 @@ class SchedulePlanner:
         self.eligibility: Eligibility = Eligibility(engagement, ledger, policy or BackoffPolicy())
         self.tolerance = tolerance
         self.page_size = page_size
-        self.schedules: dict[object, Schedule] = {}
+        self.schedules: dict[object, Known] = {}
         BatchDeduplicator((), tolerance)  # refuses a bad tolerance here rather than in the middle of a plan
 
     async def plan(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from attrs import frozen
+from attrs import define, frozen
 
 from fanout_briefs.eligibility import parse
 from fanout_briefs.errors import InvalidSchedule
@@ -24,10 +25,11 @@ from fanout_briefs.ports import Preferences, ScheduleIndex
 from fanout_briefs.schedule import Schedule
 from fanout_briefs.timing import Timing
 
-__all__ = ["Calendar", "Candidate", "Due", "DueSlot", "Wishes", "pages"]
+__all__ = ["Calendar", "Candidate", "Due", "DueSlot", "Known", "Wishes", "pages"]
 
 _T = TypeVar("_T")
 _KEPT_SCHEDULES = 10_000
+_LAST = datetime.max.replace(tzinfo=UTC)
 
 
 @frozen
@@ -63,22 +65,33 @@ class Due:
     slots: Sequence[DueSlot]
 
 
+@define
+class Known:
+    """A schedule that plans have come across before, and a span without any occurrence, which may be empty."""
+
+    nothing: Due
+    since: datetime = _LAST
+    until: datetime = _LAST
+
+
 class Calendar:
     """What is due within a window: computed once a distinct schedule, not once a user.
+
+    Most schedules have nothing in most windows. One that is known to is not computed again, until its next occurrence.
 
     Args:
         name: The brief's.
         timing: Gives the windows of content.
         window: The span of delivery times to look at.
-        parsed: Schedules by their fields, as earlier calendars found them; those that this one finds are added.
+        known: Schedules by their fields, as earlier calendars found them; those that this one finds are added.
     """
 
-    def __init__(self, name: str, timing: Timing, window: Window, parsed: dict[object, Schedule]) -> None:
+    def __init__(self, name: str, timing: Timing, window: Window, known: dict[object, Known]) -> None:
         self._name = name
         self._timing = timing
         self._window = window
-        self._parsed = parsed
-        self._known: dict[object, Due | InvalidSchedule] = {}
+        self._known = known
+        self._due: dict[object, Due | InvalidSchedule] = {}
 
     def of(self, fields: ScheduleFields | Preference) -> Due | InvalidSchedule:
         """Give the occurrences of a schedule, or what is wrong with its fields."""
@@ -89,33 +102,35 @@ class Calendar:
                 # Types count: True and 1.0 equal 1, but make no schedule.
                 listed = None if days is None else (tuple(days), tuple(map(type, days)))
                 key = (key, day_of_week, type(day_of_week), type(days), listed)
-            found = self._known.get(key)
+            found = self._due.get(key)
         except TypeError:  # a list where a string belongs; parsing names it
             return self._compute(fields, object())
         if found is None:
-            found = _keep(self._known, key, self._compute(fields, key))
+            found = _keep(self._due, key, self._compute(fields, key))
         return found
 
     def _compute(self, fields: ScheduleFields | Preference, key: object) -> Due | InvalidSchedule:
-        schedule = self._parsed.get(key)
-        if schedule is None:
+        known = self._known.get(key)
+        if known is None:
             try:
-                schedule = _keep(self._parsed, key, parse(fields))
+                known = _keep(self._known, key, Known(Due(parse(fields), ())))
             except InvalidSchedule as error:
                 return error
-        return self._due(schedule)
+        start, end = self._window.start, self._window.end
+        if known.since <= start and end <= known.until:
+            return known.nothing
+        schedule = known.nothing.schedule
+        occurrences, known.until = schedule.look(start, end)
+        known.since = end if occurrences else start
+        return Due(schedule, [self._slot(schedule, each) for each in occurrences]) if occurrences else known.nothing
 
-    def _due(self, schedule: Schedule) -> Due:
-        slots = [
-            DueSlot(
-                self._name,
-                occurrence,
-                self._timing.window(occurrence, schedule.previous_before(occurrence.deliver_at)),
-                slot_key(self._name, occurrence.local_date, ""),
-            )
-            for occurrence in schedule.between(self._window.start, self._window.end)
-        ]
-        return Due(schedule, slots)
+    def _slot(self, schedule: Schedule, occurrence: Occurrence) -> DueSlot:
+        return DueSlot(
+            self._name,
+            occurrence,
+            self._timing.window(occurrence, schedule.previous_before(occurrence.deliver_at)),
+            slot_key(self._name, occurrence.local_date, ""),
+        )
 
 
 def _keep(among: dict[object, _T], key: object, value: _T) -> _T:

@@ -182,6 +182,22 @@ class Schedule:
         """
         return self._between(_utc("start", start), _utc("end", end))
 
+    def look(self, start: dt.datetime, end: dt.datetime) -> tuple[list[Occurrence], dt.datetime]:
+        """What ``between`` gives, and until when there is no other: no occurrence lies from ``end`` on before that instant.
+
+        Raises:
+            ValueError: As ``between``.
+            OverflowError: As ``between``.
+        """
+        start, end = _utc("start", start), _utc("end", end)
+        found: list[Occurrence] = []
+        for day, at in self._walk(start, 1):
+            if at >= end:
+                return found, at
+            if at >= start:
+                found.append(Occurrence(day, at))
+        return found, dt.datetime.max.replace(tzinfo=dt.UTC)
+
     def on(self, local_date: dt.date) -> Occurrence | None:
         """The occurrence of one nominal date in the schedule's zone.
 

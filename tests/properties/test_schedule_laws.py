@@ -102,6 +102,14 @@ def test_a_window_is_what_repeated_next_after_finds(walk: tuple[Schedule, dateti
 
 
 @given(walks())
+def test_a_look_also_tells_when_the_next_one_is(walk: tuple[Schedule, datetime, datetime]) -> None:
+    schedule, start, end = walk
+    found, until = schedule.look(start, end)
+    assert found == list(schedule.between(start, end))
+    assert until == schedule.next_after(end - timedelta(microseconds=1)).deliver_at
+
+
+@given(walks())
 def test_previous_before_walks_the_same_way_back(walk: tuple[Schedule, datetime, datetime]) -> None:
     schedule, start, end = walk
     back: list[Occurrence] = []
