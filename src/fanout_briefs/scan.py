@@ -67,11 +67,13 @@ class Due:
 
 @define
 class Known:
-    """A schedule that plans have come across before, and a span without any occurrence, which may be empty."""
+    """A schedule that plans have come across before, and a span without any occurrence, which may be empty.
+
+    The span is one value, and changes at once also for whoever plans in another thread.
+    """
 
     nothing: Due
-    since: datetime = _LAST
-    until: datetime = _LAST
+    span: tuple[datetime, datetime] = (_LAST, _LAST)
 
 
 class Calendar:
@@ -117,11 +119,12 @@ class Calendar:
             except InvalidSchedule as error:
                 return error
         start, end = self._window.start, self._window.end
-        if known.since <= start and end <= known.until:
+        since, until = known.span
+        if since <= start and end <= until:
             return known.nothing
         schedule = known.nothing.schedule
-        occurrences, known.until = schedule.look(start, end)
-        known.since = end if occurrences else start
+        occurrences, until = schedule.look(start, end)
+        known.span = (end if occurrences else start, until)
         return Due(schedule, [self._slot(schedule, each) for each in occurrences]) if occurrences else known.nothing
 
     def _slot(self, schedule: Schedule, occurrence: Occurrence) -> DueSlot:
