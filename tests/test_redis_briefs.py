@@ -229,10 +229,14 @@ def test_the_demonstration_mails_everybody_once(tmp_path: Path, server: RedisSer
     status, said, complained = demonstrate(tmp_path, server.url)
     assert (status, complained) == (0, "")
     assert "- aof_enabled: 1\n" in said
-    # Of whoever is due within the hour, that slot is queued, too.
-    assert re.search(r"\n[3-6] queued, 3 briefs made, 3 mailed; see outbox/\n$", said)
+    told = re.search(r"\n(\d) queued, (\d) briefs made, (\d) mailed; see outbox/\n$", said)
+    assert told is not None, said
+    # Whoever is due within the hour has that slot, too, whose brief may be made already and mailed at its time.
+    queued, made, mailed = map(int, told.groups())
+    assert 6 >= queued >= made >= mailed >= 3
     mails = {path.name for path in (tmp_path / "outbox").iterdir()}
-    assert len(mails) == 3
+    assert len(mails) == mailed
+    assert {name.split(":")[2] for name in mails} == {"ana", "bo", "chi"}
     status, said, complained = demonstrate(tmp_path, server.url)
     assert (status, complained) == (0, "")
     # A slot may come due between the two; it is then one of the next day.
