@@ -184,16 +184,22 @@ async def test_a_question_that_takes_too_long_is_given_up_and_the_next_is_asked(
     assert anyio.current_time() - begun == pytest.approx(60)
 
 
+async def three_in_line(together: Together[str], oracle: Oracle) -> list[asyncio.Task[str]]:
+    """Have somebody ask for a, and while that is under way others for b and c."""
+    first = asyncio.create_task(together("a"))
+    await oracle.is_asked.wait()
+    others = [asyncio.create_task(together(key)) for key in "bc"]
+    await settled()
+    return [first, *others]
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 class TestCancelledByAsyncioItself:
     """Which knows no shields, and so takes tasks out in the middle."""
 
     async def test_the_others_ask_again_when_it_was_who_asked_for_them(self, oracle: Oracle) -> None:
         together = Together(oracle.ask, 10, oracle.give_up)
-        first = asyncio.create_task(together("a"))
-        await oracle.is_asked.wait()
-        others = [asyncio.create_task(together(key)) for key in "bc"]
-        await settled()
+        first, *others = await three_in_line(together, oracle)
         first.cancel()
         await settled()
         assert oracle.questions == [["a"], ["b", "c"]]
@@ -206,10 +212,7 @@ class TestCancelledByAsyncioItself:
 
     async def test_who_waits_leaves_the_line(self, oracle: Oracle) -> None:
         together = Together(oracle.ask, 10, oracle.give_up)
-        first = asyncio.create_task(together("a"))
-        await oracle.is_asked.wait()
-        others = [asyncio.create_task(together(key)) for key in "bc"]
-        await settled()
+        first, *others = await three_in_line(together, oracle)
         others[0].cancel()
         await settled()
         oracle.may_answer.set()
@@ -218,10 +221,7 @@ class TestCancelledByAsyncioItself:
 
     async def test_the_answer_of_who_left_while_it_was_asked_for_is_given_up(self, oracle: Oracle) -> None:
         together = Together(oracle.ask, 10, oracle.give_up)
-        first = asyncio.create_task(together("a"))
-        await oracle.is_asked.wait()
-        others = [asyncio.create_task(together(key)) for key in "bc"]
-        await settled()
+        first, *others = await three_in_line(together, oracle)
         first.cancel()
         await settled()
         assert oracle.questions == [["a"], ["b", "c"]]
@@ -242,10 +242,7 @@ class TestCancelledByAsyncioItself:
             return Answers(await oracle.ask(keys))
 
         together = Together(ask, 1, oracle.give_up)
-        first = asyncio.create_task(together("a"))
-        await oracle.is_asked.wait()
-        others = [asyncio.create_task(together(key)) for key in "bc"]
-        await settled()
+        first, *others = await three_in_line(together, oracle)
         oracle.may_answer.set()
         assert (await first, await others[1]) == ("A", "C")
         assert others[0].cancelled()

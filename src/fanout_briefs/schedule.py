@@ -9,7 +9,7 @@ import calendar
 import datetime as dt
 import enum
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from functools import lru_cache, partial
 from operator import attrgetter
 from typing import Any, TypeVar, cast
@@ -189,14 +189,13 @@ class Schedule:
             ValueError: As ``between``.
             OverflowError: As ``between``.
         """
-        start, end = _utc("start", start), _utc("end", end)
         found: list[Occurrence] = []
-        for day, at in self._walk(start, 1):
-            if at >= end:
-                return found, at
-            if at >= start:
-                found.append(Occurrence(day, at))
-        return found, dt.datetime.max.replace(tzinfo=dt.UTC)
+        walk = self._between(_utc("start", start), _utc("end", end))
+        while True:
+            try:
+                found.append(next(walk))
+            except StopIteration as over:
+                return found, over.value
 
     def on(self, local_date: dt.date) -> Occurrence | None:
         """The occurrence of one nominal date in the schedule's zone.
@@ -214,12 +213,14 @@ class Schedule:
         at = self._deliver_at(local_date)
         return None if at is None else Occurrence(local_date, at)
 
-    def _between(self, start: dt.datetime, end: dt.datetime) -> Iterator[Occurrence]:
+    def _between(self, start: dt.datetime, end: dt.datetime) -> Generator[Occurrence, None, dt.datetime]:
+        """Give the occurrences, and in the end the instant of the next one, or of the calendar's end."""
         for day, at in self._walk(start, 1):
             if at >= end:
-                return
+                return at
             if at >= start:
                 yield Occurrence(day, at)
+        return dt.datetime.max.replace(tzinfo=dt.UTC)
 
     def _walk(self, moment: dt.datetime, step: int) -> Iterator[tuple[dt.date, dt.datetime]]:
         """Give dates and their instants, from a little before ``moment`` on if ``step`` is 1, from after it if -1.

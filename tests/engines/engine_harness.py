@@ -133,8 +133,8 @@ class Scene:
 
     # workers -----------------------------------------------------------------------------------------
 
-    def start(self, count: int = 1) -> None:
-        self._start([self.carrier.worker(self.concurrency) for _ in range(count)])
+    def _alike(self, count: int) -> Sequence[Sequence[str]]:
+        return [self.carrier.worker(self.concurrency) for _ in range(count)]
 
     def _start(self, commands: Sequence[Sequence[str]]) -> None:
         self.workers += [self._begin(command) for command in commands]
@@ -160,11 +160,11 @@ class Scene:
     def keep(self, count: int) -> None:
         """Start workers in place of those that ended, as a supervisor does."""
         self.workers = [worker for worker in self.workers if worker.poll() is None]
-        self.start(count - len(self.workers))
+        self._start(self._alike(count - len(self.workers)))
 
     @contextmanager
     def at_work(self, count: int) -> Generator[None]:
-        with self.running([self.carrier.worker(self.concurrency) for _ in range(count)]):
+        with self.running(self._alike(count)):
             yield
 
     @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from engine_harness import Scene
 
-from carriers import CARRIERS, Carrier
+from carriers import Carrier
 from services import Schema
 
 pytestmark = [
@@ -23,13 +23,6 @@ pytestmark = [
 def anyio_backend() -> str:
     """Workers of these engines run on asyncio."""
     return "asyncio"
-
-
-@pytest.fixture(params=list(CARRIERS))
-def carrier(request: pytest.FixtureRequest, postgres: Schema) -> Carrier:
-    made = CARRIERS[request.param](request, postgres)
-    made.install()
-    return made
 
 
 @pytest.fixture

@@ -30,13 +30,6 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=list(CARRIERS))
-def carrier(request: pytest.FixtureRequest, postgres: Schema) -> Carrier:
-    made = CARRIERS[request.param](request, postgres)
-    made.install()
-    return made
-
-
 @pytest.fixture
 def scene(carrier: Carrier, postgres: Schema, tmp_path: Path) -> Scene:
     return Scene(carrier, postgres, tmp_path)

@@ -21,9 +21,9 @@ SQL = [
     Wrong(
         "tells standings one by one",
         {
-            "lambda connection: {key: sql.to_standing(*how) for key, *how in connection.execute(sql.STANDINGS, asked)}\n": (
-                "lambda connection: {key: sql.to_standing(*how) for each in keys\n"
-                "                                for key, *how in connection.execute(sql.STANDINGS, (sql.array([each]),))}\n"
+            "for key, status, at, code, reason in connection.execute(sql.STANDINGS, asked)": (
+                "for each in keys\n"
+                "                for key, status, at, code, reason in connection.execute(sql.STANDINGS, (sql.array([each]),))"
             )
         },
         right=SQLITE,

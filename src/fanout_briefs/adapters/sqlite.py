@@ -140,7 +140,10 @@ class SqliteStorage:
     async def standings(self, keys: Collection[str]) -> Mapping[str, Standing]:
         asked = (sql.array(keys),)
         return await self._open_session().reader.read(
-            lambda connection: {key: sql.to_standing(*how) for key, *how in connection.execute(sql.STANDINGS, asked)}
+            lambda connection: {
+                key: sql.to_standing(status, at, code, reason)
+                for key, status, at, code, reason in connection.execute(sql.STANDINGS, asked)
+            }
         )
 
     async def last_briefs(self, type: str, before: Mapping[str, datetime]) -> Mapping[str, datetime]:  # noqa: A002  # the port's name
