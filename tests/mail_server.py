@@ -150,6 +150,10 @@ class MailServer:
 
     async def _close(self) -> None:
         if self._listening is not None:
+            # Whoever was just accepted is let in first: once a server is closed, asyncio leaves their socket open.
+            for listener in self._listening.sockets:
+                self._loop.remove_reader(listener.fileno())
+            await asyncio.sleep(0)
             self._listening.close()
         await self._hang_up()
 

@@ -145,7 +145,11 @@ class Server:
         self.run("initdb", "-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
 
     def start(self) -> None:
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k '' -c fsync=off {self.options}"
+        options = (
+            f"-p {self.port} -c listen_addresses=127.0.0.1 -k '' -c fsync=off"
+            # A server does not end before those who came while it was stopping have told their names, or had this long.
+            f" -c authentication_timeout=10 {self.options}"
+        )
         self.run("pg_ctl", "-D", "data", "-l", "log", "-w", "-o", options, "start")
 
     def stop(self, mode: str = "immediate") -> None:
