@@ -6,11 +6,13 @@ import re
 
 import pytest
 from hypothesis import Phase, settings
+from test_other_ports import ALL as OTHERS
 from test_teeth import ALL
 from wrong import Wrong
 
 from fanout_briefs.testing.checks import Broken
 from fanout_briefs.testing.machine import run_stories
+from pages import ROOT
 
 BY_NAME = {wrong.does: wrong for wrong in ALL}
 STATEFUL = [
@@ -60,3 +62,13 @@ def test_the_story_is_short_and_says_what_was_done_what_came_back_and_what_was_p
     assert re.search(r"find\(.*-> \{.*\}$", done.rstrip()), "it ends with what came back"
     assert re.search(r"^promised: .+\nwhere: +\['daily:2026-03-02:ann'\] is absent, not <", came_back, re.MULTILINE)
     assert "state.teardown()" in came_back, "the steps, to be run again"
+
+
+def test_the_page_of_the_kit_counts_what_is_tried() -> None:
+    page = (ROOT / "docs" / "contracts.md").read_text(encoding="utf-8")
+    counts = (
+        f"has {len(ALL)} wrong storages",
+        f"For the other ports there are {len(OTHERS)}.",
+        f"to {len(STATEFUL)} of the wrong",
+    )
+    assert [count for count in counts if count not in page] == []
