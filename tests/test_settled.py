@@ -6,7 +6,7 @@ import asyncio
 import gc
 import sys
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from itertools import count
@@ -1181,7 +1181,10 @@ def test_the_values_of_outcomes_that_are_all_fulfilled_come_in_order() -> None:
     assert values_or_raise([]) == []
 
 
-@pytest.mark.parametrize(("failures", "named"), [(2, "index 0, 1"), (11, "index 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …")])
+FIRST_TEN = "index 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+
+
+@pytest.mark.parametrize(("failures", "named"), [(2, "index 0, 1"), (10, FIRST_TEN), (11, f"{FIRST_TEN}, …")])
 def test_all_failures_are_raised_as_one_group_that_names_their_items(failures: int, named: str) -> None:
     errors = [LookupError(number) for number in range(failures)]
     outcomes: list[Settled[int, int]] = [Rejected(number, number, error) for number, error in enumerate(errors)]
@@ -1590,11 +1593,47 @@ async def test_asyncio_timeout_around_a_stream_works() -> None:
             await anext(outcomes)
 
 
-async def test_a_stream_that_was_left_says_so() -> None:
-    async with iter_settled(double, count(), limit=2) as outcomes:
+@pytest.mark.parametrize("items", [range(1000), range(3)], ids=["more to come", "all have settled"])
+async def test_a_stream_that_was_left_says_so(items: Iterable[int]) -> None:
+    async with iter_settled(double, items, limit=2) as outcomes:
         await anext(outcomes)
+        await quiet()
     with pytest.raises(RuntimeError, match="the stream is closed"):
         await anext(outcomes)
+
+
+async def test_who_still_waits_for_an_outcome_is_told_that_the_stream_was_left() -> None:
+    told: list[str] = []
+
+    async def read(outcomes: AsyncIterator[Settled[int, None]]) -> None:
+        with pytest.raises(RuntimeError) as caught:
+            await anext(outcomes)
+        told.append(str(caught.value))
+
+    async with create_task_group() as group:
+        async with iter_settled(hang, count(), limit=2) as outcomes:
+            group.start_soon(read, outcomes)
+            await quiet()
+    assert "the stream is closed" in told[0]
+
+
+async def test_a_stream_that_was_left_keeps_nothing_that_was_not_read() -> None:
+    class Value:
+        pass
+
+    made: list[weakref.ref[Value]] = []
+
+    async def make(item: int) -> Value:
+        value = Value()
+        made.append(weakref.ref(value))
+        return value
+
+    async with iter_settled(make, range(3), limit=2) as outcomes:
+        await anext(outcomes)
+        await quiet()
+    gc.collect()
+    assert [value() for value in made] == [None] * 3
+    del outcomes  # It was there all the time.
 
 
 async def test_an_exhausted_stream_stays_exhausted() -> None:
