@@ -1610,10 +1610,9 @@ async def test_who_still_waits_for_an_outcome_is_told_that_the_stream_was_left()
             await anext(outcomes)
         told.append(str(caught.value))
 
-    async with create_task_group() as group:
-        async with iter_settled(hang, count(), limit=2) as outcomes:
-            group.start_soon(read, outcomes)
-            await quiet()
+    async with create_task_group() as group, iter_settled(hang, count(), limit=2) as outcomes:
+        group.start_soon(read, outcomes)
+        await quiet()
     assert "the stream is closed" in told[0]
 
 
