@@ -595,6 +595,16 @@ async def test_a_plan_for_an_earlier_moment_than_the_last_one_plans_from_that_mo
     assert await states(memory, "past") == {}
 
 
+async def test_a_plan_for_an_earlier_moment_than_the_last_one_tells_what_was_done_before_it(
+    memory: MemoryStorage,
+) -> None:
+    await plan(memory, [person(time_of_day="07:00")], NINE - 3 * HOUR)
+    await plan(memory, [], NINE + HOUR)
+    report = await plan(memory, [person(time_of_day="07:00")], NINE - HOUR)
+
+    assert (report.due, report.duplicates) == (1, 1)
+
+
 async def test_moving_a_time_within_a_day_makes_no_second_brief(storage: AnyStorage) -> None:
     await plan(storage, [person()], NINE - HOUR)
     await end(storage, key(), JobStatus.COMPLETED)
@@ -632,12 +642,14 @@ async def test_a_time_that_was_changed_after_planning_is_not_lost_while_the_old_
     assert (await plan(storage, moved, NINE + MINUTE)).mark == NINE + MINUTE
 
 
-async def test_a_changed_time_does_not_hold_the_mark_once_the_old_slot_is_done(memory: MemoryStorage) -> None:
+@pytest.mark.parametrize("minutes", [-30, 30], ids=["earlier", "later"])
+async def test_a_changed_time_holds_the_mark_until_the_old_slot_is_done(memory: MemoryStorage, minutes: int) -> None:
     await plan(memory, [person(time_of_day="09:10")], NINE - HOUR)
-    moved = [person(time_of_day="08:30")]
-    assert (await plan(memory, moved, NINE - 20 * MINUTE)).mark == NINE - 30 * MINUTE
+    at = NINE + minutes * MINUTE
+    moved = [person(time_of_day=f"{at:%H:%M}")]
+    assert (await plan(memory, moved, at + 10 * MINUTE)).mark == at
     await end(memory, key(), JobStatus.COMPLETED)
-    assert (await plan(memory, moved, NINE - 10 * MINUTE)).mark == NINE - 10 * MINUTE
+    assert (await plan(memory, moved, at + 20 * MINUTE)).mark == at + 20 * MINUTE
 
 
 @pytest.mark.parametrize("code", [SkipReason.SUPERSEDED, SkipReason.PAUSED])
@@ -732,6 +744,17 @@ async def test_a_slot_at_this_very_moment_is_not_missed(memory: MemoryStorage) -
 
     assert await states(memory) == {-1: "missed", 0: "pending"}
     assert (report.enqueued, report.skipped) == (1, {SkipReason.MISSED: 1})
+
+
+@pytest.mark.parametrize("early", [timedelta(0), MINUTE], ids=["due now", "due soon"])
+async def test_the_latest_that_was_missed_is_sent_also_where_the_next_is_due(
+    memory: MemoryStorage, early: timedelta
+) -> None:
+    await plan(memory, [], NINE - DAY - HOUR)
+    report = await plan(memory, [person()], NINE - early, catch_up="latest", max_lateness=2 * DAY)
+
+    assert await states(memory) == {-1: "pending", 0: "pending"}
+    assert report.enqueued == 2
 
 
 @pytest.mark.parametrize(("max_lateness", "rows"), [(12 * HOUR, 31), (60 * DAY, 60), (200 * DAY, 100)])
@@ -1124,6 +1147,35 @@ async def test_a_page_whose_storage_fails_is_counted_and_completed_by_the_next_p
     assert whole.mark == NINE + HOUR
 
 
+@pytest.mark.parametrize(
+    ("method", "handled"),
+    [
+        ("find", {"due": 2, "duplicates": 0, "engagement": 0, "enqueue": 0}),
+        ("enqueue", {"due": 2, "duplicates": 2, "engagement": 2, "enqueue": 0}),
+    ],
+)
+async def test_a_phase_that_fails_has_handled_nothing(
+    memory: MemoryStorage, method: str, handled: Mapping[str, int]
+) -> None:
+    report = await plan(Watched(memory, fail_once(method)), people(2), NINE)
+    assert {name: phase.items for name, phase in report.phases.items()} == handled
+
+
+async def test_a_ledger_that_answers_for_fewer_jobs_than_it_was_given_fails_the_page(memory: MemoryStorage) -> None:
+    class Short(Watched):
+        async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
+            return (await super().enqueue(jobs))[1:]
+
+    report = await plan(Short(memory), people(3), NINE)
+    assert (report.enqueued, report.failed) == (0, 3)
+
+
+async def test_what_is_paused_is_told_so_and_not_enqueued(storage: AnyStorage) -> None:
+    await storage.pause([NAME], NINE - HOUR)
+    report = await plan(storage, people(3), NINE)
+    assert (report.enqueued, report.skipped) == (0, {SkipReason.PAUSED: 3})
+
+
 async def test_a_failed_page_holds_the_mark_at_its_first_slot(storage: AnyStorage) -> None:
     rows = [person(), person("bob", "09:30"), person("cid", "09:15")]
     ledger = Watched(storage)
@@ -1311,6 +1363,43 @@ async def test_a_review_tells_what_exists_further_back_and_changes_nothing(stora
     }
 
 
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (JobStatus.COMPLETED, None),
+        (JobStatus.FAILED, None),
+        (JobStatus.CANCELLED, SkipReason.SUPERSEDED),
+        (JobStatus.SKIPPED, SkipReason.ENGAGEMENT),
+    ],
+)
+async def test_a_review_takes_up_nothing_from_before_the_promise(
+    storage: AnyStorage, status: JobStatus, code: SkipReason | None
+) -> None:
+    for now in (NINE, NINE + 2 * HOUR):
+        await plan(storage, [person()], now)
+    await end(storage, key(), status, code)
+    before = await found(storage, key())
+    report = await planner(storage, [person()]).plan(NINE + 3 * HOUR, review=4 * HOUR)
+
+    assert await found(storage, key()) == before
+    is_skipped = status is JobStatus.SKIPPED
+    assert report.existing == ({} if is_skipped else {status: 1})
+    assert report.skipped == ({code: 1} if is_skipped else {})
+
+
+async def test_a_review_tells_of_the_first_preference_of_a_user_who_is_there_twice(memory: MemoryStorage) -> None:
+    for now in (NINE, NINE + 2 * HOUR):
+        await plan(memory, [], now)
+    seen: list[Verdict] = []
+    rows = [person("late"), person("late", "08:50")]
+    await planner(memory, rows).plan(NINE + 3 * HOUR, on_verdict=seen.append, review=4 * HOUR)
+
+    assert [(verdict.code, verdict.occurrence) for verdict in seen] == [
+        (SkipReason.DUPLICATE_USER, None),
+        (SkipReason.NOT_YET_DUE, Occurrence(TODAY + DAY, NINE + DAY)),
+    ]
+
+
 async def test_verdicts_come_once_their_page_is_recorded(memory: MemoryStorage) -> None:
     known: list[int] = []
     ids = [row.user_id for row in people(3)]
@@ -1355,6 +1444,22 @@ async def test_with_a_tolerance_another_live_job_nearby_counts_whatever_its_date
     assert await states(storage) == {0: "nearby_job" if nearby else "pending", 1: "pending"}
     assert report.enqueued == (not nearby)
     assert report.skipped == ({SkipReason.NEARBY_JOB: 1} if nearby else {})
+
+
+@pytest.mark.parametrize("turn", [1, -1], ids=["two dates back", "two dates on"])
+async def test_a_job_nearby_may_be_of_two_dates_before_or_after(memory: MemoryStorage, turn: int) -> None:
+    # When it is half past midnight on the 2nd on Kiritimati, it is half past ten in the evening of the 30th on Baker Island.
+    rows = [
+        person(time_of_day="00:30", timezone="Pacific/Kiritimati"),
+        person(time_of_day="22:30", timezone="Etc/GMT+12"),
+    ]
+    first, moved = rows[::turn]
+    now = datetime(2025, 10, 1, 10, tzinfo=UTC)
+    await plan(memory, [first], now)
+    report = await plan(memory, [moved], now, tolerance=timedelta(0))
+
+    assert report.skipped == {SkipReason.NEARBY_JOB: 1}
+    assert len(await states(memory)) == 2
 
 
 async def test_a_job_nearby_that_is_done_does_not_count(storage: AnyStorage) -> None:
