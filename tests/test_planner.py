@@ -369,6 +369,14 @@ async def test_a_user_id_may_hold_colons_quotes_and_any_letter(storage: AnyStora
     assert {slot.user_id for slot in (await slots_of(storage, ids)).values()} == set(ids)
 
 
+async def test_schedules_that_differ_in_their_day_alone_are_told_apart(storage: AnyStorage) -> None:
+    rows = [person(f"user{day}", frequency="weekly", day_of_week=day) for day in range(7)]
+    report = await plan(storage, rows, NINE)
+
+    assert report.enqueued == 1
+    assert await states(storage, "user2") == {0: "pending"}  # 0 is Sunday
+
+
 async def test_a_plan_without_preferences_is_a_plan(storage: AnyStorage) -> None:
     report = await plan(storage, [], NINE)
 

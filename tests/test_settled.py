@@ -1663,6 +1663,21 @@ async def test_of_workers_whose_time_is_up_the_first_one_back_opens_the_next_sli
         assert [outcome.value for outcome in fulfilled(outcomes)] == list(range(30))
 
 
+async def test_a_reader_that_takes_many_outcomes_at_once_lets_as_many_items_in() -> None:
+    gauge = Gauge()
+
+    async def work(item: int) -> None:
+        with gauge:
+            if item >= 16:
+                await anyio.sleep_forever()
+
+    async with iter_settled(work, count(), limit=8) as outcomes:
+        for _ in range(16):
+            await anext(outcomes)
+        await quiet()
+        assert gauge.now == 8
+
+
 async def test_two_readers_share_a_stream() -> None:
     seen: list[int] = []
 
