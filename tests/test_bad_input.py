@@ -178,7 +178,7 @@ def test_a_bad_argument_of_the_application_is_named(tmp_path: Path) -> None:
     write_app(tmp_path, 'bad = lambda: Briefs(SqliteStorage(DATABASE), name="a:b", projects=Host(), generator=Host())')
     ran = cli(tmp_path, "run", "myapp:bad")
     assert ran.returncode == 2
-    assert "calling 'myapp:bad' failed: ValueError: name='a:b': must not be empty nor hold a colon" in ran.stderr
+    assert "calling 'myapp:bad' failed: ValueError: name='a:b': must hold no colon" in ran.stderr
 
 
 # database files ------------------------------------------------------------------------------------------

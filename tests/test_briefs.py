@@ -196,6 +196,22 @@ class TestComposition:
         assert brief is not None
         assert brief.rendered == Rendered("2 for 2026-03-09", "text", "html")
 
+    @pytest.mark.parametrize("gives", [lambda: Rendered(7, "text", "html"), lambda: "text"])  # type: ignore[arg-type]
+    async def test_a_render_that_gives_what_cannot_be_saved_fails_that_brief_alone(
+        self, storage: Storage, gives: Callable[[], Any]
+    ) -> None:
+        def render(occurrence: Occurrence, sections: Sequence[Section]) -> Rendered:
+            return gives() if "ada" in sections[0].text else Rendered("subject", "text", "html")
+
+        host = Host(act=lambda request: ProjectBrief(request.user_id))
+        await sign_up(storage, "ada")
+        await sign_up(storage, "bob")
+        async with the_briefs(storage, host, render=render, concurrency=1, retrying=Retrying(attempts=1)) as briefs:
+            report = await planned_and_run(briefs)
+
+        assert report.briefs == {JobStatus.FAILED: 1, JobStatus.COMPLETED: 1}
+        assert "instead of" in report.problems[0].message or "must be a string" in report.problems[0].message
+
     async def test_nothing_new_makes_no_brief_and_no_mail(self, storage: Storage) -> None:
         mailer = Provider()
         await sign_up(storage, "ada")

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import anyio
 import pytest
@@ -127,6 +128,30 @@ def test_a_mail_job_is_due_at_delivery_and_carries_the_rendered_bytes() -> None:
         epoch=3,
     )
     assert decode_mail(follow_up.payload) == (RENDERED, KEY)
+
+
+class Sealed:
+    def __str__(self) -> str:
+        raise ValueError("not for you")
+
+
+@pytest.mark.parametrize(
+    ("receipt", "reference"),
+    [
+        (Receipt(UUID(int=7)), str(UUID(int=7))),  # type: ignore[arg-type]  # as many SDKs give
+        (Receipt(7), "7"),  # type: ignore[arg-type]
+        (Receipt(Sealed()), None),  # type: ignore[arg-type]
+        (None, None),
+    ],
+    ids=["uuid", "number", "unreadable", "none"],
+)
+async def test_whatever_a_mailer_returns_the_mail_is_accepted(receipt: Any, reference: str | None) -> None:
+    class Loose(Provider):
+        async def send(self, mail: Mail, key: str) -> Any:
+            return receipt
+
+    finish = await delivered(Loose())
+    assert (finish.status, finish.reason) == (JobStatus.COMPLETED, reference)
 
 
 def test_each_kind_of_brief_has_mails_of_its_own() -> None:

@@ -498,6 +498,7 @@ class Fixed:
     "fields",
     [
         {"effective_from": NINE.replace(tzinfo=None)},
+        {"effective_from": "2026-01-01"},
         {"time_of_day": "25:00", "effective_from": NINE},
         {"days": "weekdays"},
     ],
@@ -510,6 +511,7 @@ async def test_a_hosts_own_unusable_preference_has_the_planners_answer(world: Wo
 
     assert told.code is SkipReason.INVALID_SCHEDULE
     assert report.skipped == {SkipReason.INVALID_SCHEDULE: 1}
+    assert told.stages[0].verdict == f"unusable: {report.problems[0].message}"
 
 
 @pytest.mark.parametrize("catch_up", CatchUp)

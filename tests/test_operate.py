@@ -13,6 +13,7 @@ from attrs import evolve
 from fanout_briefs import Briefs, CatchUp, Preference, ProjectBrief, Retrying, SectionRequest
 from fanout_briefs.errors import BriefFailed, InvalidSchedule, NotSent, PermanentFailure, UnknownUser
 from fanout_briefs.model import JobStatus, Progress
+from fanout_briefs.runs import Reconciled
 from fanout_briefs.testing import Clock
 from hosts import Host, Provider
 from services import STORAGES, make_storage
@@ -201,6 +202,23 @@ class TestCancel:
         assert [await code(briefs, TODAY + day * DAY) for day in range(3)] == ["completed", "withdrawn", "completed"]
         starts = [request.window.start for request in host.requests if request.project.id == "p0"]
         assert starts == [NINE - DAY - 15 * MINUTE, NINE - 15 * MINUTE]  # The next brief covers that day as well.
+
+    async def test_a_worker_that_looks_meanwhile_finds_nothing_to_make(self, storage: Storage, clock: Clock) -> None:
+        host = Host()
+        briefs: Briefs
+
+        class Hurried:
+            async def enqueue(self, jobs: Any) -> Any:
+                answer = await storage.enqueue(jobs)
+                await briefs.run_once(NINE)
+                return answer
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(storage, name)
+
+        briefs = the_briefs(Hurried(), clock, host)  # type: ignore[arg-type]  # by delegation
+        assert await briefs.cancel("ada", TODAY)
+        assert (await code(briefs), host.requests) == ("withdrawn", [])
 
     async def test_a_slot_that_was_superseded_stays_withdrawn_when_the_schedule_has_it_again(
         self, storage: Storage, clock: Clock
@@ -607,3 +625,25 @@ class TestPrune:
     async def test_it_keeps_what_a_plan_could_make_again(self, storage: Storage, clock: Clock) -> None:
         with pytest.raises(ValueError, match=r"older_than=12:00:00: must be more than 13:15:00"):
             await the_briefs(storage, clock).prune(12 * HOUR, NINE)
+
+
+class TestClock:
+    async def test_the_present_is_that_of_the_clock_that_was_given(self, storage: Storage, clock: Clock) -> None:
+        clock.now = datetime(2020, 3, 9, 9, tzinfo=UTC)
+        told: list[Any] = []
+
+        async def ask() -> None:
+            told.append(await briefs.reconcile())
+            told.append((await briefs.status()).now)
+            told.append((await briefs.explain("ada")).on)
+
+        class Asking(Host):
+            async def generate(self, request: SectionRequest) -> ProjectBrief | None:
+                await ask()
+                return await super().generate(request)
+
+        briefs = the_briefs(storage, clock, Asking(projects=1))
+        await briefs.plan(clock.now)
+        report = await briefs.run_once(clock.now)
+        assert (report.lost, report.briefs) == (0, {JobStatus.COMPLETED: 1})
+        assert told == [Reconciled(), clock.now, date(2020, 3, 9)]

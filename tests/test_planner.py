@@ -930,9 +930,20 @@ async def test_more_distinct_schedules_than_are_kept_are_planned_all_the_same(
     assert (await plan(memory, rows, NINE - MINUTE)).enqueued == 10
 
 
-@pytest.mark.parametrize("name", ["", "a:b", ":"])
-async def test_a_bad_name_is_refused(memory: MemoryStorage, name: str) -> None:
-    with pytest.raises(ValueError, match="colon"):
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("", "empty"),
+        ("a:b", "colon"),
+        (":", "colon"),
+        ("a\0b", "control characters"),
+        ("a\ud800", "lone surrogates"),
+        ("a" * 256, "at most 255 characters"),
+        (7, "must be a string"),
+    ],
+)
+async def test_a_bad_name_is_refused(memory: MemoryStorage, name: Any, wrong: str) -> None:
+    with pytest.raises(ValueError, match=f"name=.*{wrong}"):
         SchedulePlanner(preferences=Rows([]), ledger=memory, name=name)
 
 
@@ -1060,6 +1071,19 @@ async def test_a_policy_that_raises_for_one_user_and_a_naive_visit_affect_nobody
     assert (report.enqueued, report.skipped) == (1, {SkipReason.ENGAGEMENT_UNAVAILABLE: 2})
     assert "ZeroDivisionError" in report.problems[0].message
     assert "must be aware" in report.problems[1].message
+
+
+async def test_a_policy_whose_reason_is_no_text_affects_nobody_else(memory: MemoryStorage) -> None:
+    class Numbers:
+        def decide(self, activity: Activity, at: datetime) -> EngagementDecision:
+            reason: Any = 7 if activity.user_id == "ann" else "seven"
+            return EngagementDecision(True, is_reengagement=False, reason=reason)
+
+    visits = {"ann": NINE, "bob": NINE}
+    report = await plan(memory, [person(user) for user in visits], NINE, visits=visits, policy=Numbers())
+
+    assert (report.enqueued, report.skipped) == (1, {SkipReason.ENGAGEMENT_UNAVAILABLE: 1})
+    assert "reason must be a string, not int" in report.problems[0].message
 
 
 async def test_slots_of_one_user_in_one_window_see_each_other_as_last_brief(storage: AnyStorage) -> None:

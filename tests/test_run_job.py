@@ -172,6 +172,47 @@ async def test_a_cancelled_call_gives_the_job_back(storage: AnyStorage, clock: C
     assert (stored.status, stored.attempts) == (JobStatus.PENDING, 0)
 
 
+async def test_a_job_that_is_given_back_and_at_once_claimed_again_is_in_the_hands_of_the_second(
+    storage: AnyStorage, clock: Clock
+) -> None:
+    """An engine delivers what was given back before its giving back has ended, in the same process."""
+    scopes, given_back, may_end = [anyio.CancelScope(), anyio.CancelScope()], anyio.Event(), anyio.Event()
+    runs: list[JobRun] = []
+
+    class Released:
+        async def release(self, claims: Sequence[Any]) -> None:
+            await storage.release(claims)
+            given_back.set()
+            await may_end.wait()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(storage, name)
+
+    class Slow(Host):
+        async def generate(self, request: SectionRequest) -> ProjectBrief | None:
+            scopes[0].cancel()
+            if given_back.is_set():
+                may_end.set()
+                await anyio.wait_all_tasks_blocked()
+            return await super().generate(request)
+
+    await storage.enqueue([job()])
+    briefs = the_briefs(Released(), clock, Slow(projects=1))  # type: ignore[arg-type]  # by delegation
+
+    async def run(scope: anyio.CancelScope) -> None:
+        with scope:
+            runs.append(await briefs.run_job(job().dedup_key))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run, scopes[0])
+        await given_back.wait()
+        tasks.start_soon(run, scopes[1])
+    assert [(done.outcome, done.status) for done in runs] == [(JobOutcome.RAN, JobStatus.COMPLETED)]
+    mail = "generate_brief_email.daily:2026-03-02:ann"
+    clock.now += HOUR
+    assert (await briefs.run_job(mail)).status is JobStatus.COMPLETED
+
+
 async def a_suspect_and_another(storage: AnyStorage, clock: Clock) -> tuple[Job, Job]:
     """Two jobs, of which the first one's workers kept dying."""
     suspect, other = job(), job("bo")

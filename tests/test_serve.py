@@ -224,6 +224,27 @@ async def test_a_turn_that_fails_is_told_and_the_next_one_tries_again(
     assert "the next turn tries again" in caplog.text
 
 
+async def test_a_plan_that_failed_is_tried_again_before_its_next_turn(storage: MemoryStorage) -> None:
+    class Away:
+        """Preferences whose database is away until the test's fourth minute."""
+
+        async def page(self, cursor: str | None, limit: int) -> Any:
+            if host.clock() < NINE + 4 * MINUTE:
+                raise ConnectionError("the database is away")
+            return await storage.preferences.page(cursor, limit)
+
+        async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
+            return await storage.preferences.get(user_ids)
+
+    rounds: list[Round] = []
+    host = Host(wall_clock(NINE))
+    await people(storage, "ana")
+    with anyio.move_on_after(45 * 60):
+        await make(storage, host, preferences=Away()).serve(every=30 * MINUTE, poll=MINUTE, on_round=rounds.append)
+    assert [(each.now - NINE) // MINUTE for each in rounds if each.errors] == [0, 1, 2, 3]
+    assert [(each.now - NINE) // MINUTE for each in rounds if each.plan is not None] == [4, 34]
+
+
 async def test_a_storage_that_is_away_is_told_and_the_server_goes_on(
     storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,28 @@ async def test_who_asks_the_same_is_asked_for_in_turn(oracle: Oracle) -> None:
     assert oracle.questions == [["a"], ["b", "c"], ["b"]]
 
 
+async def test_who_left_before_whoever_asked_for_them_did_holds_nobody_up(oracle: Oracle) -> None:
+    together = Together(oracle.ask, 10)
+    scopes = {key: anyio.CancelScope() for key in "abc"}
+    answers: list[str] = []
+
+    async def ask(key: str) -> None:
+        with scopes.get(key) or anyio.CancelScope():
+            answers.append(await together(key))
+
+    async with anyio.create_task_group() as tasks:
+        for key in "abcd":
+            tasks.start_soon(ask, key)
+            await settled()
+        for key in "acb":  # Now b asks for all three, of whom the next one leaves before b does.
+            scopes[key].cancel()
+            await settled()
+        oracle.may_answer.set()
+    assert oracle.questions == [["a"], ["b", "c", "d"], ["d"]]
+    assert answers == ["D"]
+    assert await together("e") == "E"
+
+
 async def test_an_error_is_raised_to_all_who_were_asked_for_and_to_no_others(oracle: Oracle) -> None:
     together = Together(oracle.ask, 2, oracle.give_up)
     oracle.error = OSError("away")

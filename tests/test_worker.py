@@ -26,6 +26,7 @@ from fanout_briefs.model import (
     Brief,
     Claim,
     Claims,
+    Demand,
     Enqueued,
     Finish,
     FollowUp,
@@ -405,6 +406,29 @@ class TestDecidedAgain:
         assert put_off.error == "engagement_unavailable: the user's activity could not be read"
         assert await statuses(storage, a_job("bob")) == ["completed"]
 
+    @pytest.mark.parametrize("port", ["engagement", "preferences"])
+    async def test_an_outage_uses_up_no_attempts_except_of_what_was_asked_for_by_hand(
+        self, storage: Storage, port: str
+    ) -> None:
+        class Away:
+            async def last_visits(self, user_ids: Collection[str]) -> Mapping[str, datetime | None]:
+                raise OSError("gone")
+
+            async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
+                raise OSError("gone")
+
+        away: dict[str, Any] = {port: Away()}
+        by_hand = a_job("bob", demand=Demand.RUN)
+        await queue(storage, a_job("ada"), by_hand)
+        for turn in range(10):
+            moment = NINE + timedelta(hours=turn)
+            await a_worker(storage, clock=Clock(moment), **away).run(moment)
+
+        waiting = await slot(storage, a_job("ada"))
+        assert (waiting.status, waiting.attempts) == (JobStatus.PENDING, 0)
+        # Engagement has no say in what is made by hand.
+        assert await statuses(storage, by_hand) == ["completed" if port == "engagement" else "failed"]
+
     async def test_preferences_that_cannot_be_read_put_briefs_and_mails_off(self, storage: Storage) -> None:
         class Unreadable:
             async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
@@ -553,6 +577,16 @@ class TestRetrying:
 
         waiting = await slot(storage, a_job())
         assert (waiting.status, waiting.attempts) == (JobStatus.PENDING, 0)
+
+    async def test_of_what_was_asked_for_by_hand_it_does_since_that_is_never_too_late(self, storage: Storage) -> None:
+        await queue(storage, a_job(demand=Demand.RUN))
+
+        for turn in range(5):
+            moment = NINE + timedelta(minutes=2 * turn)
+            await a_worker(storage, raising(RetryLater(60, "rate limited")), clock=Clock(moment)).run(moment)
+
+        ended = await slot(storage, a_job())
+        assert (ended.status, ended.attempts, ended.error) == (JobStatus.FAILED, 3, "rate limited (in 60 s)")
 
     async def test_a_job_that_asks_to_come_later_without_end_ends_as_too_late(self, storage: Storage) -> None:
         await queue(storage, a_job())

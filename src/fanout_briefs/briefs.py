@@ -109,7 +109,7 @@ class Briefs:
             servers are away for longer.
         on_progress: Called, synchronously, at each step of each brief. If it raises, that is logged and
             reported, and the brief goes on.
-        clock: The wall clock, for leases only; moments of the schedule are arguments.
+        clock: The wall clock, aware: leases run by it, and it says what the present is where no moment is given.
 
     Attributes:
         name: As given.
@@ -302,7 +302,7 @@ class Briefs:
             ValueError: ``now`` is naive.
             Exception: What the storage raises.
         """
-        report = await self._worker.run(_aware(now), on_ended, draining=draining)
+        report = await self._worker.run(_aware("now", now), on_ended, draining=draining)
         hook_problems, self._hook_problems = self._hook_problems, []
         return evolve(report, problems=[*report.problems, *hook_problems])
 
@@ -393,7 +393,7 @@ class Briefs:
             ValueError: ``now`` is naive.
             Exception: What reading preferences or the storage raises.
         """
-        return await self._explainer.explain(user_id, on, _or_now(now))
+        return await self._explainer.explain(user_id, on, self._moment(now))
 
     async def next(self, user_id: str, now: datetime | None = None) -> Explanation:
         """Say when the user's next brief is to be delivered, and how it stands, as ``explain`` does for its date.
@@ -408,7 +408,7 @@ class Briefs:
             ValueError: ``now`` is naive.
             Exception: What reading preferences or the storage raises.
         """
-        moment = _or_now(now)
+        moment = self._moment(now)
         job, _ = await self._explainer.next_job(user_id, moment)
         return await self._explainer.explain(user_id, job.occurrence.local_date, moment)
 
@@ -428,7 +428,7 @@ class Briefs:
             ValueError: ``now`` is naive.
             Exception: What building raises; see ``BriefBuilder.build``.
         """
-        job, timezone = await self._explainer.next_job(user_id, _or_now(now))
+        job, timezone = await self._explainer.next_job(user_id, self._moment(now))
         latest = await self._storage.brief(self.name, user_id)
         if latest is not None and latest.window.end < job.window.end:
             job = evolve(job, window=evolve(job.window, start=latest.window.end))
@@ -457,9 +457,10 @@ class Briefs:
             UnknownUser: No preference is known for this user.
             InvalidSchedule: The preference makes no schedule; every bad field is named.
             BriefFailed: It could not be made, or not now; the message says why, and whether it is tried again.
+            ValueError: ``now`` is naive.
             Exception: What the storage raises.
         """
-        return await self._operator.generate_now(user_id, _or_now(now), resend=resend)
+        return await self._operator.generate_now(user_id, self._moment(now), resend=resend)
 
     async def regenerate(
         self, user_id: str, on: date | None = None, *, resend: bool = False, now: datetime | None = None
@@ -474,8 +475,11 @@ class Briefs:
 
         Returns:
             False if there is no finished brief of that date: nothing was changed.
+
+        Raises:
+            ValueError: ``now`` is naive.
         """
-        return await self._operator.regenerate(user_id, on, _or_now(now), resend=resend)
+        return await self._operator.regenerate(user_id, on, self._moment(now), resend=resend)
 
     async def retry(self, user_id: str, on: date | None = None, *, now: datetime | None = None) -> bool:
         """Have a brief, or else its mail, tried again that failed, is unknown, was skipped or was cancelled.
@@ -490,8 +494,11 @@ class Briefs:
 
         Returns:
             False if there is nothing of that date to be tried again: nothing was changed.
+
+        Raises:
+            ValueError: ``now`` is naive.
         """
-        return await self._operator.retry(user_id, on, _or_now(now))
+        return await self._operator.retry(user_id, on, self._moment(now))
 
     async def retry_all(
         self, *, since: datetime | None = None, statuses: Sequence[JobStatus] = (JobStatus.FAILED,)
@@ -501,8 +508,12 @@ class Briefs:
         Args:
             since: Those to be delivered at this instant or later, aware; None is a day ago.
             statuses: Also ``UNKNOWN``, where mails that may have left are to be sent all the same.
+
+        Raises:
+            ValueError: ``since`` is naive.
         """
-        return await self._operator.retry_all(statuses, _utc_now() - _DAY if since is None else _aware(since))
+        since = self._moment(None) - _DAY if since is None else _aware("since", since)
+        return await self._operator.retry_all(statuses, since)
 
     async def cancel(self, user_id: str, on: date | None = None, *, now: datetime | None = None) -> bool:
         """Withdraw a brief, or its mail, that was not begun yet; no plan takes it up again.
@@ -517,26 +528,39 @@ class Briefs:
 
         Raises:
             InvalidSchedule: The date is not planned yet, and the preference makes no schedule.
+            ValueError: ``now`` is naive.
         """
-        return await self._operator.cancel(user_id, on, _or_now(now))
+        return await self._operator.cancel(user_id, on, self._moment(now))
 
     async def pause(self, now: datetime | None = None) -> bool:
         """Begin no brief and send no mail from now on, in any process, until ``resume``; what runs is finished.
 
         Plans go on, and record what falls into the pause as skipped for that reason.
 
+        Args:
+            now: The moment, aware, which is kept as that of the pause; None is the present.
+
         Returns:
             False if it was paused already.
+
+        Raises:
+            ValueError: ``now`` is naive.
         """
-        return await self._operator.pause(_or_now(now))
+        return await self._operator.pause(self._moment(now))
 
     async def resume(self, now: datetime | None = None) -> int | None:
         """End a pause. What it kept back is caught up with as after an outage, by ``catch_up`` and ``max_lateness``.
 
+        Args:
+            now: The moment, aware, that says what is too late; None is the present.
+
         Returns:
             How many slots are queued again; None if nothing was paused.
+
+        Raises:
+            ValueError: ``now`` is naive.
         """
-        return await self._operator.resume(_or_now(now))
+        return await self._operator.resume(self._moment(now))
 
     async def status(self, now: datetime | None = None, *, since: timedelta = _DAY) -> Status:
         """Tell how all slots stand, of one moment, in a few queries whatever their number.
@@ -544,8 +568,11 @@ class Briefs:
         Args:
             now: The moment, aware; None is the present.
             since: How far back to look at slots that have ended, by when they were to be delivered.
+
+        Raises:
+            ValueError: ``now`` is naive.
         """
-        now = _or_now(now)
+        now = self._moment(now)
         return await self._operator.status(now, now - since)
 
     async def reconcile(self, now: datetime | None = None, *, last: datetime | None = None) -> Reconciled:
@@ -557,8 +584,11 @@ class Briefs:
             now: The moment by the wall clock, aware; None is the present.
             last: When this was done before, aware, for those who do it again and again: then a late job is dispatched
                 only where its lateness has doubled since. None: every late one is.
+
+        Raises:
+            ValueError: ``now`` or ``last`` is naive.
         """
-        return await self._operator.reconcile(_or_now(now), None if last is None else _aware(last))
+        return await self._operator.reconcile(self._moment(now), None if last is None else _aware("last", last))
 
     async def prune(self, older_than: timedelta, now: datetime | None = None) -> int:
         """Erase slots that ended, with briefs and mails, but each user's latest ones; return how many slots that were.
@@ -568,13 +598,16 @@ class Briefs:
             now: The moment, aware; None is the present.
 
         Raises:
-            ValueError: ``older_than`` is so short that a plan could make such a slot again.
+            ValueError: ``older_than`` is so short that a plan could make such a slot again; or ``now`` is naive.
         """
-        return await self._operator.prune(older_than, _or_now(now))
+        return await self._operator.prune(older_than, self._moment(now))
 
     async def forget(self, user_id: str) -> int:
         """Erase everything the storage holds about a user, of every kind of brief; return how many rows that was."""
         return await self._storage.forget(user_id)
+
+    def _moment(self, now: datetime | None) -> datetime:
+        return self._worker.clock().astimezone(UTC) if now is None else _aware("now", now)
 
     async def _generate(self, held: Held) -> tuple[Finish, Sequence[FollowUp]]:
         def report(progress: Progress) -> None:
@@ -614,13 +647,9 @@ class Briefs:
         return tell
 
 
-def _aware(now: datetime) -> datetime:
-    check_aware("now", now)
-    return now.astimezone(UTC)
-
-
-def _or_now(now: datetime | None) -> datetime:
-    return _utc_now() if now is None else _aware(now)
+def _aware(name: str, instant: datetime) -> datetime:
+    check_aware(name, instant)
+    return instant.astimezone(UTC)
 
 
 def _check_port(port: str, given: object, methods: Sequence[str]) -> None:

@@ -85,7 +85,7 @@ class BriefBuilder:
             BriefFailed: Every section failed, or the projects did not come within the deadline.
             RetryLater: Every section failed, and one asked for that; or the projects did.
             PermanentFailure: Every section failed for good; or the projects did.
-            Exception: Whatever reading the projects raised.
+            Exception: Whatever reading the projects or rendering raised.
         """
 
         async def generate(project: Project) -> ProjectBrief | None:
@@ -127,8 +127,14 @@ class BriefBuilder:
             window=job.window,
             epoch=job.epoch,
             sections=sections,
-            rendered=self._render(job.occurrence, sections),
+            rendered=self._rendered(job.occurrence, sections),
         )
+
+    def _rendered(self, occurrence: Occurrence, sections: Sequence[Section]) -> Rendered:
+        rendered: object = self._render(occurrence, sections)
+        if not isinstance(rendered, Rendered):
+            raise TypeError(f"render gave {type(rendered).__name__} instead of a Rendered")
+        return rendered
 
     async def _fan_out(
         self,

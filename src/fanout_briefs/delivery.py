@@ -107,8 +107,7 @@ class Delivery:
             if self._mailer.idempotent:
                 raise
             return Finish(status=JobStatus.UNKNOWN, error=f"the mailer failed half-way: {error!r}")
-        # Typed as a Receipt, but a host's mailer may forget to return one; the mail is accepted all the same.
-        return Finish(status=JobStatus.COMPLETED, reason=getattr(receipt, "reference", None))
+        return Finish(status=JobStatus.COMPLETED, reason=_reference_of(receipt))
 
     @contextmanager
     def _in_time(self, what: str) -> Generator[None]:
@@ -117,3 +116,12 @@ class Delivery:
             yield
         if scope.cancelled_caught:
             raise TimeoutError(f"{what} took longer than {self._timeout:g} s")
+
+
+def _reference_of(receipt: object) -> str | None:
+    """What finds the mail again. Whatever a host's mailer returns or forgets to return, the mail is accepted."""
+    try:
+        reference: object = getattr(receipt, "reference", None)
+        return None if reference is None else str(reference)
+    except Exception:
+        return None

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, tzinfo
 from typing import TypeAlias
 
 from fanout_briefs.engagement import EngagementPolicy
-from fanout_briefs.errors import InvalidSchedule
+from fanout_briefs.errors import BadValue, InvalidSchedule
 from fanout_briefs.model import (
     Activity,
     EngagementDecision,
@@ -28,7 +28,7 @@ from fanout_briefs.model import (
 from fanout_briefs.ports import Engagement, Ledger
 from fanout_briefs.schedule import Schedule
 
-__all__ = ["Decision", "Eligibility", "Refusal", "local_date", "parse", "superseded", "withdrawn"]
+__all__ = ["Decision", "Eligibility", "Refusal", "invalid_fields", "local_date", "parse", "superseded", "withdrawn"]
 
 _COUNTS_AS_BRIEF = frozenset({JobStatus.PENDING, JobStatus.PROCESSING, JobStatus.COMPLETED})
 
@@ -60,6 +60,21 @@ def parse(fields: Preference | ScheduleFields) -> Schedule:
         InvalidSchedule: Names every bad field.
     """
     return Schedule.parse(fields.frequency, fields.time_of_day, fields.timezone, fields.day_of_week, fields.days)
+
+
+def invalid_fields(schedule: InvalidSchedule | None, effective_from: object) -> InvalidSchedule | None:
+    """Everything that keeps a preference from being used, so that one report is enough to mend it; None: nothing does.
+
+    Args:
+        schedule: What is wrong with the fields of its schedule.
+        effective_from: As it is in the preference.
+    """
+    problems = [] if schedule is None else list(schedule.problems)
+    if effective_from is not None and not isinstance(effective_from, datetime):
+        problems.append(BadValue("effective_from", effective_from, "must be an aware datetime"))
+    elif effective_from is not None and effective_from.utcoffset() is None:
+        problems.append(BadValue("effective_from", effective_from, "must be aware"))
+    return InvalidSchedule(problems) if problems else None
 
 
 def local_date(preference: Preference | None, now: datetime) -> date:

@@ -9,8 +9,8 @@ from typing import TypeAlias
 from attrs import frozen
 
 from fanout_briefs.delivery import mail_type
-from fanout_briefs.eligibility import Eligibility, Refusal, parse
-from fanout_briefs.errors import BadValue, InvalidSchedule, UnknownUser
+from fanout_briefs.eligibility import Eligibility, Refusal, invalid_fields, parse
+from fanout_briefs.errors import InvalidSchedule, UnknownUser
 from fanout_briefs.model import Job, JobStatus, Occurrence, Preference, SkipReason, Window, check_user_id
 from fanout_briefs.ports import Preferences, Storage
 from fanout_briefs.schedule import Schedule
@@ -203,14 +203,13 @@ def _read(preference: Preference | None) -> tuple[list[Stage], Schedule | None, 
 
 
 def _schedule_of(preference: Preference) -> tuple[Schedule | None, str]:
-    since = preference.effective_from
+    schedule, invalid = None, None
     try:
         schedule = parse(preference)
     except InvalidSchedule as error:
-        return None, str(error)
-    if since is not None and since.utcoffset() is None:
-        return None, str(BadValue("effective_from", since, "must be aware"))
-    return schedule, ""
+        invalid = error
+    invalid = invalid_fields(invalid, preference.effective_from)
+    return (schedule, "") if invalid is None else (None, str(invalid))
 
 
 def _moment(instant: datetime) -> str:

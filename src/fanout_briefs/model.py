@@ -288,7 +288,7 @@ class EngagementDecision:
 
     send: bool
     is_reengagement: bool
-    reason: str
+    reason: str = field(validator=_text)
     days_inactive: int = 0
 
 
@@ -628,11 +628,11 @@ class Section:
 
 @frozen
 class Rendered:
-    """A brief as a person sees it. ``html`` is a whole document."""
+    """A brief as a person sees it. ``html`` is a whole document. All three are strings, or making one raises TypeError."""
 
-    subject: str
-    text: str
-    html: str
+    subject: str = field(validator=_text)
+    text: str = field(validator=_text)
+    html: str = field(validator=_text)
 
 
 @frozen(kw_only=True)

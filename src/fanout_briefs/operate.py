@@ -23,6 +23,7 @@ from fanout_briefs.model import (
     Occurrence,
     Overview,
     Preference,
+    SkipReason,
     Window,
 )
 from fanout_briefs.ports import Preferences, Storage
@@ -109,7 +110,8 @@ class Operator:
             planned = await self._planned(user_id, on, now)
             if planned is None:
                 return False
-            await self.storage.enqueue([planned])  # So that there is a slot that says so, which no plan takes up.
+            # So that there is a slot that says so, which no plan takes up; never one that a worker could begin meanwhile.
+            await self.storage.enqueue([evolve(planned, status=JobStatus.SKIPPED, code=SkipReason.WITHDRAWN)])
         cancelled = await self.storage.change([brief, mail], Change.CANCEL)
         if self.carrier is not None and cancelled:
             jobs = await self.storage.find(cancelled)

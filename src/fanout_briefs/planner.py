@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeAlias, cast
 
 from fanout_briefs.dedupe import BatchDeduplicator
-from fanout_briefs.eligibility import Eligibility, Refusal
+from fanout_briefs.eligibility import Eligibility, Refusal, invalid_fields
 from fanout_briefs.engagement import BackoffPolicy, EngagementPolicy
 from fanout_briefs.errors import BadValue, InvalidSchedule, SourceError
 from fanout_briefs.model import (
@@ -75,8 +75,11 @@ class SchedulePlanner:
         tolerance: timedelta | None = None,
         page_size: int = 1000,
     ) -> None:
-        if not name or ":" in name:
-            raise ValueError(f"name={name!r}: must not be empty nor hold a colon, which separates the parts of a key")
+        wrong = check_user_id(name) or (
+            "must hold no colon, which separates the parts of a key" if ":" in name else None
+        )
+        if wrong is not None:  # as with ids, which are the other part of a key
+            raise ValueError(f"name={name!r}: {wrong}")
         if page_size < 1:
             raise ValueError(f"page_size={page_size}: must be at least 1")
         self.name = name
@@ -268,9 +271,9 @@ class _Plan:
         if due is None:
             tally.tell_of(user_id, SkipReason.SWITCHED_OFF)
             return ()
-        problems = _problems_of(due, since)
-        if isinstance(due, InvalidSchedule) or problems:
-            tally.refuse(user_id, SkipReason.INVALID_SCHEDULE, str(InvalidSchedule(problems)))
+        invalid = invalid_fields(due if isinstance(due, InvalidSchedule) else None, since)
+        if isinstance(due, InvalidSchedule) or invalid is not None:
+            tally.refuse(user_id, SkipReason.INVALID_SCHEDULE, str(invalid))
             return ()
         if not due.slots:
             self._not_yet_due(tally, user_id, due)
@@ -441,18 +444,6 @@ class _Plan:
         finally:
             items, seconds = self._clock[phase]
             self._clock[phase] = (items + count, seconds + time.perf_counter() - begun)
-
-
-def _problems_of(due: Due | InvalidSchedule, effective_from: object) -> Sequence[BadValue]:
-    """Everything that keeps a preference from being used, so that one report is enough to mend it."""
-    problems = list(due.problems) if isinstance(due, InvalidSchedule) else []
-    if effective_from is None:
-        return problems
-    if not isinstance(effective_from, datetime):
-        problems.append(BadValue("effective_from", effective_from, "must be an aware datetime"))
-    elif effective_from.utcoffset() is None:
-        problems.append(BadValue("effective_from", effective_from, "must be aware"))
-    return problems
 
 
 def _standings_of(jobs: Mapping[str, Job]) -> Mapping[str, Standing]:

@@ -203,7 +203,8 @@ class Run:
         ours = [each for each in held if self._is_in_hand(each)]
         await self._release(ours)
         for each in ours:
-            del self._held[each.job.dedup_key]
+            if self._is_in_hand(each):  # Once released, it may have been claimed again, by this very process.
+                del self._held[each.job.dedup_key]
         self._company.held.difference_update(held)
         self._wake()
 
@@ -410,9 +411,9 @@ class Run:
 
     async def _refuse(self, held: Held, refusal: Refusal | Exception) -> None:
         if isinstance(refusal, Exception):
-            await self._failed(held, refusal)
+            await self._failed(held, refusal, is_attempt=False)
         elif refusal.retryable:
-            await self._failed(held, RuntimeError(f"{refusal.code}: {refusal.detail}"))
+            await self._failed(held, RuntimeError(f"{refusal.code}: {refusal.detail}"), is_attempt=False)
         else:
             is_superseded = refusal.code is SkipReason.SUPERSEDED
             status = JobStatus.CANCELLED if is_superseded else JobStatus.SKIPPED
@@ -439,15 +440,19 @@ class Run:
         else:
             await self._failed(held, failure)
 
-    async def _failed(self, held: Held, error: Exception) -> None:
-        """Try again later, unless that cannot help, was done often enough, or might do harm."""
+    async def _failed(self, held: Held, error: Exception, *, is_attempt: bool = True) -> None:
+        """Try again later, unless that cannot help, was done often enough, or might do harm.
+
+        Being told to wait is no attempt, nor is finding out that nobody can say whether to try: being too late ends
+        that. What is made on demand is never too late, so there everything counts.
+        """
         attempt, retrying = held.job.attempts, held.lane.retrying
         text = _text_of(error)
         if not isinstance(error, NotSent | RetryLater) and self._is_unsettled(held):
             await self._end(held, Finish(status=JobStatus.UNKNOWN, error=text))
             return
-        asked_to_wait = isinstance(error, RetryLater)
-        if isinstance(error, PermanentFailure) or (attempt >= retrying.attempts and not asked_to_wait):
+        counted = held.job.demand is not None or (is_attempt and not isinstance(error, RetryLater))
+        if isinstance(error, PermanentFailure) or (attempt >= retrying.attempts and counted):
             await self._end(held, Finish(status=JobStatus.FAILED, error=text))
             return
         if isinstance(error, RetryLater):
@@ -456,7 +461,7 @@ class Run:
             seconds = retrying.delay(attempt).total_seconds()
         at = self._now() + timedelta(seconds=min(seconds, FURTHEST.total_seconds()))
         with anyio.CancelScope(shield=True):  # as below
-            kept = await self._means.work.retry(held.claim, at, text, counted=not asked_to_wait)
+            kept = await self._means.work.retry(held.claim, at, text, counted=counted)
             self._ended(held, JobStatus.PENDING if kept else None, text)
 
     async def _end(self, held: Held, finish: Finish, follow_ups: Sequence[FollowUp] = ()) -> None:

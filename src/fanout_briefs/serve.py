@@ -125,18 +125,21 @@ class _Serving:
         planned_at: datetime | None = None
         while every is not None and not self._draining.is_set():
             now = self._server.clock()
-            if not _is_recent(planned_at, now, every):
+            if not _is_recent(planned_at, now, every) and await self._plan(now):
                 planned_at = now
-                await self._plan(now)
             await self._pause()
 
-    async def _plan(self, now: datetime) -> None:
+    async def _plan(self, now: datetime) -> bool:
+        """Plan, and say whether that was possible."""
         # A failure never ends the server: a database that is away for a while is no reason to be restarted.
         try:
-            self._tell(plan=await self._server.plan(now))
+            report = await self._server.plan(now)
         except Exception as error:
             _log.exception("planning for %s failed; the next turn tries again", now)
             self._tell(error=error)
+            return False
+        self._tell(plan=report)
+        return True
 
     async def _keep_reconciling(self, reconciling: Reconciling) -> None:
         last: datetime | None = None

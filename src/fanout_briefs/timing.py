@@ -102,7 +102,8 @@ class Timing:
 class Retrying:
     """How failed attempts are repeated: back-off doubles from ``first`` to ``longest``, give or take a quarter.
 
-    Attempts that end by ``RetryLater`` do not count; being too late ends those.
+    Attempts that end by ``RetryLater`` do not count, nor do those that preferences or activity could not be read for;
+    being too late ends those. What was asked for by hand is never too late, so there they count.
 
     Attributes:
         attempts: How often a job is tried in all, attempts of workers that died included; at least 1. A job that

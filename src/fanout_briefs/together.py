@@ -93,7 +93,7 @@ class Together(Generic[_T]):
                 each.error = error
         finally:
             # Without an answer, where even this was cancelled, the others ask again.
-            self._line = [each for each in (*batch[1:], *self._line) if not each.has_answer]
+            self._line = [each for each in (*batch[1:], *self._line) if not (each.has_answer or each.is_gone)]
             for each in batch:
                 if each.has_answer:
                     each.is_up.set()

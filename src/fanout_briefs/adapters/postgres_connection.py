@@ -286,7 +286,7 @@ def _lives(connection: Connection, since: float) -> bool:
     try:
         if monotonic() - since > _TRUSTED_FOR or _has_news(connection):
             connection.execute("")
-    except psycopg.Error:
+    except (psycopg.Error, OSError, ValueError):  # The last two: its socket is closed, or none any more.
         return False
     return True
 
