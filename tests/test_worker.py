@@ -429,6 +429,20 @@ class TestDecidedAgain:
         # Engagement has no say in what is made by hand.
         assert await statuses(storage, by_hand) == ["completed" if port == "engagement" else "failed"]
 
+    async def test_an_outage_ends_no_later_than_by_being_too_late(self, storage: Storage) -> None:
+        class Away:
+            async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
+                raise OSError("gone")
+
+        early, late = a_job("ada", day=8), a_job("bob", day=9)
+        await queue(storage, early, late)
+        await a_worker(storage, preferences=Away(), max_lateness=timedelta(hours=12)).run(NINE)
+
+        ended = await slot(storage, early)
+        assert (ended.status, ended.code) == (JobStatus.SKIPPED, SkipReason.TOO_LATE)
+        waiting = await slot(storage, late)
+        assert (waiting.status, waiting.attempts, waiting.error) == (JobStatus.PENDING, 0, "gone")
+
     async def test_preferences_that_cannot_be_read_put_briefs_and_mails_off(self, storage: Storage) -> None:
         class Unreadable:
             async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:

@@ -392,11 +392,7 @@ class Run:
                 runnable.append(each)
             else:
                 await self._end(each, finish)
-        judged: Mapping[str, Cleared | Refusal | Exception]
-        try:
-            judged = await self._means.screen.judge([each.job for each in runnable], self._due_by()) if runnable else {}
-        except Exception as error:
-            judged = {each.job.dedup_key: error for each in runnable}
+        judged = await self._means.screen.judge([each.job for each in runnable], self._due_by())
         for each in tuple(runnable):
             judgement = judged[each.job.dedup_key]
             if isinstance(judgement, Cleared):

@@ -44,12 +44,28 @@ class Screen:
     max_lateness: timedelta
     catch_up: CatchUp
 
-    async def judge(self, jobs: Sequence[Job], due_by: datetime) -> Mapping[str, Cleared | Refusal]:
-        """Give for each job, by its key, what it runs with or why it does not.
+    async def judge(self, jobs: Sequence[Job], due_by: datetime) -> Mapping[str, Cleared | Refusal | Exception]:
+        """Give for each job, by its key, what it runs with or why it does not; an error where nobody can say.
 
-        Raises:
-            Exception: What reading preferences or the ledger raises; a failing engagement is a refusal.
+        What is too late is so whatever the facts, so it ends also while they cannot be read.
         """
+        judged: dict[str, Cleared | Refusal | Exception] = {
+            job.dedup_key: refusal for job in jobs if (refusal := self._too_late(job, due_by)) is not None
+        }
+        in_time = [job for job in jobs if job.dedup_key not in judged]
+        try:
+            judged |= await self._judge(in_time, due_by) if in_time else {}
+        except Exception as error:
+            judged |= dict.fromkeys((job.dedup_key for job in in_time), error)
+        return judged
+
+    def _too_late(self, job: Job, due_by: datetime) -> Refusal | None:
+        if job.demand is not None or job.occurrence.deliver_at >= due_by - self.max_lateness:
+            return None
+        return Refusal(SkipReason.TOO_LATE, f"it was to be delivered more than {self.max_lateness} ago")
+
+    async def _judge(self, jobs: Sequence[Job], due_by: datetime) -> Mapping[str, Cleared | Refusal]:
+        """Judge by preference and engagement; raises what reading preferences or the ledger raises."""
         preferences = await self.preferences.get([job.user_id for job in jobs])
         judged: dict[str, Cleared | Refusal] = {}
         cleared: dict[str, Job] = {}
@@ -68,11 +84,7 @@ class Screen:
         return judged
 
     def _refusal(self, job: Job, preference: Preference | None, due_by: datetime) -> Refusal | None:
-        if job.demand is not None:
-            return withdrawn(preference)
-        if job.occurrence.deliver_at < due_by - self.max_lateness:
-            return Refusal(SkipReason.TOO_LATE, f"it was to be delivered more than {self.max_lateness} ago")
-        if job.type != self.name:
+        if job.demand is not None or job.type != self.name:
             return withdrawn(preference)  # A mail was made for the time it was planned for.
         return superseded(job, preference) or self._outrun(job, preference, due_by)
 
