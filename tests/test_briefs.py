@@ -196,9 +196,16 @@ class TestComposition:
         assert brief is not None
         assert brief.rendered == Rendered("2 for 2026-03-09", "text", "html")
 
-    @pytest.mark.parametrize("gives", [lambda: Rendered(7, "text", "html"), lambda: "text"])  # type: ignore[arg-type]
+    @pytest.mark.parametrize(
+        ("gives", "problem"),
+        [
+            (lambda: Rendered(7, "text", "html"), "subject must be a string, not int"),  # type: ignore[arg-type]
+            (lambda: "text", "render gave str instead of a Rendered"),
+        ],
+        ids=["a number", "a text"],
+    )
     async def test_a_render_that_gives_what_cannot_be_saved_fails_that_brief_alone(
-        self, storage: Storage, gives: Callable[[], Any]
+        self, storage: Storage, gives: Callable[[], Any], problem: str
     ) -> None:
         def render(occurrence: Occurrence, sections: Sequence[Section]) -> Rendered:
             return gives() if "ada" in sections[0].text else Rendered("subject", "text", "html")
@@ -210,7 +217,7 @@ class TestComposition:
             report = await planned_and_run(briefs)
 
         assert report.briefs == {JobStatus.FAILED: 1, JobStatus.COMPLETED: 1}
-        assert "instead of" in report.problems[0].message or "must be a string" in report.problems[0].message
+        assert problem in report.problems[0].message
 
     async def test_nothing_new_makes_no_brief_and_no_mail(self, storage: Storage) -> None:
         mailer = Provider()

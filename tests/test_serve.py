@@ -67,6 +67,21 @@ class Host:
         return Receipt(key)
 
 
+class AwayForPlans:
+    """The storage's own preferences, whose database may be away when they are read for a plan."""
+
+    def __init__(self, storage: MemoryStorage, is_away: Callable[[], bool]) -> None:
+        self._inner, self._is_away = storage.preferences, is_away
+
+    async def page(self, cursor: str | None, limit: int) -> Any:
+        if self._is_away():
+            raise ConnectionError("the database is away")
+        return await self._inner.page(cursor, limit)
+
+    async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
+        return await self._inner.get(user_ids)
+
+
 def wall_clock(begin: datetime = EIGHT) -> Callable[[], datetime]:
     """A wall clock that goes with the event loop's."""
     zero = anyio.current_time()
@@ -199,25 +214,13 @@ async def test_cancelling_between_turns_ends_at_once(storage: MemoryStorage) -> 
 async def test_a_turn_that_fails_is_told_and_the_next_one_tries_again(
     storage: MemoryStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Away:
-        """Preferences whose database is away for the first plan."""
-
-        failures = 1
-
-        async def page(self, cursor: str | None, limit: int) -> Any:
-            if self.failures:
-                self.failures -= 1
-                raise ConnectionError("the database is away")
-            return await storage.preferences.page(cursor, limit)
-
-        async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
-            return await storage.preferences.get(user_ids)
-
+    failures = [True]
+    away = AwayForPlans(storage, lambda: bool(failures) and failures.pop())
     rounds: list[Round] = []
     host = Host(wall_clock(NINE))
     await people(storage, "ana")
     with anyio.move_on_after(121):
-        await make(storage, host, preferences=Away()).serve(every=MINUTE, poll=MINUTE, on_round=rounds.append)
+        await make(storage, host, preferences=away).serve(every=MINUTE, poll=MINUTE, on_round=rounds.append)
     assert [str(error) for error in rounds[0].errors] == ["the database is away"]
     assert (rounds[1].plan is not None, rounds[1].errors) == (True, ())
     assert [user_id for user_id, _ in host.mailed] == ["ana"]
@@ -225,22 +228,12 @@ async def test_a_turn_that_fails_is_told_and_the_next_one_tries_again(
 
 
 async def test_a_plan_that_failed_is_tried_again_before_its_next_turn(storage: MemoryStorage) -> None:
-    class Away:
-        """Preferences whose database is away until the test's fourth minute."""
-
-        async def page(self, cursor: str | None, limit: int) -> Any:
-            if host.clock() < NINE + 4 * MINUTE:
-                raise ConnectionError("the database is away")
-            return await storage.preferences.page(cursor, limit)
-
-        async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
-            return await storage.preferences.get(user_ids)
-
     rounds: list[Round] = []
     host = Host(wall_clock(NINE))
+    away = AwayForPlans(storage, lambda: host.clock() < NINE + 4 * MINUTE)
     await people(storage, "ana")
     with anyio.move_on_after(45 * 60):
-        await make(storage, host, preferences=Away()).serve(every=30 * MINUTE, poll=MINUTE, on_round=rounds.append)
+        await make(storage, host, preferences=away).serve(every=30 * MINUTE, poll=MINUTE, on_round=rounds.append)
     assert [(each.now - NINE) // MINUTE for each in rounds if each.errors] == [0, 1, 2, 3]
     assert [(each.now - NINE) // MINUTE for each in rounds if each.plan is not None] == [4, 34]
 
