@@ -18,7 +18,7 @@ from rich.console import Console
 from typer.testing import Result
 
 from command_line import command, environment, in_process, labelled, mails, slots, write_app
-from fanout_briefs.cli.show_status import Advice
+from fanout_briefs.cli.show_status import next_steps
 from fanout_briefs.cli.show_status import status as show_status
 from fanout_briefs.model import JobStatus, Overview, SkipReason
 from fanout_briefs.operate import Status
@@ -94,7 +94,7 @@ def abandoned(folder: Path) -> None:
 class TestStatus:
     def test_before_the_first_plan_it_says_what_to_run(self, inside: Invoke) -> None:
         told = inside("status", "myapp:briefs")
-        assert (told.exit_code, told.stderr) == (0, "")
+        assert (told.exit_code, told.stderr) == (1, "")
         assert labelled(told.stdout)["Planned"] == "never"
         assert labelled(told.stdout)["Next"] == (
             "plan and run, every few minutes: fanout-briefs run myapp:briefs --every 5m"
@@ -120,10 +120,16 @@ class TestStatus:
             (JobStatus.COMPLETED, JobStatus.SKIPPED, JobStatus.CANCELLED), 9_999_999
         )
         slots = Overview(planned_at=NOW, mark=NOW, running=5, soon=9_999_999, ended=ended, codes=reasons)
-        found = Status(name="daily_brief", now=NOW, since=NOW - timedelta(days=1), briefs=slots, mails=slots)
+        found = Status(
+            name="daily_brief",
+            now=NOW,
+            since=NOW - timedelta(days=1),
+            briefs=slots,
+            mails=slots,
+            horizon=timedelta(hours=1),
+        )
         shown = StringIO()
-        advice = Advice(application="myapp:briefs", horizon=timedelta(hours=1))
-        show_status(Console(file=shown, soft_wrap=True), found, advice)
+        show_status(Console(file=shown, soft_wrap=True), found, next_steps(found, "myapp:briefs"))
         lines = shown.getvalue().splitlines()
         assert lines[-1].startswith("  other reasons")
         assert len(lines) <= 24
@@ -161,14 +167,15 @@ class TestStatus:
         assert "fanout-briefs reconcile myapp:briefs" in labelled(told.stdout)["Next"]
         right = inside("reconcile", "myapp:briefs")
         assert (right.exit_code, labelled(right.stdout)["Done"]) == (0, "of what dead workers left, 2 put back")
-        assert inside("status", "myapp:briefs").exit_code == 0
+        found = json.loads(inside("status", "myapp:briefs", "--json").stdout)
+        assert "abandoned" not in found["concerns"]
         again = inside("reconcile", "myapp:briefs")
         assert (again.exit_code, labelled(again.stdout)["Nothing"]) == (0, "no dead worker has left anything")
 
     def test_work_that_nobody_does_is_told_with_its_age(self, inside: Invoke) -> None:
         inside("plan", "myapp:briefs")
         told = inside("status", "myapp:briefs", "--as-of", "2100-01-01T00:00Z")
-        assert told.exit_code == 0
+        assert told.exit_code == 1
         assert counts(told.stdout)["overdue"] == [2, 0]
         assert "   the oldest waits for " in told.stdout
         assert "Next      work waits and nothing runs it: fanout-briefs worker myapp:briefs\n" in told.stdout
@@ -211,6 +218,8 @@ FAILING.update({row.user_id: PermanentFailure(f"error {row.user_id}") for row in
         assert found["ok"] is found["status"]["ok"] is False
         assert found["status"]["briefs"]["ended"] == {"completed": 1, "failed": 1}
         assert found["status"]["briefs"]["troubles"][0]["status"] == "failed"
+        assert found["concerns"] == ["failed"]
+        assert found["next"] == ["mend what failed, then: fanout-briefs retry myapp:briefs --failed"]
         assert json.loads(inside("status", "myapp:silent", "--json").stdout)["status"]["mails"] is None
 
     def test_without_a_mailer_there_is_one_column(self, tmp_path: Path, inside: Invoke) -> None:

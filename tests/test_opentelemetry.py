@@ -126,6 +126,7 @@ async def test_plans_and_runs_and_how_everything_stands_are_counted(meters: Mete
     assert len(waiting) == 10
     (oldest,) = [value for (kind,), value in meters.values("fanout_briefs.oldest", "kind").items() if kind == "brief"]
     assert 0 < oldest <= 7200
+    assert list(meters.values("fanout_briefs.plan.age").values()) == [7200]
 
 
 async def test_a_brief_that_is_saved_is_timed_and_one_that_is_not_is_forgotten(meters: Meters) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from fanout_briefs import Briefs, CatchUp, Preference, ProjectBrief, Retrying, SectionRequest
+from fanout_briefs import Briefs, CatchUp, Concern, Preference, ProjectBrief, Retrying, SectionRequest
 from fanout_briefs.errors import BriefFailed, InvalidSchedule, NotSent, PermanentFailure, UnknownUser
 from fanout_briefs.model import JobStatus, Progress
 from fanout_briefs.runs import Reconciled
@@ -492,7 +492,9 @@ class TestPause:
 
 
 class TestStatus:
-    async def test_all_numbers_are_there_and_all_is_well_at_first(self, storage: Storage, clock: Clock) -> None:
+    async def test_all_numbers_are_there_and_all_is_well_once_somebody_plans(
+        self, storage: Storage, clock: Clock
+    ) -> None:
         briefs = the_briefs(storage, clock)
 
         fresh = await briefs.status(EIGHT)
@@ -501,7 +503,8 @@ class TestStatus:
         await done(briefs, clock)
         ran = await briefs.status(NINE)
 
-        assert fresh.ok
+        assert fresh.concerns == [Concern.NEVER_PLANNED]
+        assert planned.ok
         assert (fresh.briefs.planned_at, fresh.briefs.soon, fresh.briefs.ended) == (None, 0, {})
         assert (planned.briefs.planned_at, planned.briefs.soon, planned.briefs.overdue) == (EIGHT, 1, 0)
         assert ran.mails is not None
@@ -544,7 +547,42 @@ class TestStatus:
         assert status.mails is not None
         (trouble,) = [*status.briefs.troubles, *status.mails.troubles]
         assert (trouble.count, trouble.latest, error in str(trouble.error)) == (1, NINE, True)
-        assert (await briefs.status(NINE + 2 * DAY)).ok
+        assert (await briefs.status(NINE + 2 * DAY)).concerns == [Concern.PLAN_OVERDUE]
+
+    async def test_it_is_a_concern_that_nobody_plans_for_longer_than_a_plan_looks_ahead(
+        self, storage: Storage, clock: Clock
+    ) -> None:
+        briefs = the_briefs(storage, clock)
+        await briefs.plan(EIGHT)
+
+        in_time, late = await briefs.status(EIGHT + HOUR), await briefs.status(EIGHT + HOUR + MINUTE)
+
+        assert (in_time.ok, in_time.horizon) == (True, HOUR)
+        assert (late.ok, late.concerns) == (False, [Concern.PLAN_OVERDUE])
+
+    async def test_it_is_a_concern_that_work_waits_for_longer_than_that_but_not_in_a_pause(
+        self, storage: Storage, clock: Clock
+    ) -> None:
+        briefs = the_briefs(storage, clock)
+        await briefs.plan(EIGHT)
+        await briefs.plan(NINE + HOUR)
+
+        late = await briefs.status(NINE + HOUR)
+        await briefs.pause(NINE + HOUR)
+        paused = await briefs.status(NINE + HOUR)
+
+        assert late.concerns == [Concern.WORK_OVERDUE]
+        assert paused.ok
+
+    async def test_a_short_horizon_leaves_five_minutes_to_plan_and_to_work(
+        self, storage: Storage, clock: Clock
+    ) -> None:
+        host = Host()
+        briefs = Briefs(storage, projects=host, generator=host, horizon=timedelta(0), clock=clock)
+        await briefs.plan(EIGHT)
+
+        assert (await briefs.status(EIGHT + 5 * MINUTE)).ok
+        assert (await briefs.status(EIGHT + 6 * MINUTE)).concerns == [Concern.PLAN_OVERDUE]
 
 
 class TestReconcile:

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
         Trouble,
         Window,
     )
-    from fanout_briefs.operate import Status
+    from fanout_briefs.operate import Concern, Status
     from fanout_briefs.planner import SchedulePlanner
     from fanout_briefs.plans import PlanReport, Verdict
     from fanout_briefs.runs import Ended, Reconciled, RunReport
@@ -82,6 +82,7 @@ __all__ = [
     "BriefProgress",
     "Briefs",
     "CatchUp",
+    "Concern",
     "Demand",
     "DispatcherPowers",
     "Ended",
@@ -193,7 +194,7 @@ _NAMES = {
         "Trouble",
         "Window",
     ),
-    "operate": ("Status",),
+    "operate": ("Concern", "Status"),
     "planner": ("SchedulePlanner",),
     "plans": ("PlanReport", "Verdict"),
     "runs": ("Ended", "Reconciled", "RunReport"),

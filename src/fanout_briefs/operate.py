@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
 
 from attrs import evolve, frozen
 
@@ -31,10 +32,34 @@ from fanout_briefs.runs import Reconciled
 from fanout_briefs.timing import CatchUp, Timing
 from fanout_briefs.worker import Worker
 
-__all__ = ["Operator", "Status"]
+__all__ = ["Concern", "Operator", "Status"]
 
 _EVER = datetime(1, 1, 2, tzinfo=UTC)
 _BATCH = 1000
+_SOON = timedelta(minutes=5)
+"""What a plan or a worker is given at least, however short the horizon is."""
+
+
+class Concern(StrEnum):
+    """Why a status wants somebody's eye."""
+
+    FAILED = "failed"
+    """Briefs or mails failed for good."""
+
+    UNKNOWN = "unknown"
+    """It is not known whether some mails left."""
+
+    ABANDONED = "abandoned"
+    """A worker died, and nobody has taken up its jobs."""
+
+    NEVER_PLANNED = "never_planned"
+    """No plan has ended yet, so nobody gets anything."""
+
+    PLAN_OVERDUE = "plan_overdue"
+    """The last plan ended longer ago than it looked ahead: what came due since is queued by nobody."""
+
+    WORK_OVERDUE = "work_overdue"
+    """Work has waited for longer than the horizon: nobody works, or too few; not during a pause."""
 
 
 @frozen(kw_only=True)
@@ -47,6 +72,7 @@ class Status:
         since: Slots that have ended are told about if they were to be delivered at this instant or later.
         briefs: The brief's own slots.
         mails: The slots of its mails; None where nothing is mailed.
+        horizon: How far ahead a plan looks: as old may a plan get, and as long may work wait; at least five minutes.
     """
 
     name: str
@@ -54,11 +80,34 @@ class Status:
     since: datetime
     briefs: Overview
     mails: Overview | None
+    horizon: timedelta
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed, is unknown, or was left behind by a worker that died."""
-        return not any(each.troubles or each.abandoned for each in (self.briefs, self.mails) if each is not None)
+        """Whether there is no concern: nothing failed, is unknown or abandoned, and somebody plans and works."""
+        return not self.concerns
+
+    @property
+    def concerns(self) -> Sequence[Concern]:
+        """What wants somebody's eye, in the order of the enum."""
+        return [concern for concern in Concern if self._is_there(concern)]
+
+    def _is_there(self, concern: Concern) -> bool:
+        both = [each for each in (self.briefs, self.mails) if each is not None]
+        patience = max(self.horizon, _SOON)
+        match concern:
+            case Concern.FAILED | Concern.UNKNOWN:
+                return any(each.ended.get(JobStatus(concern)) for each in both)
+            case Concern.ABANDONED:
+                return any(each.abandoned for each in both)
+            case Concern.NEVER_PLANNED:
+                return self.briefs.planned_at is None
+            case Concern.PLAN_OVERDUE:
+                return self.briefs.planned_at is not None and self.now - self.briefs.planned_at > patience
+            case Concern.WORK_OVERDUE:
+                waiting = [each.oldest for each in both if each.overdue and each.oldest is not None]
+                is_late = any(self.now - oldest > patience for oldest in waiting)
+                return is_late and not any(each.paused_since for each in both)
 
 
 @frozen(kw_only=True)
@@ -188,7 +237,14 @@ class Operator:
         """See ``Briefs.status``."""
         seen = await self.storage.overview(self._types, now=now, since=since)
         briefs, mails = (seen[kind] for kind in self._types)
-        return Status(name=self.name, now=now, since=since, briefs=briefs, mails=mails if self.mails else None)
+        return Status(
+            name=self.name,
+            now=now,
+            since=since,
+            briefs=briefs,
+            mails=mails if self.mails else None,
+            horizon=self.timing.horizon,
+        )
 
     async def reconcile(self, now: datetime, last: datetime | None = None) -> Reconciled:
         """See ``Briefs.reconcile``."""

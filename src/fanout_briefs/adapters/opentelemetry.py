@@ -106,6 +106,7 @@ class Telemetry:
     | ``fanout_briefs.errors`` | counter: turns of a server that failed | ``error.type`` |
     | ``fanout_briefs.waiting`` | gauge: how many slots | ``kind``, and ``state``: overdue, running, abandoned, failed, unknown |
     | ``fanout_briefs.oldest`` | gauge, seconds: how long the first overdue slot waits | ``kind`` |
+    | ``fanout_briefs.plan.age`` | gauge, seconds: how long ago a plan last ended; nothing before the first | |
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class Telemetry:
         self._errors = meter.create_counter("fanout_briefs.errors", "{error}", "Turns that failed.")
         self._waiting = meter.create_gauge("fanout_briefs.waiting", "{slot}", "How slots stand.")
         self._oldest = meter.create_gauge("fanout_briefs.oldest", "s", "How long the first overdue slot waits.")
+        self._plan_age = meter.create_gauge("fanout_briefs.plan.age", "s", "How long ago a plan last ended.")
 
     def on_round(self, told: _Round, /) -> None:
         """Take what a server tells."""
@@ -194,3 +196,6 @@ class Telemetry:
                 self._waiting.set(count, {**self._name, "kind": kind, "state": state})
             waited = 0.0 if overview.oldest is None else (status.now - overview.oldest).total_seconds()
             self._oldest.set(max(waited, 0.0), {**self._name, "kind": kind})
+        planned_at = status.briefs.planned_at
+        if planned_at is not None:
+            self._plan_age.set(max((status.now - planned_at).total_seconds(), 0.0), self._name)

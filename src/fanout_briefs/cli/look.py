@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -29,12 +30,12 @@ def status(application: App, since: Since = None, as_of: AsOf = None, json: Json
             return await briefs.status(as_of, since=since or _DAY)
 
     found = do(looked)
+    steps = show_status.next_steps(found, shlex.quote(application), None if since is None else written(since))
     if json:
-        show.text(out, show.as_json({"status": found, "ok": found.ok}))
+        told = {"next": [" ".join(step.lines) for step in steps], "concerns": found.concerns}
+        show.text(out, show.as_json({"status": found, **told, "ok": found.ok}))
     else:
-        given = None if since is None else written(since)
-        advice = show_status.Advice(application=application, horizon=briefs.horizon, since=given)
-        show_status.status(out, found, advice)
+        show_status.status(out, found, steps)
     if not found.ok:
         raise typer.Exit(1)
 

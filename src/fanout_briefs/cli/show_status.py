@@ -11,9 +11,9 @@ from rich.markup import escape
 
 from fanout_briefs.cli import show
 from fanout_briefs.model import JobStatus, Overview, SkipReason, Trouble
-from fanout_briefs.operate import Status
+from fanout_briefs.operate import Concern, Status
 
-__all__ = ["Advice", "status"]
+__all__ = ["Step", "next_steps", "status"]
 
 _CODES = 5
 _TROUBLES = 5
@@ -31,24 +31,21 @@ _SLOW = timedelta(minutes=5)
 """Work that waits for longer has nobody to do it, or too few."""
 
 
-@frozen(kw_only=True)
-class Advice:
-    """What a status is told with besides itself.
+@frozen
+class Step:
+    """What to do next.
 
     Attributes:
-        application: How the command line calls it.
-        horizon: How far ahead a plan looks, and so how old one may get.
-        since: What ``--since`` was, where it was given.
+        lines: In words, with the command to give.
+        label: What stands before the first line.
     """
 
-    application: str
-    horizon: timedelta
-    since: str | None = None
+    lines: Sequence[str]
+    label: str = "Next"
 
 
-def status(console: Console, found: Status, advice: Advice) -> None:
+def status(console: Console, found: Status, steps: Sequence[Step]) -> None:
     """How all slots stand, what went wrong, and what to do about it."""
-    steps = [*_next(found, advice)]
     style, verdict = _verdict(found, any_steps=bool(steps))
     head = f"{escape(show.one_line(found.name))} as of {show.moment(found.now)}"
     console.print(f"{head}: [{style}]{verdict}[/{style}]")
@@ -58,8 +55,9 @@ def status(console: Console, found: Status, advice: Advice) -> None:
     _troubles(console, found)
     if steps:
         console.print()
-    for label, step in steps:
-        show.line(console, label, step)
+    for step in steps:
+        for place, line in enumerate(step.lines):
+            show.line(console, "" if place else step.label, line)
 
 
 def _verdict(found: Status, *, any_steps: bool) -> tuple[str, str]:
@@ -148,35 +146,51 @@ def _trouble(kind: str, trouble: Trouble) -> str:
     return f"{what}, the latest due {show.moment(trouble.latest)}: {error}"
 
 
-def _next(found: Status, advice: Advice) -> Iterator[tuple[str, str]]:
-    """What to do, as labelled lines."""
-    both, app = _both(found), advice.application
-    since = "" if advice.since is None else f" --since {advice.since}"
-    if any(each.ended.get(JobStatus.FAILED) for each in both):
-        yield "Next", f"mend what failed, then: fanout-briefs retry {app} --failed{since}"
-    if any(each.ended.get(JobStatus.UNKNOWN) for each in both):
-        yield "Next", "unknown mails may have been delivered, so nothing sends them again by itself;"
-        yield "", f"if they are to go out all the same: fanout-briefs retry {app} --unknown{since}"
-    if any(each.abandoned for each in both):
-        yield "Next", f"a run takes up what dead workers left; to put it back now: fanout-briefs reconcile {app}"
-    paused_since = _paused_since(found)
+def next_steps(found: Status, application: str, since: str | None = None) -> Sequence[Step]:
+    """What to do, most urgent first.
+
+    Args:
+        found: How everything stands.
+        application: How the command line calls it.
+        since: What ``--since`` was, where it was given.
+    """
+    return [*_mend(found, application, "" if since is None else f" --since {since}"), *_keep_on(found, application)]
+
+
+def _mend(found: Status, app: str, since: str) -> Iterator[Step]:
+    concerns = found.concerns
+    if Concern.FAILED in concerns:
+        yield Step([f"mend what failed, then: fanout-briefs retry {app} --failed{since}"])
+    if Concern.UNKNOWN in concerns:
+        yield Step(
+            [
+                "unknown mails may have been delivered, so nothing sends them again by itself;",
+                f"if they are to go out all the same: fanout-briefs retry {app} --unknown{since}",
+            ]
+        )
+    if Concern.ABANDONED in concerns:
+        then = f"fanout-briefs reconcile {app}"
+        yield Step([f"a run takes up what dead workers left; to put it back now: {then}"])
+
+
+def _keep_on(found: Status, app: str) -> Iterator[Step]:
+    paused_since, concerns = _paused_since(found), found.concerns
     if paused_since is not None:
-        yield "Paused", f"since {show.moment(paused_since)}: nothing is begun until: fanout-briefs resume {app}"
-    elif any(each.overdue for each in both) and _nobody_works(both, found.now):
-        yield "Next", f"work waits and nothing runs it: fanout-briefs worker {app}"
-    yield from _planning(found, advice)
+        told = f"since {show.moment(paused_since)}: nothing is begun until: fanout-briefs resume {app}"
+        yield Step([told], "Paused")
+    elif any(each.overdue for each in _both(found)) and _nobody_works(found):
+        yield Step([f"work waits and nothing runs it: fanout-briefs worker {app}"])
+    elif Concern.WORK_OVERDUE in concerns:
+        yield Step([f"work waits for longer than {show.length(found.horizon)}: see why, or run more workers"])
+    if Concern.NEVER_PLANNED in concerns:
+        yield Step([f"plan and run, every few minutes: fanout-briefs run {app} --every 5m"])
+    elif Concern.PLAN_OVERDUE in concerns:
+        yield Step([f"plan at least every {show.length(found.horizon)}: fanout-briefs run {app} --every 5m"])
+    elif found.briefs.planned_at and found.briefs.mark and found.briefs.mark < found.briefs.planned_at:
+        yield Step([f"what could not be decided is told by: fanout-briefs plan {app} --dry-run"])
 
 
-def _nobody_works(both: Sequence[Overview], now: datetime) -> bool:
-    oldest = min((each.oldest for each in both if each.oldest is not None), default=now)
-    return now - oldest > _SLOW and not any(each.running for each in both)
-
-
-def _planning(found: Status, advice: Advice) -> Iterator[tuple[str, str]]:
-    briefs, app = found.briefs, advice.application
-    if briefs.planned_at is None:
-        yield "Next", f"plan and run, every few minutes: fanout-briefs run {app} --every 5m"
-    elif found.now - briefs.planned_at > advice.horizon:
-        yield "Next", f"plan at least every {show.length(advice.horizon)}: fanout-briefs run {app} --every 5m"
-    elif briefs.mark is not None and briefs.mark < briefs.planned_at:
-        yield "Next", f"what could not be decided is told by: fanout-briefs plan {app} --dry-run"
+def _nobody_works(found: Status) -> bool:
+    both = _both(found)
+    oldest = min((each.oldest for each in both if each.oldest is not None), default=found.now)
+    return found.now - oldest > _SLOW and not any(each.running for each in both)
