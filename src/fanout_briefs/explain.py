@@ -11,7 +11,7 @@ from attrs import frozen
 from fanout_briefs.delivery import mail_type
 from fanout_briefs.eligibility import Eligibility, Refusal, invalid_fields, parse
 from fanout_briefs.errors import InvalidSchedule, UnknownUser
-from fanout_briefs.model import Job, JobStatus, Occurrence, Preference, SkipReason, Window, check_user_id
+from fanout_briefs.model import Job, JobStatus, Occurrence, Preference, SkipReason, Window, check_user_id, slot_key
 from fanout_briefs.ports import Preferences, Storage
 from fanout_briefs.schedule import Schedule
 from fanout_briefs.timing import CatchUp, Timing
@@ -75,8 +75,8 @@ class Explainer:
         preference = (await self.preferences.get([user_id])).get(user_id)
         stages, schedule, refused = _read(preference)
         on = on or now.astimezone(schedule.zone if schedule else UTC).date()
-        keys = [f"{kind}:{on}:{user_id}" for kind in (self.name, mail_type(self.name))]
-        earlier = [f"{self.name}:{on - timedelta(days=back)}:{user_id}" for back in range(_LOOK_BACK, 0, -1)]
+        keys = [slot_key(kind, on, user_id) for kind in (self.name, mail_type(self.name))]
+        earlier = [slot_key(self.name, on - timedelta(days=back), user_id) for back in range(_LOOK_BACK, 0, -1)]
         slots = await self.storage.find([*keys, *earlier])
         job, mail = map(slots.get, keys)
         if job is not None:
@@ -96,13 +96,10 @@ class Explainer:
         preference = (await self.preferences.get([user_id])).get(user_id)
         if preference is None:
             raise UnknownUser(user_id)
-        occurrence = parse(preference).next_after(now)
-        window = Window(self._content_from(parse(preference), now), now.astimezone(UTC))
+        schedule, now = parse(preference), now.astimezone(UTC)
+        occurrence, window = schedule.next_after(now), self.timing.window_until(now, schedule.previous_before(now))
         job = Job(type=self.name, user_id=user_id, occurrence=occurrence, run_at=window.end, window=window)
         return job, preference.timezone or "UTC"
-
-    def _content_from(self, schedule: Schedule, now: datetime) -> datetime:
-        return schedule.previous_before(now).deliver_at - self.timing.lead
 
     async def _from_slots(self, job: Job, mail: Job | None, before: Sequence[Job], stages: list[Stage]) -> Code:
         stages.append(Stage("slot", _describe(job)))

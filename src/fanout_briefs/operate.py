@@ -25,7 +25,7 @@ from fanout_briefs.model import (
     Overview,
     Preference,
     SkipReason,
-    Window,
+    slot_key,
 )
 from fanout_briefs.ports import Preferences, Storage
 from fanout_briefs.runs import Reconciled
@@ -188,13 +188,12 @@ class Operator:
         preference = (await self.preferences.get([user_id])).get(user_id)
         if preference is None:
             raise UnknownUser(user_id)
-        since = parse(preference).previous_before(now).deliver_at - self.timing.lead
         job = Job(
             type=self.name,
             user_id=user_id,
             occurrence=Occurrence(local_date(preference, now), now),
             run_at=now,
-            window=Window(since, now),
+            window=self.timing.window_until(now, parse(preference).previous_before(now)),
             reason="on demand",
             demand=Demand.RESEND if resend else Demand.RUN,
         )
@@ -308,5 +307,5 @@ class Operator:
         if on is None:
             preference: Mapping[str, Preference] = await self.preferences.get([user_id])
             on = local_date(preference.get(user_id), now)
-        brief, mail = (f"{kind}:{on}:{user_id}" for kind in self._types)
+        brief, mail = (slot_key(kind, on, user_id) for kind in self._types)
         return brief, mail

@@ -74,6 +74,10 @@ class Timing:
         """What an occurrence covers: from where the content of the previous one was cut off."""
         return Window(previous.deliver_at - self.lead, occurrence.deliver_at - self.lead)
 
+    def window_until(self, now: datetime, previous: Occurrence) -> Window:
+        """What a brief that is made at once covers: from where the content of the one before it was cut off."""
+        return Window(previous.deliver_at - self.lead, now)
+
     def job(
         self,
         name: str,
