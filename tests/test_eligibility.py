@@ -10,7 +10,7 @@ import pytest
 from attrs import evolve
 
 from fanout_briefs.adapters.memory import MemoryStorage
-from fanout_briefs.eligibility import EVERYONE, Decision, Eligibility, Refusal, parse, superseded
+from fanout_briefs.eligibility import EVERYONE, Decision, Eligibility, Refusal, local_date, parse, superseded
 from fanout_briefs.engagement import BackoffPolicy, EngagementPolicy
 from fanout_briefs.errors import InvalidSchedule
 from fanout_briefs.model import (
@@ -100,7 +100,14 @@ async def test_where_no_engagement_is_plugged_in_everyone_is_sent_to() -> None:
         eligibility = Eligibility(None, storage, Scripted({"ann": False}))
         decisions = await eligibility.decide([slot(), slot("bob")])
     assert decisions == {slot().dedup_key: EVERYONE, slot("bob").dedup_key: EVERYONE}
-    assert EVERYONE.send
+    assert (EVERYONE.send, EVERYONE.is_reengagement) == (True, False)
+
+
+def test_today_is_where_the_user_is_and_in_utc_where_nobody_says_where_that_is() -> None:
+    late = NINE + 10 * HOUR  # the next morning in Auckland
+    assert local_date(Preference(user_id="ann", timezone="Pacific/Auckland"), late) == TODAY + DAY
+    assert local_date(Preference(user_id="ann", timezone="Mars/Olympus"), late) == TODAY
+    assert local_date(None, late) == TODAY
 
 
 async def test_about_nothing_nobody_is_asked() -> None:
@@ -267,8 +274,9 @@ async def test_what_the_ledger_raises_is_raised() -> None:
         (NINE, NINE, True),
         (NINE - HOUR, NINE, True),
         (NINE + HOUR, NINE - HOUR, True),
+        (NINE + HOUR, NINE + HOUR, True),
     ],
-    ids=["after it", "just after it", "at it", "before it", "after it, the slot was moved"],
+    ids=["after it", "just after it", "at it", "before it", "the slot was moved later", "the slot was moved earlier"],
 )
 async def test_a_recorded_refusal_is_not_taken_back_for_a_visit_after_the_slot(
     visit: datetime, recorded: datetime, sent: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from fanout_briefs.model import Enqueued, Job, Page, Preference, Scheduled, Sche
 from fanout_briefs.planner import SchedulePlanner
 from fanout_briefs.plans import PlanReport, Verdict
 from fanout_briefs.ports import Preferences, ScheduleIndex
-from fanout_briefs.scan import Calendar, Known
+from fanout_briefs.scan import Calendar, Due, Known
 from fanout_briefs.schedule import Schedule
 from fanout_briefs.testing.strategies import schedules
 from fanout_briefs.timing import Timing
@@ -158,6 +159,19 @@ def test_what_is_known_of_a_schedule_never_changes_what_is_due(
         window = Window(start, start + length * HOUR)
         with_it, afresh = (Calendar("daily", Timing(), window, each) for each in (known, dict[object, Known]()))
         assert [with_it.of(each) for each in fields] == [afresh.of(each) for each in fields]
+
+
+def test_no_more_than_ten_thousand_schedules_are_remembered() -> None:
+    clock = [f"{minute // 60:02}:{minute % 60:02}" for minute in range(24 * 60)]
+    places = ["UTC", "Asia/Tokyo", "Asia/Kolkata", "Asia/Kathmandu", "Europe/Berlin", "Europe/Paris", "Europe/Rome"]
+    wishes = (ScheduleFields("daily", time, zone) for zone in places for time in clock)
+    known: dict[object, Known] = {}
+    calendar = Calendar("daily", Timing(), Window(NINE, NINE + HOUR), known)
+
+    kept = [len(known) for fields in islice(wishes, 10_001) if isinstance(calendar.of(fields), Due)]
+
+    assert kept[9_999] == 10_000
+    assert kept[10_000] == 1
 
 
 async def test_who_listens_to_verdicts_hears_of_everybody(storage: AnyStorage) -> None:
