@@ -956,6 +956,9 @@ async def test_a_bad_page_size_is_refused(memory: MemoryStorage, page_size: int)
 async def test_a_bad_tolerance_is_refused(memory: MemoryStorage) -> None:
     with pytest.raises(ValueError, match="tolerance"):
         planner(memory, [], tolerance=-MINUTE)
+    with pytest.raises(ValueError, match=r"tolerance=.* must be at most 31 days"):
+        planner(memory, [], tolerance=31 * DAY + TICK)
+    planner(memory, [], tolerance=31 * DAY)
 
 
 @pytest.mark.parametrize("name", ["lead", "deadline", "horizon", "max_lateness", "look_back"])
@@ -1492,6 +1495,37 @@ async def test_a_job_nearby_may_be_of_two_dates_before_or_after(memory: MemorySt
 
     assert report.skipped == {SkipReason.NEARBY_JOB: 1}
     assert len(await states(memory)) == 2
+
+
+@pytest.mark.parametrize("turn", [1, -1], ids=["three dates back", "three dates on"])
+@pytest.mark.parametrize("apart", [timedelta(0), MINUTE], ids=["within a day and two", "just beyond"])
+async def test_a_job_within_a_longer_tolerance_may_lie_more_dates_away(
+    memory: MemoryStorage, turn: int, apart: timedelta
+) -> None:
+    # The 30th at 23:59 on Baker Island, and 22 hours and a minute later the 3rd at midnight on Kiritimati.
+    rows = [
+        person(time_of_day="23:59", timezone="Etc/GMT+12"),
+        person(time_of_day="00:00", timezone="Pacific/Kiritimati"),
+    ]
+    moments = [datetime(2025, 10, 1, 11, tzinfo=UTC), datetime(2025, 10, 2, 9, tzinfo=UTC)]
+    tolerance = timedelta(hours=22, minutes=1) - apart
+    for row, now in list(zip(rows, moments, strict=True))[::turn]:
+        report = await plan(memory, [row], now, tolerance=tolerance, look_back=timedelta(0))
+
+    assert report.skipped.get(SkipReason.NEARBY_JOB, 0) == (0 if apart else 1)
+
+
+@pytest.mark.parametrize("days", [1, 3, 7, 31])
+async def test_a_tolerance_of_days_is_kept_to_the_day(memory: MemoryStorage, days: int) -> None:
+    later = person(effective_from=NINE + days * DAY)  # so that there is no slot between the two
+    await plan(memory, [person()], NINE - HOUR)
+    report = await plan(memory, [later], NINE + days * DAY - HOUR, tolerance=days * DAY)
+    assert (report.enqueued, await states(memory)) == (0, {0: "pending", days: "nearby_job"})
+
+    await memory.forget("ann")
+    await plan(memory, [person()], NINE - HOUR)
+    report = await plan(memory, [later], NINE + days * DAY - HOUR, tolerance=days * DAY - TICK)
+    assert (report.enqueued, await states(memory)) == (1, {0: "pending", days: "pending"})
 
 
 async def test_a_job_nearby_that_is_done_does_not_count(storage: AnyStorage) -> None:

@@ -93,7 +93,7 @@ class Briefs:
         catch_up: What happens to occurrences missed while nothing planned: ``skip``, ``latest`` or ``each``.
         max_lateness: Missed occurrences older than this are never sent.
         look_back: How far before its own moment the very first plan looks.
-        tolerance: Also drops slots within that distance of another live one of the same user.
+        tolerance: Also drops slots within that distance of another live one of the same user; at most 31 days.
         page_size: How many preferences are planned at a time.
         concurrency: How many briefs are in the making at once.
         mail_concurrency: How many mails are being sent at once.

@@ -41,6 +41,9 @@ _PAGES_AT_ONCE = 2
 """While the storage works on one page, the next is read and decided."""
 _FURTHEST_BACK = timedelta(days=31)
 """Slots missed longer ago than this, and than ``max_lateness``, are not even recorded as missed."""
+_FURTHEST_NEARBY = timedelta(days=31)
+_CLOCKS_APART = timedelta(hours=26)
+"""How far clocks of two places differ at most: those of UTC+14 and UTC-12."""
 _Skip: TypeAlias = tuple[Candidate, Refusal]
 _LIVE = (JobStatus.PENDING, JobStatus.PROCESSING)
 
@@ -56,7 +59,7 @@ class SchedulePlanner:
         name: The brief's name, which is its job type. No colon.
         timing: Lead, horizon and catch-up.
         tolerance: None tells duplicates by their slot. A timedelta also drops slots within that distance of
-            another live one of the same user, as the seed did.
+            another live one of the same user, as the seed did; at most 31 days.
         page_size: How many preferences are read and written at a time.
 
     Raises:
@@ -91,6 +94,8 @@ class SchedulePlanner:
         self.page_size = page_size
         self.schedules: dict[object, Known] = {}
         BatchDeduplicator((), tolerance)  # refuses a bad tolerance here rather than in the middle of a plan
+        if tolerance is not None and tolerance > _FURTHEST_NEARBY:
+            raise ValueError(f"tolerance={tolerance!r}: must be at most {_FURTHEST_NEARBY}")
 
     async def plan(
         self,
@@ -330,13 +335,14 @@ class _Plan:
         return _standings_of(await self._ledger.find(keys))
 
     async def _nearby(self, candidates: Sequence[Candidate]) -> Mapping[str, Job] | None:
-        """With a tolerance, find jobs of these dates and of those around, where zones may have changed; else None."""
+        """With a tolerance, find jobs of all dates that may lie within it, also where zones have changed; else None."""
         if self._tolerance is None:
             return None
+        days = (self._tolerance + _CLOCKS_APART) // timedelta(days=1) + 1
         keys = [
             slot_key(slot.type, slot.occurrence.local_date + timedelta(days=day), slot.user_id)
             for slot in candidates
-            for day in range(-2, 3)
+            for day in range(-days, days + 1)
         ]
         return await self._ledger.find(keys)
 
