@@ -1752,3 +1752,66 @@ async def test_a_failures_locals_go_with_its_outcome(stream: bool) -> None:
         assert [ref for ref in kept if ref() is not None] == []
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("place", ["on_settled", "source", "async source", "body"])
+async def test_locals_of_the_callers_own_code_that_raised_go_with_its_error(place: str) -> None:
+    kept: list[weakref.ref[Local]] = []
+
+    def fail(*_: object) -> int:
+        local = Local()
+        kept.append(weakref.ref(local))
+        raise LookupError
+
+    async def fails_later() -> AsyncIterator[int]:
+        yield 0
+        yield fail()
+
+    async def run() -> None:
+        match place:
+            case "on_settled":
+                await gather_settled(double, range(6), limit=2, on_settled=fail)
+            case "source":
+                await gather_settled(double, (fail() if number else number for number in range(3)), limit=2)
+            case "async source":
+                await gather_settled(double, fails_later(), limit=2)
+            case _:
+                async with iter_settled(double, range(6), limit=2):
+                    fail()
+
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(LookupError, SourceError):
+            await run()
+        await checkpoint()
+        assert [ref() for ref in kept] == [None]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_source_that_was_not_exhausted_is_let_go_of_with_the_call(stream: bool) -> None:
+    ended: list[str] = []
+
+    def numbers() -> Iterator[int]:
+        try:
+            yield from range(100)
+        finally:
+            ended.append("numbers")
+
+    async def refuse(number: int) -> int:
+        raise LookupError(number)
+
+    gc.collect()
+    gc.disable()
+    try:
+        if stream:
+            async with iter_settled(double, numbers(), limit=2) as outcomes:
+                await anext(outcomes)
+        else:
+            with suppress(TooManyFailures):
+                await gather_settled(refuse, numbers(), limit=2, max_failures=1)
+        assert ended == ["numbers"]
+    finally:
+        gc.enable()

@@ -357,7 +357,7 @@ class _Pool(Generic[T, R]):
         self.task_per_item = task_per_item
         self.timeout = math.inf if item_timeout is None else item_timeout
         self._deadline = math.inf if deadline is None else deadline
-        self.is_timed = min(self.timeout, self._deadline) < math.inf
+        self.is_timed = item_timeout is not None or deadline is not None
         self._name = name
         self._most = max(1, min(limit, source.most))
         self._crew = 0
@@ -371,7 +371,7 @@ class _Pool(Generic[T, R]):
         self.work = Bell()  # for workers: something to take, or the end
         self.timed: dict[_Worker[T, R], tuple[float, int, T]] = {}  # in progress until when; the earliest first
         self.borrowing: set[CancelScope] = set()  # of workers that wait for a token of the limiter
-        self.last: _Worker[T, R] | None = None  # who started an item last
+        self.last: _Worker[T, R]  # who started an item last
         self.ready = 0  # workers that wait for nothing but their turn
 
     @asynccontextmanager
@@ -417,9 +417,9 @@ class _Pool(Generic[T, R]):
         self.slice_end = monotonic() + _SLICE
 
     def _forget(self) -> None:
-        """Drop every error: the frames of a failed item lead here, and a cycle would keep their locals alive."""
+        """Drop every error and the source: frames of what failed lead here, and cycles would keep both alive."""
         self._broken = self.source.failure = None
-        self.source.jobs = iter(())
+        self.source.jobs.close()
         del self.deliver, self._at_end, self.source.arrived, self.source.drained
 
     def spawn(self, func: Callable[[], Coroutine[Any, Any, None]], role: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Sized
 from operator import length_hint
 from typing import Generic, TypeVar, cast
 
@@ -74,7 +74,7 @@ class Source(Generic[T]):
         self._reading: CancelScope | None = None
         self._room = Bell()  # for the reading: its item was taken, or the horizon moved
         self.items: AsyncIterable[T] | None = None
-        self.jobs: Iterator[tuple[int, T] | None]  # None where the one who asks has to wait
+        self.jobs: Generator[tuple[int, T] | None]  # None where the one who asks has to wait
         self.most: int = sys.maxsize
         if isinstance(items, AsyncIterable):
             self.items = items
@@ -103,7 +103,7 @@ class Source(Generic[T]):
     def _must_wait(self) -> bool:
         return not self.is_drained and (bool(self._ready) or not self._has_room)
 
-    def _jobs_of(self, iterator: Iterator[T]) -> Iterator[tuple[int, T] | None]:
+    def _jobs_of(self, iterator: Iterator[T]) -> Generator[tuple[int, T] | None]:
         failure = None
         try:
             for job in enumerate(iterator):
@@ -118,8 +118,9 @@ class Source(Generic[T]):
             if failure is None:
                 raise
         self._drain(failure)
+        del failure  # Its traceback leads to this frame.
 
-    def _jobs_read_ahead(self) -> Iterator[tuple[int, T] | None]:
+    def _jobs_read_ahead(self) -> Generator[tuple[int, T] | None]:
         while True:
             if self._ready:
                 self._room.ring()
@@ -172,8 +173,9 @@ class Source(Generic[T]):
                 failure = None  # The reading was told to end, and did.
             self.is_closed = True
             self._drain(failure)
+            del failure
         finally:
-            del error  # Its traceback leads to this frame.
+            del error  # Its traceback leads to this frame, and so does the failure's.
 
     async def _read(self, iterator: AsyncIterator[T], scope: CancelScope) -> None:
         while self.has_more:
