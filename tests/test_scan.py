@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.lowlevel
@@ -159,6 +159,27 @@ def test_what_is_known_of_a_schedule_never_changes_what_is_due(
         window = Window(start, start + length * HOUR)
         with_it, afresh = (Calendar("daily", Timing(), window, each) for each in (known, dict[object, Known]()))
         assert [with_it.of(each) for each in fields] == [afresh.of(each) for each in fields]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (None, "preferences gave NoneType instead of a Page"),
+        ([Preference(user_id="ann")], "preferences gave list instead of a Page"),
+        (Page(["ann"]), "something other than Preference: 'str' object has no attribute 'is_active'"),
+        (Page(cast("Any", None)), "something other than Preference: 'NoneType' object is not iterable"),
+    ],
+)
+async def test_preferences_of_a_wrong_type_are_told_by_their_port_before_anything_is_planned(
+    storage: AnyStorage, answer: object, told: str
+) -> None:
+    class Wrong:
+        async def page(self, cursor: str | None, limit: int) -> Any:
+            return answer
+
+    with pytest.raises(TypeError, match=told):
+        await plan(storage, Wrong(), NINE)
+    assert await storage.advance("daily_brief") == NINE
 
 
 def test_no_more_than_ten_thousand_schedules_are_remembered() -> None:

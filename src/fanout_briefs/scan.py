@@ -166,9 +166,10 @@ async def pages(preferences: Preferences, calendar: Calendar, limit: int, *, eve
 
     Raises:
         ValueError: A cursor came twice, or a schedule that was not asked for.
+        TypeError: ``preferences`` gave something other than a page of people.
         Exception: What ``preferences`` raises.
     """
-    read: Callable[[str | None, int], Awaitable[Page[Any]]] = preferences.page
+    read: Callable[[str | None, int], Awaitable[object]] = preferences.page
     understand: Callable[[Sequence[Any]], Wishes] = partial(_by_fields, calendar)
     if getattr(preferences, "schedule_index", False) and not everybody:
         index = cast("ScheduleIndex", preferences)
@@ -182,7 +183,9 @@ async def pages(preferences: Preferences, calendar: Calendar, limit: int, *, eve
     cursor: str | None = None
     seen: set[str] = set()
     while True:
-        page: Page[Any] = await read(cursor, limit)
+        page = await read(cursor, limit)
+        if not isinstance(page, Page):
+            raise TypeError(f"preferences gave {type(page).__name__} instead of a Page")
         yield understand(page.items)
         cursor = page.next_cursor
         if cursor is None:
@@ -193,7 +196,10 @@ async def pages(preferences: Preferences, calendar: Calendar, limit: int, *, eve
 
 
 def _by_fields(calendar: Calendar, people: Sequence[Preference]) -> Wishes:
-    return Wishes(people, [calendar.of(each) if each.is_active else None for each in people])
+    try:
+        return Wishes(people, [calendar.of(each) if each.is_active else None for each in people])
+    except (AttributeError, TypeError) as error:
+        raise TypeError(f"preferences gave a page of something other than Preference: {error}") from error
 
 
 def _by_schedule(due: Mapping[str, Due | InvalidSchedule], people: Sequence[Scheduled]) -> Wishes:
