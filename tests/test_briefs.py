@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -19,6 +21,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from fanout_briefs.adapters.eml import EmlMailer
+from fanout_briefs.adapters.in_thread import in_thread
 from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.sqlite import SqliteStorage
 from fanout_briefs.briefs import BriefProgress, Briefs
@@ -58,7 +61,7 @@ MAIL = "generate_brief_email.daily_brief"
 def the_briefs(storage: Any, host: Host | None = None, mailer: Any = None, **options: Any) -> Briefs:
     host = host or Host()
     options = {"recipients": host if mailer else None, "mailer": mailer, "look_back": HOUR} | options
-    return Briefs(storage, projects=host, generator=host, **options)
+    return Briefs(storage, **{"projects": host, "generator": host} | options)
 
 
 def key(user_id: str, *, name: str = "daily_brief", epoch: int = 1) -> str:
@@ -278,14 +281,14 @@ class TestComposition:
         ("options", "named"),
         [
             ({"mailer": Provider(), "recipients": None}, "recipients=None: a mailer needs recipients"),
-            ({"section_limit": 0}, "section_limit=0: must be at least 1"),
-            ({"section_timeout": timedelta(0)}, "section_timeout=.*: must be more than zero, or None"),
+            ({"section_limit": 0}, "section_limit=0: must be an int of at least 1"),
+            ({"section_timeout": timedelta(0)}, "section_timeout=.*: must be a timedelta of more than zero, or None"),
             ({"concurrency": 0}, "concurrency"),
             ({"lease": timedelta(0)}, "lease"),
             ({"deadline": -MINUTE}, "deadline"),
             ({"catch_up": "all"}, "catch_up='all': must be one of skip, latest, each"),
-            ({"send_timeout": timedelta(0)}, "send_timeout=.*: must be more than zero"),
-            ({"preferences": object()}, "preferences=.*: object has no page and no get; see fanout_briefs.ports"),
+            ({"send_timeout": timedelta(0)}, "send_timeout=.*: must be a timedelta of more than zero"),
+            ({"preferences": object()}, "preferences=.*: object has no get and no page; see fanout_briefs.ports"),
             ({"engagement": "visits"}, "engagement='visits': str has no last_visits; see fanout_briefs.ports"),
             ({"name": "daily:brief"}, "name='daily:brief'"),
             ({"page_size": 0}, "page_size=0"),
@@ -295,6 +298,84 @@ class TestComposition:
     def test_a_bad_argument_is_named_before_anything_happens(self, options: dict[str, Any], named: str) -> None:
         with pytest.raises(ValueError, match=named):
             the_briefs(MemoryStorage(), **options)
+
+    def test_all_bad_arguments_are_told_at_once(self) -> None:
+        wrong: dict[str, Any] = {
+            "name": 7,
+            "title": 7,
+            "lead": 15,
+            "deadline": "5m",
+            "horizon": None,
+            "max_lateness": -MINUTE,
+            "look_back": 1.5,
+            "catch_up": 7,
+            "tolerance": timedelta(days=32),
+            "page_size": True,
+            "concurrency": 0,
+            "mail_concurrency": "5",
+            "section_limit": None,
+            "section_timeout": 60,
+            "send_timeout": None,
+            "lease": timedelta(0),
+            "redispatch_after": timedelta(0),
+            "retrying": 3,
+            "mail_retrying": 12,
+            "projects": None,
+            "generator": 7,
+            "clock": NINE,
+        }
+        with pytest.raises(ValueError, match="recipients=None") as refused:
+            the_briefs(MemoryStorage(), mailer=Provider(), recipients=None, **wrong)
+        told = str(refused.value)
+        assert [name for name, value in wrong.items() if f"{name}={value!r}: " not in told] == []
+
+    @pytest.mark.parametrize("argument", ["render", "on_progress", "clock"])
+    def test_a_hook_that_is_async_would_never_run_and_is_refused(self, argument: str) -> None:
+        async def hook(*_: object) -> None: ...
+
+        options: dict[str, Any] = {argument: hook}
+        with pytest.raises(ValueError, match=f"{argument}=.*: must be a plain function"):
+            the_briefs(MemoryStorage(), **options)
+
+    @pytest.mark.parametrize("argument", ["storage", "projects", "generator", "mailer"])
+    def test_a_class_in_place_of_an_object_is_refused(self, argument: str) -> None:
+        options: dict[str, Any] = {"storage": MemoryStorage(), argument: {"storage": MemoryStorage}.get(argument, Host)}
+        with pytest.raises(ValueError, match=f"{argument}=.*: must be an object, not a class: "):
+            the_briefs(options.pop("storage"), **options)
+
+    def test_methods_that_are_not_async_are_named_with_what_makes_them_so(self) -> None:
+        class Synchronous:
+            def of(self, user_id: str, window: Window) -> Sequence[Project]:
+                return ()
+
+            def generate(self, request: SectionRequest) -> ProjectBrief | None:
+                return None
+
+        wrong: Any = Synchronous()
+        with pytest.raises(ValueError, match=r"projects=.*: Synchronous.of must be async def; .*in_thread") as refused:
+            the_briefs(MemoryStorage(), projects=wrong, generator=wrong)
+        assert "Synchronous.generate must be async def" in str(refused.value)
+        the_briefs(MemoryStorage(), projects=in_thread(wrong), generator=in_thread(wrong))
+
+    def test_whatever_may_give_an_awaitable_is_a_method_of_a_port(self) -> None:
+        async def of(user_id: str, window: Window) -> Sequence[Project]:
+            return ()
+
+        class Called:
+            async def __call__(self, user_id: str, window: Window) -> Sequence[Project]:
+                return ()
+
+        class Handing:
+            def of(self, user_id: str, window: Window) -> Coroutine[Any, Any, Sequence[Project]]:
+                return of(user_id, window)
+
+        @functools.wraps(of)
+        def decorated(*args: Any) -> Any:
+            return of(*args)
+
+        for method in (of, Called(), functools.partial(of), Handing().of, decorated):
+            given: Any = SimpleNamespace(of=method)
+            the_briefs(MemoryStorage(), projects=given)
 
     @pytest.mark.parametrize("kind", ["memory", "sqlite"])
     def test_constructing_does_nothing_and_needs_no_event_loop(self, kind: str, tmp_path: Path) -> None:

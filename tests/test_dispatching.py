@@ -245,7 +245,9 @@ def test_a_dispatcher_that_is_none_is_refused_at_once(engine: Engine, clock: Clo
     wrong: Any = object()
     with pytest.raises(ValueError, match=r"dispatcher=.*: object has no dispatch and no powers"):
         the_briefs(MemoryStorage(), wrong, clock)
-    with pytest.raises(ValueError, match=r"redispatch_after=datetime.timedelta\(0\): must be more than zero"):
+    with pytest.raises(
+        ValueError, match=r"redispatch_after=datetime.timedelta\(0\): must be a timedelta of more than zero"
+    ):
         the_briefs(MemoryStorage(), engine, clock, redispatch_after=timedelta(0))
 
 

@@ -14,9 +14,10 @@ import fanout_briefs
 
 ROOT = Path(fanout_briefs.__file__).parent
 PURE = {"settled", "schedule", "engagement", "dedupe", "render", "timing"}
-VALUES = {"model", "errors", "engine"}
+VALUES = {"model", "errors", "engine", "arguments"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "arguments": {"errors"},
     "model": set(),
     "engine": {"model"},
     "encoding": VALUES,

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import anyio
 import pytest
@@ -179,9 +180,18 @@ async def test_a_dsn_that_is_none_is_told_without_what_it_holds(dsn: str) -> Non
 def test_arguments_are_checked() -> None:
     for schema in ("", "nul\0", "x" * 64):
         with pytest.raises(ValueError, match="must be a name of 1 to 63 bytes"):
-            PostgresStorage("", schema=schema)
-    with pytest.raises(ValueError, match="pool_size=1: must be at least 2"):
-        PostgresStorage("", pool_size=1)
+            PostgresStorage("dbname=app", schema=schema)
+    with pytest.raises(ValueError, match="pool_size=1: must be an int of at least 2"):
+        PostgresStorage("dbname=app", pool_size=1)
+
+
+@pytest.mark.parametrize("dsn", ["", " ", None, SECRET.encode()])
+def test_all_bad_arguments_are_told_at_once_and_no_dsn_is_not_the_default_of_libpq(dsn: Any) -> None:
+    wrong: dict[str, Any] = {"schema": 7, "pool_size": "5", "statement_timeout": 30, "trace": True}
+    with pytest.raises(ValueError, match=r"^dsn: must be a postgresql:// address .* not shown; schema=7: ") as refused:
+        PostgresStorage(dsn, **wrong)
+    assert all(f"{name}={value!r}: must be" in str(refused.value) for name, value in wrong.items())
+    assert SECRET not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ['We"ird % @jobs', "Ünïcode 日本", "a.b;--"])

@@ -69,6 +69,14 @@ def test_an_unknown_durability_is_refused() -> None:
         unchecked("x.db", durability="off")
 
 
+def test_all_bad_arguments_are_told_at_once() -> None:
+    wrong: dict[str, Any] = {"durability": None, "busy_timeout": 30, "trace": "stderr"}
+    unchecked: Any = SqliteStorage
+    with pytest.raises(ValueError, match=r"^path=7: must be a path of a file") as refused:
+        unchecked(7, **wrong)
+    assert all(f"{name}={value!r}: must be" in str(refused.value) for name, value in wrong.items())
+
+
 @pytest.mark.parametrize("durability", ["normal", "full"])
 async def test_connections_are_set_up_as_promised(tmp_path: Path, durability: Any) -> None:
     trace = Trace()

@@ -221,6 +221,14 @@ def test_urls_that_no_mail_program_would_use_are_refused(url: str) -> None:
         UnsubscribeLinks(url, SECRET)
 
 
+def test_all_bad_arguments_are_told_at_once() -> None:
+    wrong: Any = 7
+    with pytest.raises(
+        ValueError, match=r"^url=7: must be .*; secret: must be .* \(not so: number 2\).*; name=7: must be"
+    ):
+        UnsubscribeLinks(wrong, [SECRET, wrong], name=wrong)
+
+
 @pytest.mark.parametrize("secret", ["", "short", [], [SECRET, "short"]])
 def test_secrets_that_are_none_are_refused_and_not_shown(secret: Any) -> None:
     with pytest.raises(ValueError, match="at least 16 characters") as refused:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, date, datetime, timedelta
 from types import TracebackType
@@ -12,6 +12,7 @@ from typing import Self, cast
 import anyio
 from attrs import evolve, frozen
 
+from fanout_briefs.arguments import bad_counts, bad_hooks, bad_kinds, bad_port, bad_spans, refuse
 from fanout_briefs.builder import BriefBuilder
 from fanout_briefs.delivery import SENDING, Delivery, mail_job, mail_type
 from fanout_briefs.dispatching import Carrier, DispatchingStorage
@@ -19,6 +20,7 @@ from fanout_briefs.eligibility import Eligibility
 from fanout_briefs.engagement import BackoffPolicy, EngagementPolicy
 from fanout_briefs.engine import JobRun
 from fanout_briefs.errands import Errands
+from fanout_briefs.errors import BadValue
 from fanout_briefs.explain import Explainer, Explanation
 from fanout_briefs.held import Held, Lane
 from fanout_briefs.model import (
@@ -36,14 +38,14 @@ from fanout_briefs.model import (
     check_aware,
 )
 from fanout_briefs.operate import Operator, Status
-from fanout_briefs.planner import SchedulePlanner
+from fanout_briefs.planner import SchedulePlanner, bad_plan_arguments
 from fanout_briefs.plans import PlanReport, Verdict
 from fanout_briefs.ports import Dispatcher, Engagement, Generator, Mailer, Preferences, Projects, Recipients, Storage
 from fanout_briefs.render import render_brief
 from fanout_briefs.runs import Ended, Reconciled, RunReport, Tally
 from fanout_briefs.screen import Cleared, Screen
 from fanout_briefs.serve import Reconciling, Round, Server
-from fanout_briefs.timing import CatchUp, Retrying, Timing
+from fanout_briefs.timing import CatchUp, Retrying, Timing, bad_timing
 from fanout_briefs.worker import Worker
 
 __all__ = ["BriefProgress", "Briefs"]
@@ -52,6 +54,18 @@ _log = logging.getLogger("fanout_briefs")
 _BRIEF_RETRYING = Retrying(attempts=6)
 _MAIL_RETRYING = Retrying(attempts=12)
 _DAY = timedelta(days=1)
+_MICROSECOND = timedelta(microseconds=1)
+_PORTS = {
+    "storage": Storage,
+    "projects": Projects,
+    "generator": Generator,
+    "preferences": Preferences,
+    "engagement": Engagement,
+    "recipients": Recipients,
+    "mailer": Mailer,
+    "dispatcher": Dispatcher,
+    "policy": EngagementPolicy,
+}
 
 
 @frozen
@@ -118,7 +132,7 @@ class Briefs:
         job_types: The types of its jobs, and how many of each are in the making at once; the mails' come last.
 
     Raises:
-        ValueError: A bad argument; the message names it.
+        ValueError: Arguments are bad; all of them are named.
     """
 
     def __init__(
@@ -156,29 +170,40 @@ class Briefs:
         on_progress: Callable[[BriefProgress], object] | None = None,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
-        if mailer is not None and recipients is None:
-            raise ValueError("recipients=None: a mailer needs recipients, which say where mail goes")
-        if section_limit < 1:
-            raise ValueError(f"section_limit={section_limit}: must be at least 1")
-        if section_timeout is not None and section_timeout <= timedelta(0):
-            raise ValueError(f"section_timeout={section_timeout!r}: must be more than zero, or None for no timeout")
-        if send_timeout <= timedelta(0):
-            raise ValueError(f"send_timeout={send_timeout!r}: must be more than zero")
-        for port, given, methods in (
-            ("storage", storage, ("enqueue", "claim")),
-            ("projects", projects, ("of",)),
-            ("generator", generator, ("generate",)),
-            ("preferences", preferences, ("page", "get")),
-            ("engagement", engagement, ("last_visits",)),
-            ("recipients", recipients, ("get",)),
-            ("mailer", mailer, ("send", "idempotent")),
-            ("dispatcher", dispatcher, ("dispatch", "powers")),
-        ):
-            _check_port(port, given, methods)
-        if redispatch_after <= timedelta(0):
-            raise ValueError(f"redispatch_after={redispatch_after!r}: must be more than zero")
+        problems = [
+            *_bad_ports(
+                storage=storage,
+                projects=projects,
+                generator=generator,
+                preferences=preferences,
+                engagement=engagement,
+                recipients=recipients,
+                mailer=mailer,
+                dispatcher=dispatcher,
+                policy=policy,
+            ),
+            *bad_plan_arguments(name, tolerance, page_size),
+            *bad_timing(
+                lead=lead,
+                deadline=deadline,
+                horizon=horizon,
+                catch_up=catch_up,
+                max_lateness=max_lateness,
+                look_back=look_back,
+            ),
+            *bad_kinds({"title": title}, str),
+            *bad_kinds({"retrying": retrying, "mail_retrying": mail_retrying}, Retrying),
+            *bad_counts({"concurrency": concurrency, "mail_concurrency": mail_concurrency}),
+            *bad_counts({"section_limit": section_limit}),
+            *bad_spans({"section_timeout": section_timeout}, least=_MICROSECOND, may_be_none=True),
+            *bad_spans({"send_timeout": send_timeout, "lease": lease}, least=_MICROSECOND),
+            *bad_spans({"redispatch_after": redispatch_after}, least=_MICROSECOND),
+            *bad_hooks({"render": render, "on_progress": on_progress, "clock": clock}),
+        ]
+        refuse(problems)
         self._resource = storage
-        preferences = _preferences_of(storage) if preferences is None else preferences
+        if preferences is None:
+            preferences = cast("Preferences", getattr(storage, "preferences"))  # noqa: B009  # the port has none
         carrier: Carrier | None = None
         if dispatcher is not None:
             carrier = Carrier(dispatcher=dispatcher, grace=redispatch_after, clock=clock)
@@ -652,12 +677,17 @@ def _aware(name: str, instant: datetime) -> datetime:
     return instant.astimezone(UTC)
 
 
-def _check_port(port: str, given: object, methods: Sequence[str]) -> None:
+def _bad_ports(**given: object) -> Iterator[BadValue]:
     """Tell a thing in the wrong place now, rather than at the first brief."""
-    missing = [method for method in methods if given is not None and not hasattr(given, method)]
-    if missing:
-        kind = type(given).__name__
-        raise ValueError(f"{port}={given!r}: {kind} has no {' and no '.join(missing)}; see fanout_briefs.ports")
+    for name, port in _PORTS.items():
+        if given[name] is None and name in ("storage", "projects", "generator"):
+            yield BadValue(name, None, f"must be a {port.__name__}; see fanout_briefs.ports")
+        yield from bad_port(name, given[name], port)
+    if given["mailer"] is not None and given["recipients"] is None:
+        yield BadValue("recipients", None, "a mailer needs recipients, which say where mail goes")
+    if given["preferences"] is None and getattr(given["storage"], "preferences", None) is None:
+        kind = type(given["storage"]).__name__
+        yield BadValue("preferences", None, f"{kind} keeps none of its own, so pass preferences=")
 
 
 def _told_of(storage: Storage, carrier: Carrier) -> Storage:
@@ -665,10 +695,3 @@ def _told_of(storage: Storage, carrier: Carrier) -> Storage:
     if getattr(storage, "on_pending", None) is not None:
         return storage
     return cast("Storage", DispatchingStorage(storage, carrier))
-
-
-def _preferences_of(storage: object) -> Preferences:
-    found = getattr(storage, "preferences", None)
-    if found is None:
-        raise ValueError(f"preferences=None: {type(storage).__name__} keeps none of its own, so pass preferences=")
-    return cast("Preferences", found)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias, cast
 
+from fanout_briefs.arguments import bad_counts, bad_spans, refuse
 from fanout_briefs.dedupe import BatchDeduplicator
 from fanout_briefs.eligibility import Eligibility, Refusal, invalid_fields
 from fanout_briefs.engagement import BackoffPolicy, EngagementPolicy
@@ -35,7 +36,7 @@ from fanout_briefs.scan import Calendar, Candidate, Due, DueSlot, Known, Wishes,
 from fanout_briefs.settled import Rejected, iter_settled
 from fanout_briefs.timing import CatchUp, Timing
 
-__all__ = ["SchedulePlanner"]
+__all__ = ["SchedulePlanner", "bad_plan_arguments"]
 
 _PAGES_AT_ONCE = 2
 """While the storage works on one page, the next is read and decided."""
@@ -63,7 +64,7 @@ class SchedulePlanner:
         page_size: How many preferences are read and written at a time.
 
     Raises:
-        ValueError: A bad name, tolerance or page size.
+        ValueError: A bad name, tolerance or page size; all of them are named.
     """
 
     def __init__(
@@ -78,13 +79,7 @@ class SchedulePlanner:
         tolerance: timedelta | None = None,
         page_size: int = 1000,
     ) -> None:
-        wrong = check_user_id(name) or (
-            "must hold no colon, which separates the parts of a key" if ":" in name else None
-        )
-        if wrong is not None:  # as with ids, which are the other part of a key
-            raise ValueError(f"name={name!r}: {wrong}")
-        if page_size < 1:
-            raise ValueError(f"page_size={page_size}: must be at least 1")
+        refuse(bad_plan_arguments(name, tolerance, page_size))
         self.name = name
         self.timing: Timing = timing or Timing()
         self.preferences = preferences
@@ -93,9 +88,6 @@ class SchedulePlanner:
         self.tolerance = tolerance
         self.page_size = page_size
         self.schedules: dict[object, Known] = {}
-        BatchDeduplicator((), tolerance)  # refuses a bad tolerance here rather than in the middle of a plan
-        if tolerance is not None and tolerance > _FURTHEST_NEARBY:
-            raise ValueError(f"tolerance={tolerance!r}: must be at most {_FURTHEST_NEARBY}")
 
     async def plan(
         self,
@@ -133,6 +125,17 @@ class SchedulePlanner:
         except SourceError as error:
             raise error.__cause__ or error from None
         return await plan.end()
+
+
+def bad_plan_arguments(name: str, tolerance: timedelta | None, page_size: int) -> Iterator[BadValue]:
+    """What is wrong with what a planner is to plan by."""
+    wrong = check_user_id(name)  # as with ids, which are the other part of a key
+    if wrong is None and ":" in name:
+        wrong = "must hold no colon, which separates the parts of a key"
+    if wrong is not None:
+        yield BadValue("name", name, wrong)
+    yield from bad_spans({"tolerance": tolerance}, most=_FURTHEST_NEARBY, may_be_none=True)
+    yield from bad_counts({"page_size": page_size})
 
 
 class _Plan:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import enum
 import hashlib
 import random
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import cast
 
-from attrs import Factory, field, frozen
-from attrs.validators import ge, le
+from attrs import field, frozen
 
+from fanout_briefs.arguments import bad_counts, bad_spans, refuse
+from fanout_briefs.errors import BadValue
 from fanout_briefs.model import Job, JobStatus, Occurrence, SkipReason, Window
 
-__all__ = ["FURTHEST", "CatchUp", "Retrying", "Timing"]
+__all__ = ["FURTHEST", "CatchUp", "Retrying", "Timing", "bad_timing"]
 
 FURTHEST = timedelta(days=366)
 """No job is put off for longer; a moment beyond the calendar could not even be stored."""
 
 _MICROSECOND = timedelta(microseconds=1)
-_not_negative = ge(timedelta(0))
 
 
 class CatchUp(enum.StrEnum):
@@ -33,15 +35,8 @@ class CatchUp(enum.StrEnum):
 
 
 def _catch_up(value: CatchUp | str) -> CatchUp:
-    try:
-        return CatchUp(value)
-    except ValueError:
-        raise ValueError(f"catch_up={value!r}: must be one of {', '.join(CatchUp)}") from None
-
-
-def _spread_of(timing: Timing) -> int:
-    """Over how many microseconds generation is spread."""
-    return max((timing.lead - timing.deadline) // _MICROSECOND, 0)
+    # What is none is left as it is, and told with all else that is wrong.
+    return next((each for each in CatchUp if each == value), cast("CatchUp", value))
 
 
 @frozen(kw_only=True)
@@ -57,13 +52,27 @@ class Timing:
         look_back: How far before its own moment the very first plan looks.
     """
 
-    lead: timedelta = field(default=timedelta(minutes=15), validator=_not_negative)
-    deadline: timedelta = field(default=timedelta(minutes=5), validator=_not_negative)
-    horizon: timedelta = field(default=timedelta(hours=1), validator=_not_negative)
+    lead: timedelta = timedelta(minutes=15)
+    deadline: timedelta = timedelta(minutes=5)
+    horizon: timedelta = timedelta(hours=1)
     catch_up: CatchUp = field(default=CatchUp.LATEST, converter=_catch_up)
-    max_lateness: timedelta = field(default=timedelta(hours=12), validator=_not_negative)
-    look_back: timedelta = field(default=timedelta(0), validator=_not_negative)
-    _spread: int = field(init=False, repr=False, eq=False, default=Factory(_spread_of, takes_self=True))
+    max_lateness: timedelta = timedelta(hours=12)
+    look_back: timedelta = timedelta(0)
+    _spread: int = field(init=False, repr=False, eq=False, default=0)
+    """Over how many microseconds generation is spread."""
+
+    def __attrs_post_init__(self) -> None:
+        refuse(
+            bad_timing(
+                lead=self.lead,
+                deadline=self.deadline,
+                horizon=self.horizon,
+                catch_up=self.catch_up,
+                max_lateness=self.max_lateness,
+                look_back=self.look_back,
+            )
+        )
+        object.__setattr__(self, "_spread", max((self.lead - self.deadline) // _MICROSECOND, 0))
 
     def generate_at(self, name: str, user_id: str, deliver_at: datetime) -> datetime:
         """When generation starts: spread over the lead by a stable hash of the user, so that not all start at once."""
@@ -102,6 +111,13 @@ class Timing:
         )
 
 
+def bad_timing(*, catch_up: CatchUp | str, **spans: timedelta) -> Iterator[BadValue]:
+    """What is wrong with the arguments of ``Timing``."""
+    yield from bad_spans(spans)
+    if catch_up not in tuple(CatchUp):
+        yield BadValue("catch_up", catch_up, f"must be one of {', '.join(CatchUp)}")
+
+
 @frozen(kw_only=True)
 class Retrying:
     """How failed attempts are repeated: back-off doubles from ``first`` to ``longest``, give or take a quarter.
@@ -115,9 +131,13 @@ class Retrying:
         longest: At most 366 days.
     """
 
-    attempts: int = field(default=3, validator=ge(1))
-    first: timedelta = field(default=timedelta(minutes=1), validator=ge(timedelta(0)))
-    longest: timedelta = field(default=timedelta(hours=1), validator=[ge(timedelta(0)), le(FURTHEST)])
+    attempts: int = 3
+    first: timedelta = timedelta(minutes=1)
+    longest: timedelta = timedelta(hours=1)
+
+    def __attrs_post_init__(self) -> None:
+        problems = [*bad_counts({"attempts": self.attempts}), *bad_spans({"first": self.first})]
+        refuse([*problems, *bad_spans({"longest": self.longest}, most=FURTHEST)])
 
     def delay(self, attempt: int) -> timedelta:
         """How long to wait after this attempt, counted from 1."""

@@ -28,6 +28,7 @@ from anyio import to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from fanout_briefs.adapters._engines import JobRunner, Opener, distinct
+from fanout_briefs.arguments import bad_spans, refuse
 from fanout_briefs.engine import DispatcherPowers, JobOutcome
 from fanout_briefs.model import JobRef
 
@@ -75,10 +76,7 @@ class CeleryDispatcher:
             for kind, priority in self._priorities.items()
             if priority not in range(_HIGHEST + 1)
         ]
-        if ahead < timedelta(0):
-            problems.insert(0, f"ahead={ahead!r}: must not be less than zero")
-        if problems:
-            raise ValueError("; ".join(problems))
+        refuse([*bad_spans({"ahead": ahead}), *problems])
 
     @property
     def powers(self) -> DispatcherPowers:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import anyio.to_thread
 
 from fanout_briefs.adapters._message import Unsubscribe, hash_of, sender_address, unsubscribe_problems, written
+from fanout_briefs.arguments import refuse
 from fanout_briefs.errors import BadValue, NotSent
 from fanout_briefs.model import Mail, Receipt
 
@@ -66,8 +67,7 @@ class EmlMailer:
             self._sender = sender_address(sender)
         except ValueError as error:
             problems.insert(0, BadValue("sender", sender, str(error)))
-        if problems:
-            raise ValueError("; ".join(map(str, problems)))
+        refuse(problems)
 
     async def send(self, mail: Mail, key: str) -> Receipt:
         """Write the file, in place of an earlier attempt's; the receipt's reference is its path.

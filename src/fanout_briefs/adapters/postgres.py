@@ -21,7 +21,9 @@ except ModuleNotFoundError as _missing:
 from fanout_briefs.adapters import postgres_rows as convert
 from fanout_briefs.adapters import postgres_statements as sql
 from fanout_briefs.adapters.postgres_connection import Database, Guest, Lanes, PoolUse, Session, Tables
+from fanout_briefs.arguments import bad_counts, bad_hooks, bad_spans, refuse
 from fanout_briefs.encoding import decode_brief
+from fanout_briefs.errors import BadValue
 from fanout_briefs.model import (
     Brief,
     Change,
@@ -80,6 +82,9 @@ class PostgresStorage:
             and errors of the driver are told as the storage's own. It may be called again for the same jobs.
         trace: For diagnostics: called with each statement of SQL before it runs, in a thread; never with values.
             If it raises, the transaction is undone.
+
+    Raises:
+        ValueError: Arguments are bad; all of them are named.
     """
 
     tells_standings = True
@@ -95,14 +100,14 @@ class PostgresStorage:
         on_pending: OnPending | None = None,
         trace: Callable[[str], None] | None = None,
     ) -> None:
-        if not schema or "\0" in schema or len(schema.encode()) > 63:
-            raise ValueError(f"schema={schema!r}: must be a name of 1 to 63 bytes")
-        if pool_size < 2:
-            raise ValueError(
-                f"pool_size={pool_size!r}: must be at least 2, since heartbeats have a connection of their own"
-            )
-        if statement_timeout < timedelta(milliseconds=1):
-            raise ValueError(f"statement_timeout={statement_timeout!r}: must be at least a millisecond")
+        refuse(
+            [
+                *_bad_place(dsn, schema),
+                *bad_counts({"pool_size": pool_size}, least=2),  # heartbeats have a connection of their own
+                *bad_spans({"statement_timeout": statement_timeout}, least=timedelta(milliseconds=1)),
+                *bad_hooks({"trace": trace}),
+            ]
+        )
         self._database = Database(
             target=dsn,
             schema=schema,
@@ -416,6 +421,14 @@ class PostgresPreferences:
         """Remove the preferences of these users; the others stay, and so do slots and briefs."""
         asked = (convert.askable(user_ids),)
         await self._lanes().work(lambda tables: tables.count(sql.REMOVE_PREFERENCES, asked))
+
+
+def _bad_place(dsn: object, schema: object) -> Iterator[BadValue | str]:
+    if not isinstance(dsn, str) or not dsn.strip():
+        # An empty one would quietly be libpq's default.
+        yield "dsn: must be a postgresql:// address or key=value pairs, such as 'dbname=app'; it is not shown"
+    if not isinstance(schema, str) or not schema or "\0" in schema or len(schema.encode()) > 63:
+        yield BadValue("schema", schema, "must be a name of 1 to 63 bytes")
 
 
 def _rows(statement: str, values: Any) -> Callable[[Tables], list[tuple[Any, ...]]]:

@@ -32,6 +32,7 @@ from fanout_briefs.adapters._message import (
     unsubscribe_problems,
     written,
 )
+from fanout_briefs.arguments import bad_counts, bad_spans, refuse
 from fanout_briefs.errors import BadValue, NotSent
 from fanout_briefs.model import Mail, Receipt
 
@@ -111,16 +112,16 @@ class SmtpMailer:
         Raises:
             ValueError: Arguments are bad; all of them are named.
         """
-        problems = [
+        problems: list[BadValue | str] = [
             *_address_problems(host, port, local_hostname),
             *_sender_problems(sender),
             *_security_problems(security, tls_context),
             *_login_problems(username, password),
-            *_limit_problems(timeout, connections),
+            *bad_spans({"timeout": timeout}, least=timedelta(microseconds=1), most=_LONGEST_WAIT),
+            *bad_counts({"connections": connections}),
             *unsubscribe_problems(unsubscribe),
         ]
-        if problems:
-            raise ValueError("; ".join(map(str, problems)))
+        refuse(problems)
         server = _Server(
             host=host,
             port=_PORTS[security] if port is None else port,
@@ -467,13 +468,6 @@ def _login_problems(username: object, password: object) -> Iterator[BadValue | s
     for name, value in (("username", username), ("password", password)):
         if value is not None and not (isinstance(value, str) and value and value.isascii() and value.isprintable()):
             yield f"{name}: must be printable ASCII, which is all that smtplib sends; the value is not shown"
-
-
-def _limit_problems(timeout: object, connections: object) -> Iterator[BadValue]:
-    if not isinstance(timeout, timedelta) or not timedelta(0) < timeout <= _LONGEST_WAIT:
-        yield BadValue("timeout", timeout, "must be a timedelta of more than zero and at most a day")
-    if not _is_integer(connections) or cast("int", connections) < 1:
-        yield BadValue("connections", connections, "must be an integer of at least 1")
 
 
 def _is_integer(value: object) -> bool:

@@ -20,7 +20,9 @@ from attrs import evolve
 
 from fanout_briefs.adapters import sqlite_statements as sql
 from fanout_briefs.adapters.sqlite_connection import Database, Session, Unit
+from fanout_briefs.arguments import bad_hooks, bad_spans, refuse
 from fanout_briefs.encoding import decode_brief
+from fanout_briefs.errors import BadValue
 from fanout_briefs.model import (
     Brief,
     Change,
@@ -70,6 +72,9 @@ class SqliteStorage:
         busy_timeout: How long to wait for the file while another process writes.
         trace: For diagnostics: called with each statement of SQL before it runs, in a thread; never with values.
             If it raises, the transaction is undone.
+
+    Raises:
+        ValueError: Arguments are bad; all of them are named.
     """
 
     tells_standings = True
@@ -82,10 +87,9 @@ class SqliteStorage:
         busy_timeout: timedelta = timedelta(seconds=30),
         trace: Callable[[str], None] | None = None,
     ) -> None:
-        if os.fspath(path) in ("", ":memory:"):
-            raise ValueError(f"path={path!r}: must be a file; MemoryStorage keeps everything in memory")
-        if durability not in ("normal", "full"):
-            raise ValueError(f"durability={durability!r}: must be 'normal' or 'full'")
+        refuse(
+            [*_bad_place(path, durability), *bad_spans({"busy_timeout": busy_timeout}), *bad_hooks({"trace": trace})]
+        )
         self._database = Database(path=Path(path), durability=durability, busy_timeout=busy_timeout, trace=trace)
         self._session: Session | None = None
         self.preferences: Final = SqlitePreferences(self._open_session)
@@ -333,6 +337,15 @@ class SqlitePreferences:
     async def remove(self, user_ids: Collection[str]) -> None:
         """Remove the preferences of these users; the others stay, and so do slots and briefs."""
         await self._session().writer.write(_all(sql.REMOVE_PREFERENCES, (sql.array(user_ids),)))
+
+
+def _bad_place(path: object, durability: object) -> Iterator[BadValue]:
+    if not isinstance(path, (str, os.PathLike)):
+        yield BadValue("path", path, "must be a path of a file, as a str or an os.PathLike")
+    elif os.fspath(path) in ("", ":memory:"):
+        yield BadValue("path", path, "must be a file; MemoryStorage keeps everything in memory")
+    if durability not in ("normal", "full"):
+        yield BadValue("durability", durability, "must be 'normal' or 'full'")
 
 
 def _all(statement: str, values: Any) -> Unit[list[Any]]:

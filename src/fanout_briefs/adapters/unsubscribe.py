@@ -7,7 +7,7 @@ anything: what mail scanners and browsers open by themselves, they open by GET.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
@@ -17,7 +17,8 @@ try:
 except ModuleNotFoundError as _missing:
     raise ImportError("UnsubscribeLinks needs itsdangerous: pip install 'fanout-briefs[unsubscribe]'") from _missing
 
-from fanout_briefs.errors import PermanentFailure
+from fanout_briefs.arguments import bad_kinds, refuse
+from fanout_briefs.errors import BadValue, PermanentFailure
 from fanout_briefs.model import Mail
 
 __all__ = ["UnsubscribeLinks", "UnsubscribePage"]
@@ -47,14 +48,10 @@ class UnsubscribeLinks:
             name: The brief's. A link for one kind of brief says nothing about another.
 
         Raises:
-            ValueError: An argument is bad; what a secret is, is not shown.
+            ValueError: Arguments are bad; all of them are named, and what a secret is, is not shown.
         """
-        parts = urlsplit(url)
-        if parts.scheme != "https" or not parts.netloc or parts.query or parts.fragment or not url.isascii():
-            raise ValueError(f"url={url!r}: must be an https URL in ASCII without query and fragment")
         secrets = [secret] if isinstance(secret, str) else list(secret)
-        if not secrets or any(len(each) < _SHORTEST_SECRET for each in secrets):
-            raise ValueError(f"secret: must be at least {_SHORTEST_SECRET} characters, or several such")
+        refuse([*_bad_url(url), *_bad_secrets(secrets), *bad_kinds({"name": name}, str, may_be_none=False)])
         self._url = url.rstrip("/")
         self._signed = URLSafeSerializer(
             secrets,
@@ -143,6 +140,19 @@ class UnsubscribePage:
             await _answer(send, 200, self._form, shows_body=scope["method"] == "GET")
         else:
             await _answer(send, 405, _page("Not allowed", "<p>Use POST.</p>"), (b"allow", b"GET, HEAD, POST"))
+
+
+def _bad_url(url: object) -> Iterator[BadValue]:
+    parts = urlsplit(url) if isinstance(url, str) and url.isascii() else None
+    if parts is None or parts.scheme != "https" or not parts.netloc or parts.query or parts.fragment:
+        yield BadValue("url", url, "must be an https URL in ASCII without query and fragment")
+
+
+def _bad_secrets(secrets: Sequence[object]) -> Iterator[str]:
+    bad = [place for place, each in enumerate(secrets) if not isinstance(each, str) or len(each) < _SHORTEST_SECRET]
+    if bad or not secrets:
+        which = f" (not so: number {', '.join(str(place + 1) for place in bad)})" if len(secrets) > 1 else ""
+        yield f"secret: must be at least {_SHORTEST_SECRET} characters, or several such{which}; it is not shown"
 
 
 def _page(title: str, body: str) -> bytes:
