@@ -13,9 +13,11 @@ from pathlib import Path
 from attrs import frozen
 
 WIDTH, ROW, LEFT = 760, 17, 250
+# Its text is dark, and the page around it may be, too.
+PAPER = '<rect width="100%" height="100%" rx="8" class="paper"/>\n'
 STYLE = (
     "text{font:11px sans-serif;fill:#555}.name{text-anchor:end}.group{font-weight:bold;font-size:13px}"
-    ".ours{fill:#00897b}.peer{fill:#b0bec5}"
+    ".ours{fill:#00897b}.peer{fill:#b0bec5}.paper{fill:#fafaf9}"
 )
 
 
@@ -111,7 +113,7 @@ def plot(label: str, groups: Iterable[tuple[str, Sequence[Entry]]], lowest: floa
         top += 2 * ROW
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" role="img" aria-label="{label}">'
-        f"<style>{STYLE}</style>\n" + "\n".join(parts) + "\n</svg>\n"
+        f"<style>{STYLE}</style>\n" + PAPER + "\n".join(parts) + "\n</svg>\n"
     )
 
 
