@@ -60,8 +60,15 @@ MAIL = "generate_brief_email.daily_brief"
 
 def the_briefs(storage: Any, host: Host | None = None, mailer: Any = None, **options: Any) -> Briefs:
     host = host or Host()
-    options = {"recipients": host if mailer else None, "mailer": mailer, "look_back": HOUR} | options
-    return Briefs(storage, **{"projects": host, "generator": host} | options)
+    wired: dict[str, Any] = {
+        "projects": host,
+        "generator": host,
+        "recipients": host if mailer else None,
+        "mailer": mailer,
+        "look_back": HOUR,
+    }
+    wired.update(options)
+    return Briefs(storage, **wired)
 
 
 def key(user_id: str, *, name: str = "daily_brief", epoch: int = 1) -> str:
@@ -356,6 +363,11 @@ class TestComposition:
             the_briefs(MemoryStorage(), projects=wrong, generator=wrong)
         assert "Synchronous.generate must be async def" in str(refused.value)
         the_briefs(MemoryStorage(), projects=in_thread(wrong), generator=in_thread(wrong))
+
+    def test_what_cannot_be_called_is_no_method_of_a_port(self) -> None:
+        wrong: Any = SimpleNamespace(of=["apollo"])
+        with pytest.raises(ValueError, match=r"projects=.*: SimpleNamespace.of must be async def"):
+            the_briefs(MemoryStorage(), projects=wrong)
 
     def test_whatever_may_give_an_awaitable_is_a_method_of_a_port(self) -> None:
         async def of(user_id: str, window: Window) -> Sequence[Project]:

@@ -267,6 +267,31 @@ class TestFailures:
         with pytest.raises(BriefFailed):
             await built(a_builder(host_of(a=PermanentFailure("no"), b="no brief")))
 
+    @pytest.mark.parametrize(
+        ("given", "told"),
+        [
+            (None, "projects.of gave NoneType instead of a sequence of Project"),
+            ("apollo", "projects.of gave str instead of a sequence of Project"),
+            (["apollo", 7], "projects.of gave int and str instead of Project"),
+            ([None], "projects.of gave NoneType instead of Project"),
+        ],
+    )
+    async def test_projects_that_are_none_are_told_by_their_port(self, given: object, told: str) -> None:
+        class Wrong:
+            async def of(self, user_id: str, window: Window) -> Any:
+                return given
+
+        with pytest.raises(TypeError, match=told):
+            await built(a_builder(host_of(), projects=Wrong()))
+
+    async def test_projects_may_come_in_any_iterable(self) -> None:
+        class Lazy:
+            async def of(self, user_id: str, window: Window) -> Any:
+                return (Project(each, each.upper()) for each in "ab")
+
+        brief = await brief_of(a_builder(host_of(a=0, b=0), projects=Lazy()))
+        assert [section.title for section in brief.sections] == ["A", "B"]
+
     @pytest.mark.parametrize(("given", "named"), [("text", "str"), (7.5j, "complex"), ({}, "dict")])
     async def test_a_generator_that_gives_something_else_is_told_so(self, given: object, named: str) -> None:
         brief = await brief_of(a_builder(host_of(a=0, b=given)))

@@ -344,6 +344,25 @@ class TestTime:
         assert mailer.sent == []
 
 
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (None, "recipients.get gave NoneType instead of a mapping of Recipient by user"),
+        ([ADA], "recipients.get gave list instead of a mapping of Recipient by user"),
+        ({"ada": "ada@example.com"}, "recipients.get gave str instead of Recipient"),
+    ],
+)
+async def test_recipients_that_are_none_are_told_by_their_port_and_nothing_is_sent(answer: object, told: str) -> None:
+    class Wrong(Addresses):
+        async def get(self, user_ids: Collection[str]) -> Any:
+            return answer
+
+    mailer = Provider()
+    with pytest.raises(TypeError, match=told):
+        await delivered(mailer, Wrong())
+    assert mailer.sent == []
+
+
 async def test_a_mailer_that_returns_nothing_has_accepted_the_mail() -> None:
     class Forgetful(Provider):
         async def send(self, mail: Mail, key: str) -> Any:

@@ -544,3 +544,27 @@ async def test_what_is_foretold_is_what_the_next_plan_records(catch_up: CatchUp,
         for on, verdict in told.items():
             if on in after and verdict.status is not None:
                 assert after[on].code == (verdict.code or verdict.status)
+
+
+@pytest.mark.parametrize("method", ["explain", "retry", "cancel", "regenerate"])
+@pytest.mark.parametrize("on", ["2026-03-09", NINE, 20260309])
+async def test_a_date_that_is_none_is_refused_by_name(method: str, on: object) -> None:
+    async with MemoryStorage() as storage:
+        briefs = World(storage).briefs()
+        with pytest.raises(ValueError, match=r"on=.*: must be a datetime.date without a time, or None"):
+            await getattr(briefs, method)("ada", on)
+
+
+@pytest.mark.parametrize("method", ["explain", "preview", "next", "retry", "cancel", "regenerate", "generate_now"])
+async def test_preferences_that_are_none_are_told_by_their_port(method: str) -> None:
+    class Wrong:
+        async def page(self, cursor: str | None, limit: int) -> Any:
+            raise AssertionError
+
+        async def get(self, user_ids: Collection[str]) -> Any:
+            return {"ada": "09:00"}
+
+    async with MemoryStorage() as storage:
+        briefs = World(storage).briefs(preferences=Wrong())
+        with pytest.raises(TypeError, match=r"preferences.get gave str instead of Preference"):
+            await getattr(briefs, method)("ada")

@@ -72,7 +72,7 @@ def test_an_unknown_durability_is_refused() -> None:
 def test_all_bad_arguments_are_told_at_once() -> None:
     wrong: dict[str, Any] = {"durability": None, "busy_timeout": 30, "trace": "stderr"}
     unchecked: Any = SqliteStorage
-    with pytest.raises(ValueError, match=r"^path=7: must be a path of a file") as refused:
+    with pytest.raises(ValueError, match=r"^path=7: must be the path of a file") as refused:
         unchecked(7, **wrong)
     assert all(f"{name}={value!r}: must be" in str(refused.value) for name, value in wrong.items())
 

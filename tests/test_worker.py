@@ -429,6 +429,20 @@ class TestDecidedAgain:
         # Engagement has no say in what is made by hand.
         assert await statuses(storage, by_hand) == ["completed" if port == "engagement" else "failed"]
 
+    async def test_preferences_that_are_none_are_told_by_their_port_and_use_up_no_attempt(
+        self, storage: Storage
+    ) -> None:
+        class Wrong:
+            async def get(self, user_ids: Collection[str]) -> Any:
+                return [Preference(user_id=user_id) for user_id in user_ids]
+
+        await queue(storage, a_job("ada"))
+        await a_worker(storage, preferences=Wrong()).run(NINE)
+
+        waiting = await slot(storage, a_job("ada"))
+        assert (waiting.status, waiting.attempts) == (JobStatus.PENDING, 0)
+        assert waiting.error == "preferences.get gave list instead of a mapping of Preference by user"
+
     async def test_an_outage_ends_no_later_than_by_being_too_late(self, storage: Storage) -> None:
         class Away:
             async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:

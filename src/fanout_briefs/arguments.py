@@ -1,4 +1,4 @@
-"""What is wrong with the arguments of a call: found one by one, and told together in one error."""
+"""What is wrong with what a host gives: arguments, told together in one error, and answers of its ports."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from types import FunctionType
+from typing import TypeVar, cast
 
 from typing_extensions import get_protocol_members
 
 from fanout_briefs.errors import BadValue
 
-__all__ = ["bad_counts", "bad_hooks", "bad_kinds", "bad_port", "bad_spans", "refuse"]
+__all__ = ["answered", "bad_counts", "bad_hooks", "bad_kinds", "bad_port", "bad_spans", "refuse"]
 
 _MICROSECOND = timedelta(microseconds=1)
+_T = TypeVar("_T")
 
 
 def refuse(problems: Iterable[BadValue | str]) -> None:
@@ -25,6 +27,26 @@ def refuse(problems: Iterable[BadValue | str]) -> None:
     told = "; ".join(map(str, problems))
     if told:
         raise ValueError(told)
+
+
+def answered(port: str, answer: object, kind: type[_T]) -> Mapping[str, _T]:
+    """What a port answered about users, if it is that.
+
+    Args:
+        port: The method that was asked, for the message.
+        answer: By user.
+        kind: What each is to be.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(answer, Mapping):
+        raise TypeError(f"{port} gave {type(answer).__name__} instead of a mapping of {kind.__name__} by user")
+    answers = cast("Mapping[str, object]", answer)
+    wrong = {type(each).__name__ for each in answers.values() if not isinstance(each, kind)}
+    if wrong:
+        raise TypeError(f"{port} gave {' and '.join(sorted(wrong))} instead of {kind.__name__}")
+    return cast("Mapping[str, _T]", answers)
 
 
 def bad_counts(given: Mapping[str, object], least: int = 1) -> Iterator[BadValue]:
@@ -97,7 +119,7 @@ def bad_port(name: str, given: object, port: type) -> Iterator[BadValue]:
             name, given, f"{type(given).__name__} has no {' and no '.join(missing)}; see fanout_briefs.ports"
         )
     awaited = [member for member in members if inspect.iscoroutinefunction(getattr(port, member))]
-    wrong = [member for member in awaited if _is_never_awaitable(getattr(given, member, None))]
+    wrong = [each for each in awaited if each not in missing and _is_never_awaitable(getattr(given, each))]
     if wrong:
         methods = " and ".join(f"{type(given).__name__}.{member}" for member in wrong)
         yield BadValue(name, given, f"{methods} must be async def; fanout_briefs.adapters.in_thread makes them so")
@@ -105,8 +127,7 @@ def bad_port(name: str, given: object, port: type) -> Iterator[BadValue]:
 
 def _is_never_awaitable(method: object) -> bool:
     """Whether what a method gives surely cannot be awaited."""
-    wrapped = [method, inspect.unwrap(method)] if callable(method) else [method]
-    return all(_is_plain_function(each) for each in wrapped)
+    return not callable(method) or all(map(_is_plain_function, (method, inspect.unwrap(method))))
 
 
 def _is_plain_function(method: object) -> bool:

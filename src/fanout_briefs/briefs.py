@@ -415,10 +415,10 @@ class Briefs:
             now: The moment to judge by, aware; None is the present.
 
         Raises:
-            ValueError: ``now`` is naive.
+            ValueError: ``now`` is naive, or ``on`` is no plain date.
             Exception: What reading preferences or the storage raises.
         """
-        return await self._explainer.explain(user_id, on, self._moment(now))
+        return await self._explainer.explain(user_id, _plain_date(on), self._moment(now))
 
     async def next(self, user_id: str, now: datetime | None = None) -> Explanation:
         """Say when the user's next brief is to be delivered, and how it stands, as ``explain`` does for its date.
@@ -502,9 +502,9 @@ class Briefs:
             False if there is no finished brief of that date: nothing was changed.
 
         Raises:
-            ValueError: ``now`` is naive.
+            ValueError: ``now`` is naive, or ``on`` is no plain date.
         """
-        return await self._operator.regenerate(user_id, on, self._moment(now), resend=resend)
+        return await self._operator.regenerate(user_id, _plain_date(on), self._moment(now), resend=resend)
 
     async def retry(self, user_id: str, on: date | None = None, *, now: datetime | None = None) -> bool:
         """Have a brief, or else its mail, tried again that failed, is unknown, was skipped or was cancelled.
@@ -521,9 +521,9 @@ class Briefs:
             False if there is nothing of that date to be tried again: nothing was changed.
 
         Raises:
-            ValueError: ``now`` is naive.
+            ValueError: ``now`` is naive, or ``on`` is no plain date.
         """
-        return await self._operator.retry(user_id, on, self._moment(now))
+        return await self._operator.retry(user_id, _plain_date(on), self._moment(now))
 
     async def retry_all(
         self, *, since: datetime | None = None, statuses: Sequence[JobStatus] = (JobStatus.FAILED,)
@@ -553,9 +553,9 @@ class Briefs:
 
         Raises:
             InvalidSchedule: The date is not planned yet, and the preference makes no schedule.
-            ValueError: ``now`` is naive.
+            ValueError: ``now`` is naive, or ``on`` is no plain date.
         """
-        return await self._operator.cancel(user_id, on, self._moment(now))
+        return await self._operator.cancel(user_id, _plain_date(on), self._moment(now))
 
     async def pause(self, now: datetime | None = None) -> bool:
         """Begin no brief and send no mail from now on, in any process, until ``resume``; what runs is finished.
@@ -675,6 +675,12 @@ class Briefs:
 def _aware(name: str, instant: datetime) -> datetime:
     check_aware(name, instant)
     return instant.astimezone(UTC)
+
+
+def _plain_date(on: object) -> date | None:
+    if on is None or (isinstance(on, date) and not isinstance(on, datetime)):
+        return on
+    raise ValueError(f"on={on!r}: must be a datetime.date without a time, or None")
 
 
 def _bad_ports(**given: object) -> Iterator[BadValue]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import TypeAlias, cast
 
@@ -105,7 +105,7 @@ class BriefBuilder:
         projects: Sequence[Project] = ()
         outcomes: dict[int, _Settled] = {}
         with anyio.move_on_after(self._deadline) as deadline:
-            projects = await self._projects.of(job.user_id, job.window)
+            projects = _projects_of(await self._projects.of(job.user_id, job.window))
             await self._fan_out(generate, projects, outcomes, on_progress)
         if deadline.cancelled_caught and not projects:
             raise BriefFailed(f"the projects of user {job.user_id!r} did not come within {self._deadline:g} s")
@@ -169,6 +169,17 @@ class BriefBuilder:
             case _:
                 error = f"it was not ready when the brief's deadline of {self._deadline:g} s struck"
         return Section(project_id=project_id, title=name, error=error)
+
+
+def _projects_of(answer: object) -> Sequence[Project]:
+    """What the host's own code answered, if it is projects."""
+    if isinstance(answer, str | bytes) or not isinstance(answer, Iterable):
+        raise TypeError(f"projects.of gave {type(answer).__name__} instead of a sequence of Project")
+    projects = list(cast("Iterable[object]", answer))
+    wrong = {type(each).__name__ for each in projects if not (hasattr(each, "id") and hasattr(each, "name"))}
+    if wrong:
+        raise TypeError(f"projects.of gave {' and '.join(sorted(wrong))} instead of Project")
+    return cast("list[Project]", projects)
 
 
 def _one_line(error: Exception) -> str:

@@ -12,9 +12,10 @@ from datetime import timedelta
 
 import anyio
 
+from fanout_briefs.arguments import answered
 from fanout_briefs.encoding import decode_mail, encode_mail
 from fanout_briefs.errors import NotSent, PermanentFailure, RetryLater
-from fanout_briefs.model import Brief, Claim, Finish, FollowUp, Job, JobStatus, Mail, SkipReason
+from fanout_briefs.model import Brief, Claim, Finish, FollowUp, Job, JobStatus, Mail, Recipient, SkipReason
 from fanout_briefs.ports import Mailer, Recipients
 
 __all__ = ["SENDING", "Delivery", "mail_job", "mail_type"]
@@ -80,7 +81,8 @@ class Delivery:
         """
         job = claim.job
         with self._in_time("reading the recipient"):
-            recipient = (await self._recipients.get([job.user_id])).get(job.user_id)
+            found = await self._recipients.get([job.user_id])
+        recipient = answered("recipients.get", found, Recipient).get(job.user_id)
         if recipient is None:
             return Finish(status=JobStatus.SKIPPED, code=SkipReason.UNREACHABLE)
         if recipient.opted_out:

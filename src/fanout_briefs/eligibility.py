@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import UTC, date, datetime, tzinfo
 from typing import TypeAlias
 
+from fanout_briefs.arguments import answered
 from fanout_briefs.engagement import EngagementPolicy
 from fanout_briefs.errors import BadValue, InvalidSchedule
 from fanout_briefs.model import (
@@ -25,10 +26,20 @@ from fanout_briefs.model import (
     Standing,
     frozen_by_convention,
 )
-from fanout_briefs.ports import Engagement, Ledger
+from fanout_briefs.ports import Engagement, Ledger, Preferences
 from fanout_briefs.schedule import Schedule
 
-__all__ = ["Decision", "Eligibility", "Refusal", "invalid_fields", "local_date", "parse", "superseded", "withdrawn"]
+__all__ = [
+    "Decision",
+    "Eligibility",
+    "Refusal",
+    "invalid_fields",
+    "local_date",
+    "parse",
+    "preference_of",
+    "superseded",
+    "withdrawn",
+]
 
 _COUNTS_AS_BRIEF = frozenset({JobStatus.PENDING, JobStatus.PROCESSING, JobStatus.COMPLETED})
 
@@ -60,6 +71,16 @@ def parse(fields: Preference | ScheduleFields) -> Schedule:
         InvalidSchedule: Names every bad field.
     """
     return Schedule.parse(fields.frequency, fields.time_of_day, fields.timezone, fields.day_of_week, fields.days)
+
+
+async def preference_of(user_id: str, preferences: Preferences) -> Preference | None:
+    """Read one user's preference; None where there is none.
+
+    Raises:
+        TypeError: What came is something else.
+        Exception: What ``preferences`` raises.
+    """
+    return answered("preferences.get", await preferences.get([user_id]), Preference).get(user_id)
 
 
 def invalid_fields(schedule: InvalidSchedule | None, effective_from: object) -> InvalidSchedule | None:

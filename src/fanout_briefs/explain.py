@@ -9,7 +9,7 @@ from typing import TypeAlias
 from attrs import frozen
 
 from fanout_briefs.delivery import mail_type
-from fanout_briefs.eligibility import Eligibility, Refusal, invalid_fields, parse
+from fanout_briefs.eligibility import Eligibility, Refusal, invalid_fields, parse, preference_of
 from fanout_briefs.errors import InvalidSchedule, UnknownUser
 from fanout_briefs.model import Job, JobStatus, Occurrence, Preference, SkipReason, Window, check_user_id, slot_key
 from fanout_briefs.ports import Preferences, Storage
@@ -72,7 +72,7 @@ class Explainer:
         if wrong is not None:
             stages = [Stage("preference", f"the id {wrong}")]
             return Explanation(user_id=user_id, on=on or now.date(), code=SkipReason.INVALID_USER_ID, stages=stages)
-        preference = (await self.preferences.get([user_id])).get(user_id)
+        preference = await preference_of(user_id, self.preferences)
         stages, schedule, refused = _read(preference)
         on = on or now.astimezone(schedule.zone if schedule else UTC).date()
         keys = [slot_key(kind, on, user_id) for kind in (self.name, mail_type(self.name))]
@@ -93,7 +93,7 @@ class Explainer:
 
     async def next_job(self, user_id: str, now: datetime) -> tuple[Job, str]:
         """The slot that a preview is made for, and the user's zone; see ``Briefs.preview``."""
-        preference = (await self.preferences.get([user_id])).get(user_id)
+        preference = await preference_of(user_id, self.preferences)
         if preference is None:
             raise UnknownUser(user_id)
         schedule, now = parse(preference), now.astimezone(UTC)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 
 from fanout_briefs.delivery import mail_type
 from fanout_briefs.dispatching import Carrier
-from fanout_briefs.eligibility import local_date, parse
+from fanout_briefs.eligibility import local_date, parse, preference_of
 from fanout_briefs.errors import BriefFailed, UnknownUser
 from fanout_briefs.model import (
     Brief,
@@ -23,7 +23,6 @@ from fanout_briefs.model import (
     JobStatus,
     Occurrence,
     Overview,
-    Preference,
     SkipReason,
     slot_key,
 )
@@ -168,7 +167,7 @@ class Operator:
         return bool(cancelled)
 
     async def _planned(self, user_id: str, on: date | None, now: datetime) -> Job | None:
-        preference = (await self.preferences.get([user_id])).get(user_id)
+        preference = await preference_of(user_id, self.preferences)
         if preference is None:
             return None
         schedule = parse(preference)
@@ -185,7 +184,7 @@ class Operator:
 
     async def generate_now(self, user_id: str, now: datetime, *, resend: bool) -> Brief | None:
         """See ``Briefs.generate_now``."""
-        preference = (await self.preferences.get([user_id])).get(user_id)
+        preference = await preference_of(user_id, self.preferences)
         if preference is None:
             raise UnknownUser(user_id)
         job = Job(
@@ -305,7 +304,6 @@ class Operator:
     async def _keys(self, user_id: str, on: date | None, now: datetime) -> tuple[str, str]:
         """The keys of the brief and of its mail, on that date or on the user's today."""
         if on is None:
-            preference: Mapping[str, Preference] = await self.preferences.get([user_id])
-            on = local_date(preference.get(user_id), now)
+            on = local_date(await preference_of(user_id, self.preferences), now)
         brief, mail = (slot_key(kind, on, user_id) for kind in self._types)
         return brief, mail

@@ -183,9 +183,7 @@ async def pages(preferences: Preferences, calendar: Calendar, limit: int, *, eve
     cursor: str | None = None
     seen: set[str] = set()
     while True:
-        page = await read(cursor, limit)
-        if not isinstance(page, Page):
-            raise TypeError(f"preferences gave {type(page).__name__} instead of a Page")
+        page = _page_of(await read(cursor, limit))
         yield understand(page.items)
         cursor = page.next_cursor
         if cursor is None:
@@ -193,6 +191,13 @@ async def pages(preferences: Preferences, calendar: Calendar, limit: int, *, eve
         if cursor in seen:
             raise ValueError(f"preferences gave the cursor {cursor!r} twice, so the scan would never end")
         seen.add(cursor)
+
+
+def _page_of(answer: object) -> Page[Any]:
+    if not isinstance(answer, Page):
+        raise TypeError(f"preferences gave {type(answer).__name__} instead of a Page")
+    page: Page[Any] = answer
+    return page
 
 
 def _by_fields(calendar: Calendar, people: Sequence[Preference]) -> Wishes:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from attrs import frozen
 
+from fanout_briefs.arguments import answered
 from fanout_briefs.eligibility import Eligibility, Refusal, parse, superseded, withdrawn
 from fanout_briefs.model import EngagementDecision, Job, Preference, SkipReason
 from fanout_briefs.ports import Preferences
@@ -66,7 +67,8 @@ class Screen:
 
     async def _judge(self, jobs: Sequence[Job], due_by: datetime) -> Mapping[str, Cleared | Refusal]:
         """Judge by preference and engagement; raises what reading preferences or the ledger raises."""
-        preferences = await self.preferences.get([job.user_id for job in jobs])
+        found = await self.preferences.get([job.user_id for job in jobs])
+        preferences = answered("preferences.get", found, Preference)
         judged: dict[str, Cleared | Refusal] = {}
         cleared: dict[str, Job] = {}
         for job in jobs:

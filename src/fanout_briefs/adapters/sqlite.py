@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar, cast
 
 from attrs import evolve
 
@@ -340,10 +340,13 @@ class SqlitePreferences:
 
 
 def _bad_place(path: object, durability: object) -> Iterator[BadValue]:
-    if not isinstance(path, (str, os.PathLike)):
-        yield BadValue("path", path, "must be a path of a file, as a str or an os.PathLike")
-    elif os.fspath(path) in ("", ":memory:"):
-        yield BadValue("path", path, "must be a file; MemoryStorage keeps everything in memory")
+    try:
+        place = os.fspath(cast("str", path))
+    except TypeError:
+        yield BadValue("path", path, "must be the path of a file, as a str or an os.PathLike")
+    else:
+        if place in ("", ":memory:"):
+            yield BadValue("path", path, "must be a file; MemoryStorage keeps everything in memory")
     if durability not in ("normal", "full"):
         yield BadValue("durability", durability, "must be 'normal' or 'full'")
 
