@@ -194,10 +194,9 @@ async def pages(preferences: Preferences, calendar: Calendar, limit: int, *, eve
 
 
 def _page_of(answer: object) -> Page[Any]:
-    if not isinstance(answer, Page):
+    if not issubclass(type(answer), Page):
         raise TypeError(f"preferences gave {type(answer).__name__} instead of a Page")
-    page: Page[Any] = answer
-    return page
+    return cast("Page[Any]", answer)
 
 
 def _by_fields(calendar: Calendar, people: Sequence[Preference]) -> Wishes:
