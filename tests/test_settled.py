@@ -1815,3 +1815,14 @@ async def test_a_source_that_was_not_exhausted_is_let_go_of_with_the_call(stream
         assert ended == ["numbers"]
     finally:
         gc.enable()
+
+
+async def test_room_that_is_made_at_once_for_several_items_is_taken_by_as_many_workers() -> None:
+    gates = Gates()
+    async with iter_settled(gates.wait, range(20), limit=3) as outcomes:
+        await gates.open(*range(6))  # as many as may be ahead of the reader; the workers wait
+        for _ in range(3):
+            await anext(outcomes)  # without the loop turning in between
+        await quiet()
+        assert gates.running.now == 3
+        await gates.open(*range(6, 20))
