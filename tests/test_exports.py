@@ -95,7 +95,7 @@ def test_whoever_uses_one_name_waits_for_what_it_needs_only() -> None:
 
 
 def test_the_names_of_the_package_can_be_listed_and_a_wrong_one_is_told() -> None:
-    assert set(fanout_briefs.__all__) <= set(dir(fanout_briefs))
+    assert [name for name in dir(fanout_briefs) if not name.startswith("__")] == sorted(fanout_briefs.__all__)
     assert sorted(fanout_briefs._MODULE_OF) == fanout_briefs.__all__  # pyright: ignore[reportPrivateUsage]
     with pytest.raises(AttributeError, match="module 'fanout_briefs' has no attribute 'Brifs'"):
         print(fanout_briefs.Brifs)  # type: ignore[attr-defined]

@@ -223,4 +223,4 @@ if not TYPE_CHECKING:  # pragma: no branch  # Checkers would take every name for
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_MODULE_OF.keys() - globals().keys()]
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
