@@ -488,6 +488,7 @@ class Claim:
         token: The fencing token, higher than any given for this job before.
         until: When the lease ends unless a heartbeat moves it; by the claiming host's clock.
         payload: What the follow-up was enqueued with: the rendered mail.
+        progress: How far its holder has come, for ``heartbeat`` to store; None leaves what is stored.
     """
 
     job: Job

@@ -153,8 +153,9 @@ class Generator(Protocol):
         longer than the section's timeout or the brief's deadline; it must let that through.
 
         Raises:
-            Exception: This section is marked as failed, and the others are not affected. Only when all
-                sections fail does the brief; then ``RetryLater`` and ``PermanentFailure`` are heeded.
+            Exception: This section is marked as failed, and the others are not affected. Only when no section
+                is made and one failed does the brief, for nothing new beside a failure is nothing to send yet;
+                then ``RetryLater`` and ``PermanentFailure`` are heeded.
         """
         ...
 
