@@ -184,7 +184,7 @@ def policies_are_policies() -> Sequence[EngagementPolicy]:
     return [BackoffPolicy(), BackoffPolicy.phase1(), BackoffPolicy(active_days=3, slack=timedelta(0))]
 
 
-def what_runs_in_threads_is_the_port(  # noqa: PLR0917
+def what_runs_in_threads_is_the_port(  # noqa: PLR0917  # as many as there are ports
     index: SyncScheduleIndex,
     preferences: SyncPreferences,
     projects: SyncProjects,
