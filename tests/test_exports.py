@@ -112,7 +112,8 @@ def names_in_typing_tests() -> set[str]:
 
 
 def is_an_adapter(value: type) -> bool:
-    methods = {method for port in ports.__all__ for method in vars(getattr(ports, port)) if not method.startswith("_")}
+    port_classes: list[type] = [getattr(ports, port) for port in ports.__all__]
+    methods = {method for port in port_classes for method in vars(port) if not method.startswith("_")}
     return value.__module__.startswith("fanout_briefs.adapters.") and not methods.isdisjoint(vars(value))
 
 
