@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import enum
 import importlib
 import inspect
 import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -99,3 +102,25 @@ def test_the_names_of_the_package_can_be_listed_and_a_wrong_one_is_told() -> Non
     assert sorted(fanout_briefs._MODULE_OF) == fanout_briefs.__all__  # pyright: ignore[reportPrivateUsage]
     with pytest.raises(AttributeError, match="module 'fanout_briefs' has no attribute 'Brifs'"):
         print(fanout_briefs.Brifs)  # type: ignore[attr-defined]
+
+
+def names_in_typing_tests() -> set[str]:
+    files = (Path(__file__).parent / "typing").glob("*.py")
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    plain = {node.id for node in nodes if isinstance(node, ast.Name)}
+    return plain | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+
+
+def is_an_adapter(value: type) -> bool:
+    port_classes: list[type] = [getattr(ports, port) for port in ports.__all__]
+    methods = {method for port in port_classes for method in vars(port) if not method.startswith("_")}
+    return value.__module__.startswith("fanout_briefs.adapters.") and not methods.isdisjoint(vars(value))
+
+
+def test_typing_tests_name_every_port_adapter_and_closed_list() -> None:
+    modules = [importlib.import_module(name) for name in public_modules()]
+    public = {name: getattr(module, name) for module in modules for name in getattr(module, "__all__", ())}
+    classes = {name: value for name, value in public.items() if inspect.isclass(value)}
+    wanted = {name for name, value in classes.items() if issubclass(value, enum.Enum) or is_an_adapter(value)}
+    assert {"MemoryStorage", "EmlMailer", "SyncMailer", "CeleryDispatcher", "JobStatus"} <= wanted
+    assert sorted(wanted.union(ports.__all__) - names_in_typing_tests()) == []

@@ -39,10 +39,11 @@ __all__ = [
     "check_storage",
 ]
 
+if not TYPE_CHECKING:  # Checkers would take every name for one of ours.
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Without pytest or Hypothesis, the rest is to be had all the same.
-    place = "machine.contract" if name == "StorageMachine" else "contracts"
-    return getattr(importlib.import_module(f"fanout_briefs.testing.{place}"), name)
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # Without pytest or Hypothesis, the rest is to be had all the same.
+        place = "machine.contract" if name == "StorageMachine" else "contracts"
+        return getattr(importlib.import_module(f"fanout_briefs.testing.{place}"), name)

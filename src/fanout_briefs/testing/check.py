@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from fanout_briefs.model import Project
+from fanout_briefs.ports import Dispatcher, Engagement, Generator, Storage
 from fanout_briefs.testing.clauses import dispatcher_kit, engagement_kit, generator_kit, storage_kit
 from fanout_briefs.testing.kit import BrokenClause, Open
 
@@ -15,7 +16,7 @@ SOME_PROJECTS: Final = (Project("apollo", "Apollo"), Project("gemini", "Gemini")
 """What a generator is asked to write about, unless its author gives others."""
 
 
-async def check_storage(open_storage: Open, *, capabilities: Collection[str] = ()) -> Sequence[BrokenClause]:
+async def check_storage(open_storage: Open[Storage], *, capabilities: Collection[str] = ()) -> Sequence[BrokenClause]:
     """Hold a storage to every clause, and give those that it breaks; printed, each tells what went wrong.
 
     Args:
@@ -29,7 +30,9 @@ async def check_storage(open_storage: Open, *, capabilities: Collection[str] = (
     return await storage_kit.check(open_storage, capabilities)
 
 
-async def check_engagement(open_engagement: Open, *, capabilities: Collection[str] = ()) -> Sequence[BrokenClause]:
+async def check_engagement(
+    open_engagement: Open[Engagement], *, capabilities: Collection[str] = ()
+) -> Sequence[BrokenClause]:
     """Hold an engagement adapter to every clause, and give those that it breaks.
 
     Args:
@@ -44,7 +47,7 @@ async def check_engagement(open_engagement: Open, *, capabilities: Collection[st
 
 
 async def check_generator(
-    open_generator: Open, *, capabilities: Collection[str] = (), projects: Sequence[Project] = SOME_PROJECTS
+    open_generator: Open[Generator], *, capabilities: Collection[str] = (), projects: Sequence[Project] = SOME_PROJECTS
 ) -> Sequence[BrokenClause]:
     """Hold a generator to every clause, and give those that it breaks.
 
@@ -59,7 +62,7 @@ async def check_generator(
     return await generator_kit.check(open_generator, capabilities, projects)
 
 
-async def check_dispatcher(open_dispatcher: Open) -> Sequence[BrokenClause]:
+async def check_dispatcher(open_dispatcher: Open[Dispatcher]) -> Sequence[BrokenClause]:
     """Hold a dispatcher to every clause, and give those that it breaks.
 
     Args:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 try:
     import pytest
@@ -58,7 +58,7 @@ class Contract(Declared):
         if problems := self.kit.problems(self.capabilities, self.not_yet):
             pytest.fail("\n".join(problems), pytrace=False)
 
-    async def _hold(self, clause: Clause, backend: str, open_adapter: Open, *more: object) -> None:
+    async def _hold(self, clause: Clause, backend: str, open_adapter: Open[Any], *more: object) -> None:
         _check_backend(backend)
         if lacking := clause.lacking(self.capabilities):
             pytest.skip(f"{clause.id}: the capability {', '.join(lacking)} is not declared")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any, ClassVar, Final, TypeAlias, cast
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar, cast
 
 import anyio
 from attrs import frozen
@@ -17,7 +17,8 @@ from fanout_briefs.testing.checks import Broken, Recorded, shown
 
 __all__ = ["BrokenClause", "Clause", "Declared", "Kit", "Open", "run_clause"]
 
-Open: TypeAlias = Callable[..., AbstractAsyncContextManager[Any]]
+_Adapter = TypeVar("_Adapter")
+Open: TypeAlias = Callable[..., AbstractAsyncContextManager[_Adapter]]
 """Opens a fresh, empty adapter that shares nothing with any other."""
 
 PATIENCE: Final = 120
@@ -118,7 +119,7 @@ class Kit:
                 found.append(f"not_yet {name!r}: is not asked for without the capability {', '.join(lacking)}")
         return found
 
-    async def check(self, open_adapter: Open, capabilities: Collection[str], *more: object) -> list[BrokenClause]:
+    async def check(self, open_adapter: Open[Any], capabilities: Collection[str], *more: object) -> list[BrokenClause]:
         """Hold an adapter to every clause, each of which is given ``more``, and give those that it breaks.
 
         Raises:
@@ -133,7 +134,7 @@ class Kit:
 _ENDLESS: Final = Broken(f"came back: nothing within {PATIENCE} seconds\npromised:  an end")
 
 
-async def run_clause(clause: Clause, open_adapter: Open, *more: object) -> BrokenClause | None:
+async def run_clause(clause: Clause, open_adapter: Open[Any], *more: object) -> BrokenClause | None:
     """Hold an adapter to one clause; give what broke it, None where it is kept."""
     for case in clause.each:
         if (message := await _message(clause, open_adapter, (*more, *case))) is not None:
@@ -142,7 +143,7 @@ async def run_clause(clause: Clause, open_adapter: Open, *more: object) -> Broke
     return None
 
 
-async def _message(clause: Clause, open_adapter: Open, case: tuple[object, ...]) -> str | None:
+async def _message(clause: Clause, open_adapter: Open[Any], case: tuple[object, ...]) -> str | None:
     done: list[str] = []
     broken: Exception | None = _ENDLESS
     try:
@@ -153,7 +154,7 @@ async def _message(clause: Clause, open_adapter: Open, case: tuple[object, ...])
     return None if broken is None else _told(_first(broken), done)
 
 
-async def _hold(clause: Clause, open_adapter: Open, case: tuple[object, ...], done: list[str]) -> Exception | None:
+async def _hold(clause: Clause, open_adapter: Open[Any], case: tuple[object, ...], done: list[str]) -> Exception | None:
     # What the clause raises is kept here: an adapter might swallow it when it is closed.
     broken: Exception | None = _ENDLESS
     async with AsyncExitStack() as stack:

@@ -19,6 +19,7 @@ from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, Phase
 from hypothesis.stateful import run_state_machine_as_test
 
+from fanout_briefs.ports import Storage
 from fanout_briefs.testing.clauses import storage_kit
 from fanout_briefs.testing.kit import Open
 from fanout_briefs.testing.machine.overseeing import PreferenceSteps, TimeSteps
@@ -49,7 +50,7 @@ class _Stories(LedgerSteps, WorkSteps, PreferenceSteps, TimeSteps):
 
 
 def run_stories(
-    open_storage: Open,
+    open_storage: Open[Storage],
     *,
     capabilities: Collection[str] = (),
     backend: str = "asyncio",

@@ -27,6 +27,7 @@ from anyio.from_thread import BlockingPortal
 from attrs import field, frozen
 
 from fanout_briefs.model import Brief, Claim, Job
+from fanout_briefs.ports import Storage
 from fanout_briefs.testing.checks import Broken
 from fanout_briefs.testing.kit import Open
 
@@ -122,10 +123,12 @@ class Stage:
 
     @classmethod
     @contextmanager
-    def opened(cls, portal: BlockingPortal, open_storage: Open, capabilities: Collection[str]) -> Generator[Stage]:
+    def opened(
+        cls, portal: BlockingPortal, open_storage: Open[Storage], capabilities: Collection[str]
+    ) -> Generator[Stage]:
         """Open what a story needs, and close it."""
         with ExitStack() as stack:
-            storages = [stack.enter_context(portal.wrap_async_context_manager(open_storage()))]
+            storages: list[Any] = [stack.enter_context(portal.wrap_async_context_manager(open_storage()))]
             if "shared" in capabilities:
                 beside = open_storage(beside=storages[0])
                 storages.append(stack.enter_context(portal.wrap_async_context_manager(beside)))
