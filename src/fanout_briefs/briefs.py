@@ -170,6 +170,13 @@ class Briefs:
         on_progress: Callable[[BriefProgress], object] | None = None,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
+        spans = {
+            "lead": lead,
+            "deadline": deadline,
+            "horizon": horizon,
+            "max_lateness": max_lateness,
+            "look_back": look_back,
+        }
         problems = [
             *_bad_ports(
                 storage=storage,
@@ -183,14 +190,7 @@ class Briefs:
                 policy=policy,
             ),
             *bad_plan_arguments(name, tolerance, page_size),
-            *bad_timing(
-                lead=lead,
-                deadline=deadline,
-                horizon=horizon,
-                catch_up=catch_up,
-                max_lateness=max_lateness,
-                look_back=look_back,
-            ),
+            *bad_timing(catch_up=catch_up, **spans),
             *bad_kinds({"title": title}, str),
             *bad_kinds({"retrying": retrying, "mail_retrying": mail_retrying}, Retrying),
             *bad_counts({"concurrency": concurrency, "mail_concurrency": mail_concurrency}),
@@ -216,14 +216,7 @@ class Briefs:
         self._on_progress = on_progress
         self._hook_problems: list[Problem] = []
         policy = BackoffPolicy() if policy is None else policy
-        timing = Timing(
-            lead=lead,
-            deadline=deadline,
-            horizon=horizon,
-            catch_up=catch_up,
-            max_lateness=max_lateness,
-            look_back=look_back,
-        )
+        timing = Timing(catch_up=CatchUp(catch_up), **spans)
         self._planner = SchedulePlanner(
             preferences=self._preferences,
             engagement=engagement,
