@@ -28,6 +28,7 @@ from fanout_briefs.settled import (
     rejected,
     values_or_raise,
 )
+from fanout_briefs.source import Bell
 from virtual_time import in_virtual_time
 
 
@@ -1826,3 +1827,85 @@ async def test_room_that_is_made_at_once_for_several_items_is_taken_by_as_many_w
         await quiet()
         assert gates.running.now == 3
         await gates.open(*range(6, 20))
+
+
+async def test_waits_for_a_token_leave_nothing_behind_while_the_call_goes_on() -> None:
+    limiter, scopes = CapacityLimiter(1), list[int]()
+
+    def count_scopes(outcome: Settled[int, int]) -> None:
+        if outcome.index % 100 == 99:
+            gc.collect()
+            scopes.append(sum(isinstance(each, CancelScope) for each in gc.get_objects()))
+
+    await gather_settled(double_later, range(400), limit=3, limiter=limiter, on_settled=count_scopes)
+    assert max(scopes) <= min(scopes) + 10
+
+
+async def test_an_item_that_is_overdue_by_any_time_is_told_by_its_timeout() -> None:
+    async def wait(item: int) -> None:
+        await anyio.sleep_forever()
+
+    (outcome,) = await gather_settled(wait, [0], limit=1, item_timeout=1e-6)
+    assert isinstance(outcome, Rejected)
+    assert str(outcome.error) == "item 0 was cancelled: it took longer than item_timeout=1e-06 s"
+
+
+@on_asyncio
+async def test_a_cancel_that_comes_between_two_items_is_forgotten_before_the_second() -> None:
+    async def act(item: int) -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        if item == 1:  # the second that is pulled; then the worker waits for the reader
+            asyncio.get_running_loop().call_soon(task.cancel)
+        if item == 2:
+            assert task.cancelling() == 0
+        return item
+
+    async with iter_settled(act, range(3), limit=1) as outcomes:
+        await quiet()
+        assert [outcome async for outcome in outcomes] == [Fulfilled(item, item, item) for item in range(3)]
+
+
+async def test_a_bell_rings_until_whoever_it_woke_has_come_to_look() -> None:
+    bell, woken = Bell(), list[str]()
+
+    async def wait(name: str, scope: CancelScope) -> None:
+        with scope:
+            await bell.wait()
+            woken.append(name)
+
+    async with create_task_group() as tasks:
+        assert not bell.ring()
+        assert not bell.is_ringing
+        tasks.start_soon(wait, "ann", CancelScope())
+        await quiet()
+        assert bell.ring()
+        assert bell.is_ringing
+        await quiet()
+        assert (woken, bell.is_ringing) == (["ann"], False)
+
+
+async def test_who_is_woken_and_cancelled_at_once_passes_it_on_and_the_bell_is_as_before() -> None:
+    bell, woken = Bell(), list[str]()
+
+    async def wait(name: str, scope: CancelScope) -> None:
+        with scope:
+            await bell.wait()
+            woken.append(name)
+
+    async with create_task_group() as tasks:
+        leaves = CancelScope()
+        tasks.start_soon(wait, "ann", leaves)
+        await quiet()
+        tasks.start_soon(wait, "bob", CancelScope())
+        await quiet()
+        leaves.cancel()
+        assert bell.ring()  # whoever is leaving has not left yet
+        await quiet()
+        assert (woken, bell.is_ringing) == (["bob"], False)
+        tasks.start_soon(wait, "cy", CancelScope())
+        await quiet()
+        assert bell.ring()
+        assert bell.is_ringing
+        await quiet()
+        assert (woken, bell.is_ringing) == (["bob", "cy"], False)
