@@ -203,6 +203,7 @@ PAGED = [
         {"people = order[begin : begin + limit]": "people = order[begin : begin + limit + 1]"},
         fails=(
             "preferences.page.each-user-once",
+            "preferences.page.ends-when-none-are-left",
             "preferences.page.rows-come-and-go",
             "preferences.thousands-at-once",
             "schedule-index.page-for.each-user-once",
