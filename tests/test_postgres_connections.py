@@ -430,7 +430,7 @@ class TestCallersConnection:
 
     async def test_it_neither_commits_nor_closes(self, postgres: Schema) -> None:
         with psycopg.connect(postgres.dsn) as mine:
-            joined = PostgresStorage("", schema=postgres.name).on(mine)
+            joined = PostgresStorage("dbname=", schema=postgres.name).on(mine)
             async with joined:
                 await joined.enqueue([job()])
                 assert await joined.forget("ann") == 1

@@ -89,24 +89,20 @@ class Status:
     @property
     def concerns(self) -> Sequence[Concern]:
         """What wants somebody's eye, in the order of the enum."""
-        return [concern for concern in Concern if self._is_there(concern)]
-
-    def _is_there(self, concern: Concern) -> bool:
         both = [each for each in (self.briefs, self.mails) if each is not None]
         patience = max(self.horizon, _SOON)
-        match concern:
-            case Concern.FAILED | Concern.UNKNOWN:
-                return any(each.ended.get(JobStatus(concern)) for each in both)
-            case Concern.ABANDONED:
-                return any(each.abandoned for each in both)
-            case Concern.NEVER_PLANNED:
-                return self.briefs.planned_at is None
-            case Concern.PLAN_OVERDUE:
-                return self.briefs.planned_at is not None and self.now - self.briefs.planned_at > patience
-            case Concern.WORK_OVERDUE:
-                waiting = [each.oldest for each in both if each.overdue and each.oldest is not None]
-                is_late = any(self.now - oldest > patience for oldest in waiting)
-                return is_late and not any(each.paused_since for each in both)
+        planned_at = self.briefs.planned_at
+        waiting = [each.oldest for each in both if each.overdue and each.oldest is not None]
+        is_paused = any(each.paused_since for each in both)
+        is_there = {
+            Concern.FAILED: any(each.ended.get(JobStatus.FAILED) for each in both),
+            Concern.UNKNOWN: any(each.ended.get(JobStatus.UNKNOWN) for each in both),
+            Concern.ABANDONED: any(each.abandoned for each in both),
+            Concern.NEVER_PLANNED: planned_at is None,
+            Concern.PLAN_OVERDUE: planned_at is not None and self.now - planned_at > patience,
+            Concern.WORK_OVERDUE: not is_paused and any(self.now - oldest > patience for oldest in waiting),
+        }
+        return [concern for concern in Concern if is_there[concern]]
 
 
 @frozen(kw_only=True)

@@ -182,9 +182,8 @@ class PostgresStorage:
                 ``connection.transaction()``, else each call is a ``ValueError``. Use it for nothing else while a
                 call of this storage runs.
         """
-        joined = PostgresStorage(
-            "", schema=self._database.schema, on_pending=self.on_pending, trace=self._database.trace
-        )
+        here, nowhere = self._database, "dbname="  # it never connects by itself
+        joined = PostgresStorage(nowhere, schema=here.schema, on_pending=self.on_pending, trace=here.trace)
         joined._guest = Guest(connection, self._database.schema, self._database.trace)
         return joined
 
