@@ -220,6 +220,25 @@ def test_a_number_of_failures_that_is_no_positive_int_is_refused_by_the_call(fai
         call(double, [], limit=1, max_failures=failures)
 
 
+def test_all_bad_arguments_are_told_at_once() -> None:
+    async def note(_: object) -> None: ...
+
+    call: Any = gather_settled
+    bad: dict[str, Any] = {
+        "limit": True,
+        "max_failures": 0,
+        "item_timeout": "5",
+        "deadline": -1,
+        "limiter": asyncio.Semaphore(2),
+        "on_settled": note,
+    }
+    with pytest.raises(ValueError, match=r"^func=3: must be callable with one item; limit=True: ") as refused:
+        call(3, [], **bad)
+    assert [part.split("=")[0] for part in str(refused.value).split("; ")] == ["func", *bad]
+    assert "must be a CapacityLimiter, or None" in str(refused.value)
+    assert "must be a plain function: it is called and not awaited" in str(refused.value)
+
+
 @pytest.mark.parametrize("call", [gather_settled, iter_settled])
 def test_what_is_not_iterable_is_refused_by_the_call(call: Any) -> None:
     with pytest.raises(TypeError, match="not iterable"):

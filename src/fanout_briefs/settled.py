@@ -17,6 +17,7 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
+    Iterator,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar, copy_context
@@ -37,7 +38,8 @@ from anyio import (
 )
 from anyio.lowlevel import checkpoint
 
-from fanout_briefs.errors import NotStarted, SourceError, TooManyFailures
+from fanout_briefs.arguments import bad_counts, bad_hooks, bad_kinds, refuse
+from fanout_briefs.errors import BadValue, NotStarted, SourceError, TooManyFailures
 from fanout_briefs.source import Bell, Source, is_cancelled_from_outside, own_failure
 
 if TYPE_CHECKING:
@@ -168,13 +170,22 @@ def gather_settled(
         on_settled: Called with each outcome as it settles. Must not block: it runs in the event loop.
 
     Raises:
-        ValueError: A number is out of range; raised by the call itself, before any await.
+        ValueError: Arguments are bad, all of which it names; raised by the call itself, before any await.
         SourceError: ``items`` raised; items in progress were settled first and all outcomes are in ``.outcomes``.
         TooManyFailures: ``max_failures`` items were rejected; outcomes of all that was pulled are in ``.outcomes``.
         Exception: Whatever ``on_settled`` raised, as itself; items still in progress were cancelled.
     """
-    _check_counts(limit=limit, max_failures=1 if max_failures is None else max_failures)
-    _check_seconds(item_timeout=item_timeout, deadline=deadline)
+    refuse(
+        _bad_arguments(
+            func,
+            limit=limit,
+            item_timeout=item_timeout,
+            limiter=limiter,
+            deadline=deadline,
+            max_failures=max_failures,
+            on_settled=on_settled,
+        )
+    )
     pool = _Pool(
         func,
         Source(items, window=sys.maxsize),
@@ -215,12 +226,11 @@ def iter_settled(
         task_per_item: Whether each item runs in a task of its own, so that nothing bound to a task outlives it.
 
     Raises:
-        ValueError: A number is out of range; raised by the call itself.
+        ValueError: Arguments are bad, all of which it names; raised by the call itself.
         SourceError: ``items`` raised; raised by the iteration after the last outcome was taken.
         RuntimeError: The outcomes are read after the block was left.
     """
-    _check_counts(limit=limit)
-    _check_seconds(item_timeout=item_timeout)
+    refuse(_bad_arguments(func, limit=limit, item_timeout=item_timeout, limiter=limiter))
     pool = _Pool(
         func,
         Source(items, window=2 * limit),
@@ -233,16 +243,24 @@ def iter_settled(
     return _stream(pool, ordered=ordered)
 
 
-def _check_counts(**counts: object) -> None:
-    for name, number in counts.items():
-        if not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name}={number!r}: must be an int of at least 1, a number of items")
-
-
-def _check_seconds(**times: float | None) -> None:
-    for name, seconds in times.items():
-        if seconds is not None and not seconds > 0:
-            raise ValueError(f"{name}={seconds!r}: must be more than 0 seconds, or None for no such limit")
+def _bad_arguments(
+    func: object,
+    *,
+    limit: int,
+    item_timeout: float | None,
+    limiter: CapacityLimiter | None,
+    deadline: float | None = None,
+    max_failures: int | None = None,
+    on_settled: object = None,
+) -> Iterator[BadValue]:
+    if not callable(func):
+        yield BadValue("func", func, "must be callable with one item")
+    yield from bad_counts({"limit": limit, "max_failures": 1 if max_failures is None else max_failures})
+    for name, seconds in (("item_timeout", item_timeout), ("deadline", deadline)):
+        if seconds is not None and not (isinstance(seconds, (int, float)) and seconds > 0):
+            yield BadValue(name, seconds, "must be more than 0 seconds, or None for no such limit")
+    yield from bad_kinds({"limiter": limiter}, CapacityLimiter)
+    yield from bad_hooks({"on_settled": on_settled})
 
 
 def _name_of(func: object) -> str:

@@ -58,6 +58,8 @@ class Target:
 
 def _parsed(dsn: str) -> dict[str, Any] | None:
     """Give the parts of a connection string; None where it is no good one."""
+    if dsn.startswith(("postgresql://", "postgres://")) and len(dsn.split()) > 1:
+        return None  # A password with a blank: older drivers take it, newer ones do not.
     try:
         given = conninfo_to_dict(dsn)
     except psycopg.Error:
