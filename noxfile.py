@@ -80,6 +80,14 @@ def bare(session: nox.Session) -> None:
     session.run("python", "-W", "error", str(ROOT / "tests/packaging/bare.py"), *ADAPTERS)
 
 
+@nox.session(python=PYTHONS[0])
+def lowest_bare(session: nox.Session) -> None:
+    """Do the same with the oldest of what the core asks for."""
+    session.install("--resolution=lowest-direct", "-r", str(ROOT / "pyproject.toml"))
+    session.install("--no-deps", wheel(session))
+    session.run("python", "-W", "error", str(ROOT / "tests/packaging/bare.py"), *ADAPTERS)
+
+
 @nox.session(python=PYTHONS[-1])
 @nox.parametrize("extra", ADAPTERS)
 def extra(session: nox.Session, extra: str) -> None:
