@@ -64,8 +64,14 @@ def run(code: str, folder: Path) -> str:
     return ran.stdout
 
 
+def rows_of_the_architecture(section: str = "") -> list[tuple[str, str]]:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    part = page.partition(f"## {section}\n")[2].partition("\n## ")[0] if section else page
+    return re.findall(r"^\| [^|]+ \| ([^|]+) \| ([^|]+) \|$", part, re.MULTILINE)
+
+
 def steps_of_the_architecture() -> list[object]:
-    rows = re.findall(r"^\| [^|]+ \| ([^|]+) \| ([^|]+) \|$", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
+    rows = rows_of_the_architecture()
     names = [(re.findall(r"`([^`]+)\.py`", files), re.findall(r"`([^`]+)`", functions)) for files, functions in rows]
     return [pytest.param(*step, id=",".join(step[1])) for step in names if step[0]]
 
@@ -79,6 +85,55 @@ def test_each_step_from_preference_to_mail_is_where_the_architecture_says(
     assert lost == []
 
 
+DAY = """
+import asyncio, sys
+from datetime import UTC, datetime, timedelta
+from fanout_briefs import BackoffPolicy, Briefs, Preference, Project, ProjectBrief, Recipient
+from fanout_briefs.adapters.eml import EmlMailer
+from fanout_briefs.adapters.sqlite import SqliteStorage
+
+NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
+
+class Host:
+    async def of(self, user_id, window): return [Project("1", "Apollo")]
+    async def generate(self, request): return ProjectBrief("All is well.")
+    async def last_visits(self, user_ids): return dict.fromkeys(user_ids, NOW - timedelta(days=1))
+    async def get(self, user_ids): return {user_id: Recipient("ana@example.org") for user_id in user_ids}
+
+def note(frame, event, _):
+    if event == "call" and frame.f_globals.get("__name__", "").startswith("fanout_briefs"):
+        called.append(frame.f_code.co_qualname)
+
+async def day():
+    host, storage = Host(), SqliteStorage("briefs.db")
+    async with Briefs(storage, projects=host, generator=host, engagement=host, policy=BackoffPolicy(), recipients=host,
+                      mailer=EmlMailer("outbox")) as briefs:
+        await storage.preferences.put([Preference(user_id="ana")])
+        sys.setprofile(note)
+        await briefs.plan(NOW)
+        await briefs.run_once(NOW)
+        sys.setprofile(None)
+
+called = []
+asyncio.run(day())
+print(*called)
+"""
+
+
+def test_a_brief_goes_the_way_that_the_architecture_says_in_its_order(tmp_path: Path) -> None:
+    calls = run(DAY, tmp_path).split()
+    steps = [
+        name
+        for _, functions in rows_of_the_architecture("From a preference to a mail")
+        for name in re.findall(r"`([^`]+)`", functions.split("; or ")[0])
+    ]
+    assert len(steps) > 40
+    at = 0
+    for step, name in enumerate(steps):
+        assert name in calls[at:], f"{name} is not called after {steps[:step]}"
+        at = calls.index(name, at) + 1
+
+
 def test_files_that_the_architecture_names_are_there() -> None:
     page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     places = (Path(fanout_briefs.__file__).parent, ROOT)
@@ -90,9 +145,16 @@ def test_tests_and_scripts_that_the_documentation_names_are_there() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     files = set(re.findall(r"\b((?:tests|benchmarks)/[\w/]+\.py)", text))
-    names = set(re.findall(r"\b(test_[a-z0-9_]+)\b(?!\.py)", text)) - {"test_my_storage"}
+    names = set(re.findall(r"\b(test_[a-z0-9_]+)\b(?!\.py)", text)) - {"test_my_storage", "test_a_week"}
     assert {file for file in files if not (ROOT / file).exists()} == set()
     assert {name for name in names if f"def {name}(" not in tests} == set()
+
+
+def test_what_the_readme_shows_is_what_the_tutorial_prints() -> None:
+    shown = re.findall(r"^```text\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    tutorial = TUTORIAL.read_text(encoding="utf-8")
+    assert len(shown) == 2
+    assert [text for text in shown if text not in tutorial] == []
 
 
 def has(module: object, dotted: str) -> bool:

@@ -1,6 +1,7 @@
-"""What ought to happen: the rules of planning, running and mailing, written anew from DESIGN.md and the docs.
+"""What ought to happen: the rules of planning, running and mailing, written anew from the design and the docs.
 
-It imports nothing of the library. Each rule names where it stands: "DESIGN" is the design document, a word with a
+It imports nothing of the library. Each rule names where it stands: "DESIGN" is the document that
+the project was begun with (it is not in the repository; what holds of it is in the docs), a word with a
 dot such as ``Work.claim`` is a docstring. One person and one occurrence is looked at after the other, in plain
 dicts, with none of the library's batches; only the pages are kept, since they fail as a whole.
 """
