@@ -456,7 +456,7 @@ class TestPreview:
         mailer, host = Provider(), Host()
         await sign_up(storage, "ada", timezone="Europe/Berlin")
         async with the_briefs(storage, host, mailer) as briefs:
-            brief = await briefs.preview("ada", NINE)
+            brief = await briefs.preview("ada", now=NINE)
             assert await briefs.latest("ada") is None
 
         assert brief is not None
@@ -472,9 +472,9 @@ class TestPreview:
         await sign_up(storage, "ada")
         async with the_briefs(storage) as briefs:
             await planned_and_run(briefs)
-            brief = await briefs.preview("ada", NINE + 3 * HOUR)
+            brief = await briefs.preview("ada", now=NINE + 3 * HOUR)
             # A moment before that brief's own end has nothing to do with it.
-            earlier = await briefs.preview("ada", NINE - HOUR)
+            earlier = await briefs.preview("ada", now=NINE - HOUR)
 
         assert brief is not None
         assert brief.window == Window(NINE - 15 * MINUTE, NINE + 3 * HOUR)
@@ -492,18 +492,18 @@ class TestPreview:
     async def test_there_may_be_nothing_to_show(self, storage: Storage) -> None:
         await sign_up(storage, "ada")
         async with the_briefs(storage, Host(projects=0)) as briefs:
-            assert await briefs.preview("ada", NINE) is None
+            assert await briefs.preview("ada", now=NINE) is None
 
     async def test_an_unknown_user_is_named(self, storage: Storage) -> None:
         async with the_briefs(storage) as briefs:
             with pytest.raises(UnknownUser, match="'ada'"):
-                await briefs.preview("ada", NINE)
+                await briefs.preview("ada", now=NINE)
 
     async def test_a_preference_that_makes_no_schedule_is_told_field_by_field(self, storage: Storage) -> None:
         await sign_up(storage, "ada", timezone="Mars/Olympus", time_of_day="25:00")
         async with the_briefs(storage) as briefs:
             with pytest.raises(InvalidSchedule) as failure:
-                await briefs.preview("ada", NINE)
+                await briefs.preview("ada", now=NINE)
 
         assert {problem.field for problem in failure.value.problems} == {"timezone", "time_of_day"}
 
@@ -555,7 +555,7 @@ class TestProgress:
 
         await sign_up(storage, "ada")
         async with the_briefs(storage, on_progress=fail) as briefs:
-            assert await briefs.preview("ada", NINE) is not None
+            assert await briefs.preview("ada", now=NINE) is not None
             assert (await briefs.run_once(NINE)).ok
 
         assert "the progress hook failed for daily_brief:2026-03-10:ada" in caplog.text

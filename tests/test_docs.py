@@ -151,7 +151,9 @@ def test_tests_and_scripts_that_the_documentation_names_are_there() -> None:
 
 
 def test_what_the_readme_shows_is_what_the_tutorial_prints() -> None:
-    shown = re.findall(r"^```text\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    shown = re.findall(
+        r"^```text\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
     tutorial = TUTORIAL.read_text(encoding="utf-8")
     assert len(shown) == 2
     assert [text for text in shown if text not in tutorial] == []

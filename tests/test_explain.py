@@ -355,7 +355,7 @@ async def test_each_way_has_its_answer_and_the_ledger_agrees(
 ) -> None:
     await scenario(world)
 
-    told = await world.briefs().explain("ada", TODAY, NINE)
+    told = await world.briefs().explain("ada", TODAY, now=NINE)
 
     assert told.code == code
     assert (told.user_id, told.on) == ("ada", TODAY)
@@ -385,22 +385,22 @@ class TestTheNextOne:
     async def test_it_is_the_first_after_the_moment_and_has_the_ledgers_answer(self, world: World) -> None:
         await world.prefer(time_of_day="09:00", timezone="Europe/Paris")
         briefs, eight = world.briefs(), NINE - HOUR  # which is nine in Paris
-        planned_ahead = await briefs.next("ada", eight - MINUTE)
+        planned_ahead = await briefs.next("ada", now=eight - MINUTE)
         assert (planned_ahead.on, planned_ahead.code) == (TODAY, SkipReason.NOT_YET_DUE)
         await world.plan(eight - MINUTE)
-        queued = await briefs.next("ada", eight - MINUTE)
+        queued = await briefs.next("ada", now=eight - MINUTE)
         assert queued.occurrence == Occurrence(TODAY, eight)
         assert queued.code is JobStatus.PENDING
-        assert (await briefs.next("ada", eight)).occurrence == Occurrence(TODAY + DAY, eight + DAY)
+        assert (await briefs.next("ada", now=eight)).occurrence == Occurrence(TODAY + DAY, eight + DAY)
 
     async def test_who_has_none_is_told_why(self, world: World) -> None:
         with pytest.raises(UnknownUser):
-            await world.briefs().next("ada", NINE)
+            await world.briefs().next("ada", now=NINE)
         await world.prefer(is_active=False)
-        assert (await world.briefs().next("ada", NINE)).code is SkipReason.SWITCHED_OFF
+        assert (await world.briefs().next("ada", now=NINE)).code is SkipReason.SWITCHED_OFF
         await world.prefer(frequency="hourly")
         with pytest.raises(InvalidSchedule):
-            await world.briefs().next("ada", NINE)
+            await world.briefs().next("ada", now=NINE)
 
     async def test_without_a_moment_it_is_after_now(self, world: World) -> None:
         await world.prefer()
@@ -411,7 +411,7 @@ class TestTheNextOne:
 
 @pytest.mark.parametrize("user_id", ["", "a" * 256, "a\nb", "a\x00b", "\ud800"])
 async def test_an_id_that_nobody_can_have_is_told_why(world: World, user_id: str) -> None:
-    told = await world.briefs().explain(user_id, None, NINE)
+    told = await world.briefs().explain(user_id, None, now=NINE)
 
     assert told.code is SkipReason.INVALID_USER_ID
     assert told.on == TODAY
@@ -438,7 +438,7 @@ class TestWhichDate:
     async def test_a_date_that_the_zone_never_had_has_no_occurrence(self, world: World) -> None:
         await world.prefer(timezone="Pacific/Apia")
 
-        told = await world.briefs().explain("ada", date(2011, 12, 30), NINE)
+        told = await world.briefs().explain("ada", date(2011, 12, 30), now=NINE)
 
         assert (told.code, told.occurrence) == (SkipReason.NOT_SCHEDULED, None)
 
@@ -447,7 +447,7 @@ class TestStages:
     async def test_they_lead_from_preference_to_mail(self, world: World) -> None:
         await sent(world)
 
-        told = await world.briefs().explain("ada", TODAY, NINE)
+        told = await world.briefs().explain("ada", TODAY, now=NINE)
 
         assert told.stages[0] == Stage("preference", "daily at 09:00:00 in UTC")
         assert [stage.name for stage in told.stages] == ["preference", "slot", "mail"]
@@ -455,7 +455,7 @@ class TestStages:
     async def test_what_is_foretold_is_shown_step_by_step(self, world: World) -> None:
         await world.prefer()
 
-        told = await world.briefs().explain("ada", TODAY, NINE)
+        told = await world.briefs().explain("ada", TODAY, now=NINE)
 
         assert told == Explanation(
             user_id="ada",
@@ -473,7 +473,7 @@ class TestStages:
     async def test_who_makes_briefs_without_a_mailer_is_not_told_about_mail(self, world: World) -> None:
         await sent(world)
 
-        told = await world.briefs(mailer=None).explain("ada", TODAY, NINE)
+        told = await world.briefs(mailer=None).explain("ada", TODAY, now=NINE)
 
         assert [stage.name for stage in told.stages] == ["preference", "slot"]
         assert told.code is JobStatus.COMPLETED
@@ -506,7 +506,7 @@ class Fixed:
 async def test_a_hosts_own_unusable_preference_has_the_planners_answer(world: World, fields: dict[str, Any]) -> None:
     briefs = world.briefs(preferences=Fixed(Preference(user_id="ada", **fields)))
 
-    told = await briefs.explain("ada", TODAY, NINE)
+    told = await briefs.explain("ada", TODAY, now=NINE)
     report = await briefs.plan(NINE)
 
     assert told.code is SkipReason.INVALID_SCHEDULE
@@ -530,10 +530,10 @@ async def test_what_is_foretold_is_what_the_next_plan_records(catch_up: CatchUp,
                 await briefs.plan(NINE - last_plan)
             await world.prefer(time_of_day=at)
             dates = [TODAY + days * DAY for days in range(-4, 3)]
-            before = {on: await briefs.explain("ada", on, NINE) for on in dates}
+            before = {on: await briefs.explain("ada", on, now=NINE) for on in dates}
             verdicts: list[Verdict] = []
             await briefs.plan(NINE, on_verdict=verdicts.append)
-            after = {on: await briefs.explain("ada", on, NINE) for on in dates}
+            after = {on: await briefs.explain("ada", on, now=NINE) for on in dates}
 
         for on in dates:
             awaited: Code = before[on].code

@@ -52,7 +52,7 @@ async def done(briefs: Briefs, clock: Clock, now: datetime = NINE) -> None:
 
 
 async def code(briefs: Briefs, on: date = TODAY, now: datetime = NINE) -> str:
-    return (await briefs.explain("ada", on, now)).code.value
+    return (await briefs.explain("ada", on, now=now)).code.value
 
 
 def refuse(request: SectionRequest) -> ProjectBrief:
@@ -121,8 +121,8 @@ class TestRetry:
         await done(briefs, clock)
         assert await code(briefs) == "unknown"
 
-        assert await briefs.retry_all(since=NINE - DAY) == 0
-        assert await briefs.retry_all(since=NINE - DAY, statuses=[JobStatus.UNKNOWN]) == 1
+        assert await briefs.retry_all(now=NINE) == 0
+        assert await briefs.retry_all(statuses=[JobStatus.UNKNOWN], now=NINE) == 1
         await briefs.run_once(NINE)
 
         assert (await code(briefs), mailer.calls) == ("completed", {KEY: 1})
@@ -162,14 +162,22 @@ class TestRetry:
         await done(briefs, clock)
         host.act = None
 
-        assert await briefs.retry_all(since=NINE) == 1200
+        assert await briefs.retry_all(since=timedelta(0), now=NINE) == 1200
         assert (await briefs.run_once(NINE)).briefs == {JobStatus.COMPLETED: 1200}
 
     async def test_what_is_older_than_asked_for_is_left_alone(self, storage: Storage, clock: Clock) -> None:
         briefs = the_briefs(storage, clock, Host(refuse))
         await done(briefs, clock)
 
-        assert await briefs.retry_all(since=NINE + MINUTE) == 0
+        assert await briefs.retry_all(since=timedelta(0), now=NINE + MINUTE) == 0
+
+    async def test_how_far_back_is_a_length_of_time(self, storage: Storage, clock: Clock) -> None:
+        briefs = the_briefs(storage, clock)
+        for since in (NINE, 24, -DAY):
+            with pytest.raises(ValueError, match=r"since=.*must be a timedelta of zero or more"):
+                await briefs.retry_all(since=since)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            with pytest.raises(ValueError, match=r"since=.*must be a timedelta of zero or more"):
+                await briefs.status(since=since)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
     async def test_there_may_be_nothing_to_retry(self, storage: Storage, clock: Clock) -> None:
         briefs = the_briefs(storage, clock)
@@ -318,7 +326,7 @@ class TestGenerateNow:
         briefs = the_briefs(storage, clock, host, mailer)
         clock.now = EIGHT
 
-        brief = await briefs.generate_now("ada", EIGHT)
+        brief = await briefs.generate_now("ada", now=EIGHT)
         await done(briefs, clock)
 
         assert brief is not None
@@ -330,7 +338,7 @@ class TestGenerateNow:
         host = Host()
         briefs = the_briefs(storage, clock, host)
         clock.now = EIGHT
-        await briefs.generate_now("ada", EIGHT)
+        await briefs.generate_now("ada", now=EIGHT)
 
         await done(briefs, clock, NINE + DAY)
 
@@ -342,7 +350,7 @@ class TestGenerateNow:
         await briefs.plan(EIGHT)
         clock.now = EIGHT
 
-        await briefs.generate_now("ada", EIGHT)
+        await briefs.generate_now("ada", now=EIGHT)
         await done(briefs, clock)
 
         assert len(host.requests) == 2
@@ -356,10 +364,10 @@ class TestGenerateNow:
         await done(briefs, clock)
         clock.now = NINE + HOUR
 
-        await briefs.generate_now("ada", NINE + HOUR)
+        await briefs.generate_now("ada", now=NINE + HOUR)
         await briefs.run_once(NINE + HOUR)
         assert mailer.delivered == {KEY: 1}
-        await briefs.generate_now("ada", NINE + HOUR, resend=True)
+        await briefs.generate_now("ada", now=NINE + HOUR, resend=True)
         await briefs.run_once(NINE + HOUR)
 
         assert mailer.delivered == {KEY: 1, "daily_brief:2026-03-09:ada:3": 1}
@@ -372,39 +380,39 @@ class TestGenerateNow:
         await storage.preferences.put([Preference(user_id="ada", frequency="monthly", days=[1])])
         briefs = the_briefs(storage, clock, engagement=CoolingOff())
 
-        assert await briefs.generate_now("ada", NINE) is not None
+        assert await briefs.generate_now("ada", now=NINE) is not None
 
     async def test_there_may_be_nothing_to_say(self, storage: Storage, clock: Clock) -> None:
         briefs = the_briefs(storage, clock, Host(say_nothing))
 
-        assert await briefs.generate_now("ada", NINE) is None
+        assert await briefs.generate_now("ada", now=NINE) is None
 
     async def test_a_failure_is_told_and_whether_it_is_tried_again(self, storage: Storage, clock: Clock) -> None:
         def fail(request: SectionRequest) -> ProjectBrief:
             raise OSError("the model is away")
 
         with pytest.raises(BriefFailed, match=r"(?s)is failed: .*no such model"):
-            await the_briefs(storage, clock, Host(refuse)).generate_now("ada", NINE)
+            await the_briefs(storage, clock, Host(refuse)).generate_now("ada", now=NINE)
         briefs = the_briefs(storage, clock, Host(fail), name="other", retrying=Retrying(first=HOUR))
         with pytest.raises(BriefFailed, match=r"(?s)is pending, to be tried again at 2026-03-09 .*the model is away"):
-            await briefs.generate_now("ada", NINE)
+            await briefs.generate_now("ada", now=NINE)
 
     async def test_why_it_cannot_be_made_now_is_told(self, storage: Storage, clock: Clock) -> None:
         briefs = the_briefs(storage, clock)
         await briefs.plan(NINE)
         with pytest.raises(BriefFailed, match="an earlier one of the user has to be made first"):
-            await briefs.generate_now("ada", NINE + DAY)
+            await briefs.generate_now("ada", now=NINE + DAY)
         await briefs.pause(NINE)
         with pytest.raises(BriefFailed, match="briefs are paused, resume them first"):
-            await briefs.generate_now("ada", NINE)
+            await briefs.generate_now("ada", now=NINE)
         await briefs.resume(NINE)
         await storage.preferences.put([Preference(user_id="ada", is_active=False)])
         with pytest.raises(BriefFailed, match="is cancelled: the brief was switched off"):
-            await briefs.generate_now("ada", NINE)
+            await briefs.generate_now("ada", now=NINE)
 
     async def test_an_unknown_user_is_named(self, storage: Storage, clock: Clock) -> None:
         with pytest.raises(UnknownUser, match="bob"):
-            await the_briefs(storage, clock).generate_now("bob", NINE)
+            await the_briefs(storage, clock).generate_now("bob", now=NINE)
 
 
 class TestPause:
@@ -652,17 +660,17 @@ class TestPrune:
         for day in range(5):
             await done(briefs, clock, NINE + day * DAY)
 
-        assert await briefs.prune(2 * DAY, NINE + 5 * DAY) == 6
-        assert await briefs.prune(2 * DAY, NINE + 5 * DAY) == 0
+        assert await briefs.prune(2 * DAY, now=NINE + 5 * DAY) == 6
+        assert await briefs.prune(2 * DAY, now=NINE + 5 * DAY) == 0
 
         kept = [await storage.brief("daily_brief", "ada", TODAY + day * DAY) is not None for day in range(5)]
         assert kept == [False, False, False, True, True]
-        assert await briefs.prune(2 * DAY, NINE + 50 * DAY) == 2
+        assert await briefs.prune(2 * DAY, now=NINE + 50 * DAY) == 2
         assert await briefs.latest("ada") is not None
 
     async def test_it_keeps_what_a_plan_could_make_again(self, storage: Storage, clock: Clock) -> None:
         with pytest.raises(ValueError, match=r"older_than=12:00:00: must be more than 13:15:00"):
-            await the_briefs(storage, clock).prune(12 * HOUR, NINE)
+            await the_briefs(storage, clock).prune(12 * HOUR, now=NINE)
 
 
 class TestClock:

@@ -1218,7 +1218,7 @@ async def test_through_everything_each_mail_is_sent_once_or_named(serve: Serve, 
         assert not (await briefs.run_once(nine + timedelta(hours=2))).mails
 
         date_ = nine.date()
-        details = {user: (await briefs.explain(user, date_, nine + timedelta(hours=2))) for user in users}
+        details = {user: (await briefs.explain(user, date_, now=nine + timedelta(hours=2))) for user in users}
 
     arrived = Counter(envelope.rcpt_tos[0].partition("@")[0] for envelope in server.arrived)
     assert arrived == dict.fromkeys(set(users) - {"gone"}, 1)

@@ -48,7 +48,7 @@ async def outcomes(
         if verdict.code is SkipReason.NOT_YET_DUE:
             found.append(Outcome(user_id, f"not due; the next is for {at}"))
             continue
-        explanation = await briefs.explain(user_id, occurrence.local_date, now)
+        explanation = await briefs.explain(user_id, occurrence.local_date, now=now)
         brief = await briefs.latest(user_id)
         if brief is not None and brief.occurrence != occurrence:
             brief = None

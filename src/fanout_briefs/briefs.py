@@ -399,7 +399,7 @@ class Briefs:
             on_round=on_round,
         ).serve()
 
-    async def explain(self, user_id: str, on: date | None = None, now: datetime | None = None) -> Explanation:
+    async def explain(self, user_id: str, on: date | None = None, *, now: datetime | None = None) -> Explanation:
         """Say what became of a user's brief of one local date, or what would, and why.
 
         Args:
@@ -413,7 +413,7 @@ class Briefs:
         """
         return await self._explainer.explain(user_id, _plain_date(on), self._moment(now))
 
-    async def next(self, user_id: str, now: datetime | None = None) -> Explanation:
+    async def next(self, user_id: str, *, now: datetime | None = None) -> Explanation:
         """Say when the user's next brief is to be delivered, and how it stands, as ``explain`` does for its date.
 
         Args:
@@ -430,7 +430,7 @@ class Briefs:
         job, _ = await self._explainer.next_job(user_id, moment)
         return await self._explainer.explain(user_id, job.occurrence.local_date, moment)
 
-    async def preview(self, user_id: str, now: datetime | None = None) -> Brief | None:
+    async def preview(self, user_id: str, *, now: datetime | None = None) -> Brief | None:
         """Make the user's next brief as though it were due, saving and sending nothing.
 
         Args:
@@ -456,7 +456,7 @@ class Briefs:
         """The user's latest saved brief; None where there is none."""
         return await self._storage.brief(self.name, user_id)
 
-    async def generate_now(self, user_id: str, now: datetime | None = None, *, resend: bool = False) -> Brief | None:
+    async def generate_now(self, user_id: str, *, resend: bool = False, now: datetime | None = None) -> Brief | None:
         """Make and save the user's brief of today at once, whatever schedule and engagement say.
 
         It is today's brief: the schedule makes no second one for the date, and one that was there is replaced. The
@@ -465,8 +465,8 @@ class Briefs:
 
         Args:
             user_id: Whose brief.
-            now: The moment, aware; None is the present.
             resend: Mails it also if today's brief was mailed already.
+            now: The moment, aware; None is the present.
 
         Returns:
             The brief; None where there is nothing to say.
@@ -519,19 +519,24 @@ class Briefs:
         return await self._operator.retry(user_id, _plain_date(on), self._moment(now))
 
     async def retry_all(
-        self, *, since: datetime | None = None, statuses: Sequence[JobStatus] = (JobStatus.FAILED,)
+        self,
+        *,
+        since: timedelta = _DAY,
+        statuses: Sequence[JobStatus] = (JobStatus.FAILED,),
+        now: datetime | None = None,
     ) -> int:
-        """Have every brief and every mail tried again that failed; return how many.
+        """Have every brief and every mail that failed tried again; return how many that were.
 
         Args:
-            since: Those to be delivered at this instant or later, aware; None is a day ago.
+            since: How far back to look, by when they were to be delivered.
             statuses: Also ``UNKNOWN``, where mails that may have left are to be sent all the same.
+            now: The moment to look back from, aware; None is the present.
 
         Raises:
-            ValueError: ``since`` is naive.
+            ValueError: ``now`` is naive, or ``since`` is no length of time.
         """
-        since = self._moment(None) - _DAY if since is None else _aware("since", since)
-        return await self._operator.retry_all(statuses, since)
+        refuse(bad_spans({"since": since}))
+        return await self._operator.retry_all(statuses, self._moment(now) - since)
 
     async def cancel(self, user_id: str, on: date | None = None, *, now: datetime | None = None) -> bool:
         """Withdraw a brief, or its mail, that was not begun yet; no plan takes it up again.
@@ -588,8 +593,9 @@ class Briefs:
             since: How far back to look at slots that have ended, by when they were to be delivered.
 
         Raises:
-            ValueError: ``now`` is naive.
+            ValueError: ``now`` is naive, or ``since`` is no length of time.
         """
+        refuse(bad_spans({"since": since}))
         now = self._moment(now)
         return await self._operator.status(now, now - since)
 
@@ -608,7 +614,7 @@ class Briefs:
         """
         return await self._operator.reconcile(self._moment(now), None if last is None else _aware("last", last))
 
-    async def prune(self, older_than: timedelta, now: datetime | None = None) -> int:
+    async def prune(self, older_than: timedelta, *, now: datetime | None = None) -> int:
         """Erase slots that ended, with briefs and mails, but each user's latest ones; return how many slots that were.
 
         Args:

@@ -246,11 +246,11 @@ def iter_settled(
 def _bad_arguments(
     func: object,
     *,
-    limit: int,
-    item_timeout: float | None,
-    limiter: CapacityLimiter | None,
-    deadline: float | None = None,
-    max_failures: int | None = None,
+    limit: object,
+    item_timeout: object,
+    limiter: object,
+    deadline: object = None,
+    max_failures: object = None,
     on_settled: object = None,
 ) -> Iterator[BadValue]:
     if not callable(func):

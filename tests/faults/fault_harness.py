@@ -315,7 +315,7 @@ class Scene:
                 for user in self.users:
                     for day in range(-1, 2):
                         on = DATE + timedelta(days=day)
-                        answer = await briefs.explain(user, on, self.settings.clock())
+                        answer = await briefs.explain(user, on, now=self.settings.clock())
                         if day:
                             assert isinstance(answer.code, SkipReason)
                         else:

@@ -246,7 +246,7 @@ async def test_a_change_between_planning_and_claim_leaves_one_brief_a_local_date
     for on, (state, epoch) in story.slots.items():
         slot = (await storage.find([KEY.format(on)]))[KEY.format(on)]
         assert (slot.code or slot.status, slot.epoch) == (state, epoch), on
-        told = await town.briefs.explain("ana", on, town.now)
+        told = await town.briefs.explain("ana", on, now=town.now)
         assert told.code == (state if on in story.mails or state != SENT else "superseded")
         assert (on in mails) == (on in story.mails)
 
@@ -285,7 +285,7 @@ async def test_whoever_changes_whatever_at_any_time_gets_at_most_one_brief_a_loc
     lost = Counter[str]()
     for preference in people:
         for day in range(-1, 3):
-            told = await town.briefs.explain(preference.user_id, TODAY + day * DAY, town.now)
+            told = await town.briefs.explain(preference.user_id, TODAY + day * DAY, now=town.now)
             if told.job is not None:
                 epochs[told.job.epoch] += 1
             if (preference.user_id, TODAY + day * DAY) in seen:

@@ -103,7 +103,7 @@ async def people(storage: MemoryStorage, times: Mapping[str, str]) -> None:
 
 async def codes(storage: MemoryStorage, host: Host, users: Collection[str]) -> Mapping[str, str]:
     briefs = make(storage, host)
-    return {user: (await briefs.explain(user, TODAY, host.clock())).code for user in users}
+    return {user: (await briefs.explain(user, TODAY, now=host.clock())).code for user in users}
 
 
 # in virtual time -----------------------------------------------------------------------------------------

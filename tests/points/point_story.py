@@ -389,9 +389,11 @@ async def found(day: Day, moment: datetime) -> Found:
         page = await storage.select([NAME, MAILS], [*JobStatus], since=BEGIN - timedelta(days=9))
         saved = [brief for each in PEOPLE if (brief := await storage.brief(NAME, each.user_id)) is not None]
         users = [*(each.user_id for each in PEOPLE), "zoe"]
-        codes = {user: str((await briefs.explain(user, DATE, moment)).code) for user in users}
+        codes = {user: str((await briefs.explain(user, DATE, now=moment)).code) for user in users}
         around = [
-            (await briefs.explain(user, DATE + timedelta(days=day), moment)).code for user in users for day in (-1, 1)
+            (await briefs.explain(user, DATE + timedelta(days=day), now=moment)).code
+            for user in users
+            for day in (-1, 1)
         ]
         status = await briefs.status(moment, since=timedelta(days=2))
         left = await live(storage, moment)

@@ -46,7 +46,7 @@ def explain(application: App, user: User, on: On = None, as_of: AsOf = None, jso
 
     async def explained() -> Explanation:
         async with briefs:
-            return await briefs.explain(user, on, as_of)
+            return await briefs.explain(user, on, now=as_of)
 
     found = do(explained)
     if json:
@@ -69,7 +69,7 @@ def preview(
 
     async def previewed() -> Brief | None:
         async with briefs:
-            return await briefs.preview(user, as_of)
+            return await briefs.preview(user, now=as_of)
 
     brief = do(previewed)
     if brief is not None and html is not None:

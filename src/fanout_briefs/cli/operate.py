@@ -55,9 +55,9 @@ def retry(  # noqa: PLR0917 - the command line passes them by name
     async def retried() -> tuple[Explanation, Explanation, bool]:
         async with briefs:
             now = datetime.now(UTC)
-            before = await briefs.explain(user, on, now)
+            before = await briefs.explain(user, on, now=now)
             done = await briefs.retry(user, before.on, now=now)
-            return before, await briefs.explain(user, before.on, now), done
+            return before, await briefs.explain(user, before.on, now=now), done
 
     before, after, done = do(retried)
     if not done:
@@ -91,8 +91,8 @@ def _retry_all(
 ) -> None:
     async def retried() -> Mapping[JobStatus, int]:
         async with briefs:
-            begin = datetime.now(UTC) - since
-            return {status: await briefs.retry_all(since=begin, statuses=[status]) for status in statuses}
+            now = datetime.now(UTC)
+            return {status: await briefs.retry_all(since=since, statuses=[status], now=now) for status in statuses}
 
     counts = do(retried)
     total = sum(counts.values())
@@ -114,7 +114,7 @@ def cancel(application: App, user: KnownUser, on: On = None, json: Json = False)
     async def cancelled() -> tuple[Explanation, bool]:
         async with briefs:
             now = datetime.now(UTC)
-            before = await briefs.explain(user, on, now)
+            before = await briefs.explain(user, on, now=now)
             return before, await briefs.cancel(user, before.on, now=now)
 
     before, done = do(cancelled)
@@ -133,7 +133,7 @@ def regenerate(application: App, user: KnownUser, on: On = None, resend: Resend 
     async def regenerated() -> tuple[Explanation, bool]:
         async with briefs:
             now = datetime.now(UTC)
-            before = await briefs.explain(user, on, now)
+            before = await briefs.explain(user, on, now=now)
             return before, await briefs.regenerate(user, before.on, resend=resend, now=now)
 
     before, done = do(regenerated)

@@ -27,7 +27,7 @@ class Command(BaseCommand):
         user = get_user_model().objects.filter(username=username).first()
         if user is None:
             raise CommandError(f"there is no user {username!r}")
-        found = with_briefs(lambda briefs: briefs.explain(str(user.pk), on, as_of))
+        found = with_briefs(lambda briefs: briefs.explain(str(user.pk), on, now=as_of))
         self.stdout.write(f"{username}, {found.on}: {found.code}")
         for stage in found.stages:
             self.stdout.write(f"  {stage.name}: {stage.verdict}")
