@@ -83,53 +83,53 @@ def _utc_now() -> datetime:
 class Briefs:
     """One kind of brief: who gets it, what goes in, and how it is delivered.
 
-    Constructing does no I/O and binds nothing to an event loop. Use it as an async context manager, which
-    opens the storage; the same object may be opened again later, also in another loop.
+    Constructing it does no I/O and binds nothing to an event loop. Use it as an async context manager, which
+    opens the storage; the same object may be opened again later, even in another loop.
 
     Args:
         storage: The ledger and its work.
         name: The job type; each kind of brief in one storage has its own. No colon.
         projects: What a user's brief is about.
-        generator: Makes one section.
+        generator: Generates one section.
         preferences: Who wants a brief, and when; None takes the storage's own.
         engagement: When users were last seen; None sends to everyone.
         recipients: Where mail goes.
-        mailer: Sends it; needs ``recipients``. None makes briefs without mailing them.
-        dispatcher: Carries jobs to workers on an engine of yours, whose tasks call ``run_job``. None: workers find them
-            in the storage by themselves.
+        mailer: Sends it; needs ``recipients``. With None, briefs are generated and not mailed.
+        dispatcher: Carries jobs to the workers of a task queue, whose tasks call ``run_job``. With None, workers find
+            them in the storage by themselves.
         policy: Decides from visits and briefs; None is ``BackoffPolicy()``.
-        title: What a brief is called in its subject; None makes it from ``name``.
+        title: What a brief is called in its subject; None derives it from ``name``.
         render: Lays out a brief's sections; None is ``render.render_brief`` under ``title``, which tells the reader
             that a section failed but not why.
         lead: How long before delivery the content is cut off and generation may start.
-        deadline: How long one brief may take to generate; what is not there by then is marked as failed.
+        deadline: How long one brief may take to generate; sections that are missing by then are marked as failed.
         horizon: How far ahead of ``lead`` a plan looks; plan more often than this.
         catch_up: What happens to occurrences missed while nothing planned: ``skip``, ``latest`` or ``each``.
         max_lateness: Missed occurrences older than this are never sent.
         look_back: How far before its own moment the very first plan looks.
         tolerance: Also drops slots within that distance of another live one of the same user; at most 31 days.
         page_size: How many preferences are planned at a time.
-        concurrency: How many briefs are in the making at once.
+        concurrency: How many briefs are being generated at once.
         mail_concurrency: How many mails are being sent at once.
-        section_limit: How many sections of one brief are in the making at once.
+        section_limit: How many sections of one brief are being generated at once.
         section_timeout: How long one section may take; None: as long as the brief.
-        send_timeout: How long reading a recipient, and then sending, may take each. A mail whose sending took longer
+        send_timeout: How long reading a recipient, and then sending, may each take. A mail whose sending takes longer
             ends unknown, or is sent again if the mailer is idempotent; keep it above the mailer's own timeouts.
         lease: How long a claim outlives a worker that died.
-        retrying: How failed attempts at a brief are repeated; None is six within some half an hour.
-        redispatch_after: How long after its time a job that nobody began is handed to the dispatcher again by
+        retrying: How failed attempts at a brief are repeated; None is six within about half an hour.
+        redispatch_after: How long after its time a job that nobody has started is handed to the dispatcher again, by
             reconciling; then after twice that time, and so on.
-        mail_retrying: How failed attempts at a mail are repeated; None is twelve within some six hours, since mail
-            servers are away for longer.
+        mail_retrying: How failed attempts at a mail are repeated; None is twelve within about six hours, since mail
+            servers may be away for longer.
         on_progress: Called, synchronously, at each step of each brief. If it raises, that is logged and
             reported, and the brief goes on.
-        clock: The wall clock, aware: leases run by it, and it says what the present is where no moment is given.
+        clock: The wall clock, aware: leases run by it, and it is the present where no moment is given.
 
     Attributes:
         name: As given.
         horizon: As given.
         lease: As given.
-        job_types: The types of its jobs, and how many of each are in the making at once; the mails' come last.
+        job_types: The types of its jobs, and how many of each run at once; the mails' type comes last.
 
     Raises:
         ValueError: Arguments are bad; all of them are named.
@@ -293,9 +293,9 @@ class Briefs:
 
         Args:
             now: The moment to plan for, aware.
-            dry_run: Decides alike and writes nothing.
-            on_verdict: Told about every preference, also of people who are not due.
-            review: How far back to tell of slots that exist already, besides what is planned.
+            dry_run: Makes the same decisions and writes nothing.
+            on_verdict: Called for every preference, also of people who are not due.
+            review: How far back to report slots that already exist, besides what is planned.
         """
         return await self._planner.plan(now, dry_run, on_verdict, review=review)
 
@@ -306,15 +306,15 @@ class Briefs:
         *,
         draining: anyio.Event | None = None,
     ) -> RunReport:
-        """Generate and deliver what is due at ``now``, and return when none of it is left, with anybody.
+        """Generate and deliver what is due at ``now``, and return when none of it is left, here or elsewhere.
 
-        Briefs whose generation falls before ``now`` are made; of them only what has ``deliver_at <= now`` is
-        mailed. Jobs that another worker holds are waited for, and taken over when it dies.
+        Briefs that may be generated by ``now`` are; only those with ``deliver_at <= now`` are also mailed. Jobs that
+        another worker holds are waited for, and taken over if it dies.
 
         Args:
             now: The moment of the schedule, aware. Leases run by the wall clock all the same.
-            on_ended: Told about every job that ends, is put off or is lost.
-            draining: Once the caller sets it, no further job is begun; what runs is finished, the rest given back.
+            on_ended: Called for every job that ends, is postponed or is lost.
+            draining: Once the caller sets it, no further job is started; running ones finish, the rest is given back.
 
         Raises:
             ValueError: ``now`` is naive.
@@ -325,21 +325,21 @@ class Briefs:
         return evolve(report, problems=[*report.problems, *hook_problems])
 
     async def run_job(self, key: str, *, draining: anyio.Event | None = None) -> JobRun:
-        """Run one job that an engine carried here, if the ledger says that it is to be run, by the wall clock.
+        """Run one job that an engine carried here, if the ledger says that it is to be run now.
 
         For the task of an engine, which may be started any number of times for the same job, in any processes: the
-        claim in the ledger lets one of them run it. What is not to be run now is answered at once, with the reason;
-        nothing is waited for. A brief's mail becomes pending with it; attempts that failed are put off in the ledger,
-        and both are handed to the dispatcher anew. So a task ends well whatever the answer, and has only to see to
-        ``again_at``, where there is one.
+        claim in the ledger lets one of them run it. If the job is not to be run now, the answer comes at once, with the
+        reason; nothing is waited for. A brief's mail becomes pending with it; failed attempts are postponed in the
+        ledger; and both are handed to the dispatcher again. So a task succeeds whatever the answer, and only has to
+        deliver the key again at ``again_at``, if that is given.
 
         Args:
             key: The job's ``dedup_key``.
-            draining: Once it is set, the job is not begun, but given back.
+            draining: Once it is set, the job is not started, but given back.
 
         Raises:
-            ValueError: It is a job of another kind than these ``job_types``.
-            Exception: What the storage raises. The job is run again when its lease has ended.
+            ValueError: The job is of none of these ``job_types``.
+            Exception: What the storage raises. The job runs again when its lease has ended.
         """
         return await self._errands.run(key, draining)
 
@@ -358,23 +358,22 @@ class Briefs:
         work: bool | None = None,
         on_round: Callable[[Round], object] | None = None,
     ) -> None:
-        """Plan and run until cancelled; for the lifespan of a host, as a task of its own.
+        """Plan and run until cancelled, as a task of its own in the host's lifespan.
 
-        Planning and running go on beside each other, so that a brief which takes long holds up nobody. Several
-        processes may serve one storage; the ledger shares the work out. What fails is logged, told, and tried
-        again. Cancelling begins nothing more, lets what runs finish within ``grace``, and gives the rest back.
+        Planning and running are concurrent, so that a slow brief delays nobody. Several processes may serve one
+        storage; the ledger distributes the work. What fails is logged, reported and tried again. After a cancel nothing
+        more is started, running jobs have ``grace`` to finish, and the rest is given back.
 
-        With a ``dispatcher``, running is left to the engine's workers. Instead it is seen to, three times a lease, that
-        what dead workers left is run again, and that what was lost on the way to a worker is dispatched again.
+        With a ``dispatcher``, running is left to the engine's workers. Instead, three times per lease, what dead workers
+        left is run again, and what was lost on the way to a worker is dispatched again.
 
         Args:
             every: How often to plan; less than the horizon. None leaves planning to others.
-            poll: How often to look for due work, and at most to tell.
+            poll: How often to look for due work, and at most how often to report.
             grace: How long running work may take to finish once this is cancelled.
-            work: Whether to run what is due here; None: unless there is a dispatcher.
-            on_round: Told, synchronously, of each plan, of each failure, of what was put right, and of what ended
-                since it was told before.
-                If it raises, that is logged.
+            work: Whether to run what is due in this process; None: only without a dispatcher.
+            on_round: Called, synchronously, after each plan, each failure and each repair, and with what has ended since
+                it was last called. If it raises, that is logged.
 
         Raises:
             ValueError: An argument is out of range.
@@ -408,7 +407,7 @@ class Briefs:
             now: The moment to judge by, aware; None is the present.
 
         Raises:
-            ValueError: ``now`` is naive, or ``on`` is no plain date.
+            ValueError: ``now`` is naive, or ``on`` is not a plain date.
             Exception: What reading preferences or the storage raises.
         """
         return await self._explainer.explain(user_id, _plain_date(on), self._moment(now))
@@ -418,7 +417,7 @@ class Briefs:
 
         Args:
             user_id: Whose brief.
-            now: It is the first one that the schedule has after this moment, aware; None is the present.
+            now: The moment, aware, after which to look for the schedule's next occurrence; None is the present.
 
         Raises:
             UnknownUser: No preference is known for this user.
@@ -431,7 +430,7 @@ class Briefs:
         return await self._explainer.explain(user_id, job.occurrence.local_date, moment)
 
     async def preview(self, user_id: str, *, now: datetime | None = None) -> Brief | None:
-        """Make the user's next brief as though it were due, saving and sending nothing.
+        """Generate the user's next brief as though it were due, saving and sending nothing.
 
         Args:
             user_id: Whose brief; the preference may be switched off.
@@ -457,15 +456,15 @@ class Briefs:
         return await self._storage.brief(self.name, user_id)
 
     async def generate_now(self, user_id: str, *, resend: bool = False, now: datetime | None = None) -> Brief | None:
-        """Make and save the user's brief of today at once, whatever schedule and engagement say.
+        """Generate and save the user's brief of today at once, whatever schedule and engagement say.
 
-        It is today's brief: the schedule makes no second one for the date, and one that was there is replaced. The
-        content runs up to ``now``. Where there is a mailer, its mail is queued for the next run, unless today's
-        brief was mailed already.
+        It is today's brief: the schedule makes no second one for the date, and one that exists is replaced. The
+        content runs up to ``now``. If there is a mailer, its mail is queued for the next run, unless today's
+        brief was already mailed.
 
         Args:
             user_id: Whose brief.
-            resend: Mails it also if today's brief was mailed already.
+            resend: Mails it even if today's brief was already mailed.
             now: The moment, aware; None is the present.
 
         Returns:
@@ -483,26 +482,26 @@ class Briefs:
     async def regenerate(
         self, user_id: str, on: date | None = None, *, resend: bool = False, now: datetime | None = None
     ) -> bool:
-        """Have a finished brief made again by the next run, for the same content window; it replaces the old one.
+        """Have a finished brief generated again by the next run, for the same content window; it replaces the old one.
 
         Args:
             user_id: Whose brief.
             on: The local date in the user's own zone; None is today there.
-            resend: Mails the new one although the old one was mailed.
+            resend: Mails the new one even if the old one was mailed.
             now: The moment that says what today is, aware; None is the present.
 
         Returns:
-            False if there is no finished brief of that date: nothing was changed.
+            False if there is no finished brief for that date; then nothing was changed.
 
         Raises:
-            ValueError: ``now`` is naive, or ``on`` is no plain date.
+            ValueError: ``now`` is naive, or ``on`` is not a plain date.
         """
         return await self._operator.regenerate(user_id, _plain_date(on), self._moment(now), resend=resend)
 
     async def retry(self, user_id: str, on: date | None = None, *, now: datetime | None = None) -> bool:
-        """Have a brief, or else its mail, tried again that failed, is unknown, was skipped or was cancelled.
+        """Have a brief, or else its mail, tried again if it failed, is unknown, was skipped or was cancelled.
 
-        It runs whatever schedule, engagement and lateness say, unless the user wants no brief at all any more. A
+        It runs whatever schedule, engagement and lateness say, unless the user has switched the brief off. A
         mail is sent with the key it had, so a provider that honours keys does not deliver it twice.
 
         Args:
@@ -511,10 +510,10 @@ class Briefs:
             now: The moment that says what today is, aware; None is the present.
 
         Returns:
-            False if there is nothing of that date to be tried again: nothing was changed.
+            False if there is nothing to be tried again for that date; then nothing was changed.
 
         Raises:
-            ValueError: ``now`` is naive, or ``on`` is no plain date.
+            ValueError: ``now`` is naive, or ``on`` is not a plain date.
         """
         return await self._operator.retry(user_id, _plain_date(on), self._moment(now))
 
@@ -529,7 +528,7 @@ class Briefs:
 
         Args:
             since: How far back to look, by when they were to be delivered.
-            statuses: Also ``UNKNOWN``, where mails that may have left are to be sent all the same.
+            statuses: Add ``UNKNOWN`` to send mails again that may already have left.
             now: The moment to look back from, aware; None is the present.
 
         Raises:
@@ -539,7 +538,7 @@ class Briefs:
         return await self._operator.retry_all(statuses, self._moment(now) - since)
 
     async def cancel(self, user_id: str, on: date | None = None, *, now: datetime | None = None) -> bool:
-        """Withdraw a brief, or its mail, that was not begun yet; no plan takes it up again.
+        """Withdraw a brief, or its mail, that has not been started; no plan takes it up again.
 
         Args:
             user_id: Whose brief.
@@ -551,20 +550,20 @@ class Briefs:
 
         Raises:
             InvalidSchedule: The date is not planned yet, and the preference makes no schedule.
-            ValueError: ``now`` is naive, or ``on`` is no plain date.
+            ValueError: ``now`` is naive, or ``on`` is not a plain date.
         """
         return await self._operator.cancel(user_id, _plain_date(on), self._moment(now))
 
     async def pause(self, now: datetime | None = None) -> bool:
-        """Begin no brief and send no mail from now on, in any process, until ``resume``; what runs is finished.
+        """Start no brief and no mail from now on, in any process, until ``resume``; running ones finish.
 
         Plans go on, and record what falls into the pause as skipped for that reason.
 
         Args:
-            now: The moment, aware, which is kept as that of the pause; None is the present.
+            now: The moment, aware, which is recorded as that of the pause; None is the present.
 
         Returns:
-            False if it was paused already.
+            False if it was already paused.
 
         Raises:
             ValueError: ``now`` is naive.
@@ -572,7 +571,7 @@ class Briefs:
         return await self._operator.pause(self._moment(now))
 
     async def resume(self, now: datetime | None = None) -> int | None:
-        """End a pause. What it kept back is caught up with as after an outage, by ``catch_up`` and ``max_lateness``.
+        """End a pause. What it held back is caught up on as after an outage, by ``catch_up`` and ``max_lateness``.
 
         Args:
             now: The moment, aware, that says what is too late; None is the present.
@@ -586,7 +585,7 @@ class Briefs:
         return await self._operator.resume(self._moment(now))
 
     async def status(self, now: datetime | None = None, *, since: timedelta = _DAY) -> Status:
-        """Tell how all slots stand, of one moment, in a few queries whatever their number.
+        """Report how all slots stand at one moment, in a few queries whatever their number.
 
         Args:
             now: The moment, aware; None is the present.
@@ -600,14 +599,14 @@ class Briefs:
         return await self._operator.status(now, now - since)
 
     async def reconcile(self, now: datetime | None = None, *, last: datetime | None = None) -> Reconciled:
-        """Put right what workers left behind that died, and dispatch again what nobody began in time; run nothing.
+        """Repair what dead workers left behind, and dispatch again what nobody has started in time; run nothing.
 
         Every run does the same for the jobs that it comes across. With a dispatcher, ``serve`` does it all the time.
 
         Args:
             now: The moment by the wall clock, aware; None is the present.
-            last: When this was done before, aware, for those who do it again and again: then a late job is dispatched
-                only where its lateness has doubled since. None: every late one is.
+            last: When this was last done, aware, for calling it repeatedly: then a late job is dispatched
+                only if its lateness has doubled since. With None, every late one is.
 
         Raises:
             ValueError: ``now`` or ``last`` is naive.
@@ -615,11 +614,11 @@ class Briefs:
         return await self._operator.reconcile(self._moment(now), None if last is None else _aware("last", last))
 
     async def prune(self, older_than: timedelta, *, now: datetime | None = None) -> int:
-        """Erase slots that ended, with briefs and mails, but each user's latest ones; return how many slots that were.
+        """Erase ended slots, with briefs and mails, except each user's latest ones; return how many slots that were.
 
         Args:
-            older_than: By when they were to be delivered.
-            now: The moment, aware; None is the present.
+            older_than: How long ago they were to be delivered, at least.
+            now: The moment to count back from, aware; None is the present.
 
         Raises:
             ValueError: ``older_than`` is so short that a plan could make such a slot again; or ``now`` is naive.

@@ -23,12 +23,11 @@ class EngagementPolicy(Protocol):
     """Decides whether one occurrence is sent.
 
     A policy may also have an attribute ``sends_when_unavailable: bool``, which says what happens to users whose
-    activity could not be read: True sends to them; False, which is also the meaning of its absence, skips them
-    until it can be read.
+    activity could not be read: True sends to them; False, the default, skips them until it can be read.
     """
 
     def decide(self, activity: Activity, at: datetime) -> EngagementDecision:
-        """Decide on one occurrence, always alike for the same arguments and without I/O.
+        """Decide on one occurrence: always the same for the same arguments, and without I/O.
 
         Args:
             activity: What is known of the user.
@@ -39,15 +38,15 @@ class EngagementPolicy(Protocol):
 
 @frozen(kw_only=True)
 class BackoffPolicy:
-    """Sends to those who visit, lets go of those who stay away, and reminds them a few times.
+    """Sends to users who visit, stops for those who stay away, and reminds them a few times.
 
     Days away are whole elapsed 24-hour periods from the last visit to the occurrence. Up to ``active_days`` every
-    brief is sent; then none, but for a reminder in each of two windows, ``[first_day, second_day)`` and
-    ``[second_day, recurring_day)``, and one every ``recurring_gap`` days from ``recurring_day`` on. Somebody who
-    has never visited is sent everything.
+    brief is sent; after that none, except for a reminder in each of two windows, ``[first_day, second_day)`` and
+    ``[second_day, recurring_day)``, and one every ``recurring_gap`` days from ``recurring_day`` on. Users who
+    have never visited are sent everything.
 
     A window's reminder goes out with the first occurrence in it that is ``first_gap`` (``second_gap``) days after
-    the last brief, so a missed tick, or a weekly schedule that has no occurrence on the very day, loses no one.
+    the last brief, so nobody loses it to a missed plan, or to a weekly schedule without an occurrence on the exact day.
     ``phase1`` makes the policy that this one replaces.
 
     Attributes:
@@ -56,10 +55,10 @@ class BackoffPolicy:
         first_gap: How many days after the last brief the first reminder may go out.
         second_day: Where the second window opens.
         second_gap: As ``first_gap``, of the second reminder.
-        recurring_day: From when on reminders recur.
-        recurring_gap: How many days lie between recurring reminders.
-        slack: How much short of its days a gap may fall, under a day. Where clocks go forward, two briefs of 09:00
-            on the next day but one lie 47 hours apart, which is to count as two days.
+        recurring_day: The day from which reminders recur.
+        recurring_gap: How many days are between recurring reminders.
+        slack: By how much a gap may fall short of its days; less than a day. When clocks go forward, 09:00 is only 47
+            hours after 09:00 two days before, which should count as two days.
         exact_days: True reminds on exactly ``first_day`` and ``second_day`` instead of within the windows.
         sends_when_unavailable: Whether users whose activity cannot be read are sent to.
 

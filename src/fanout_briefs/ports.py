@@ -1,12 +1,12 @@
 """What a host application gives to the library, and what a storage promises to it.
 
-Read the first three and the job is done: ``Preferences`` (who wants a brief, and when), ``Projects`` and
-``Generator`` (what goes in). With a shipped storage that keeps preferences, the last two suffice. The rest
-has a working default, or matters only to whoever writes a storage of their own.
+Three of them are enough to begin with: ``Preferences`` (who wants a brief, and when), ``Projects`` and ``Generator``
+(what goes in). With a shipped storage that keeps preferences, the last two are. The rest has a working default, or
+matters only to authors of a storage.
 
-Every method is async, takes a batch and answers with a mapping, so that a page costs one query whatever its
-size. Implementations are told by their shape: no base class is needed. They must be safe to call from many
-tasks at once. Whatever they raise is taken as a failure of that call alone; cancellation must be let through.
+Every method is async. Those about many users take a batch and return a mapping, so that a page costs one query
+whatever its size. Implementations are recognised by their methods: no base class is needed. They must be safe to
+call from many tasks at once. Whatever they raise counts as a failure of that call alone; let cancellation through.
 ``adapters.in_thread`` turns an object with plain synchronous methods into such an implementation.
 """
 
@@ -68,9 +68,9 @@ class Preferences(Protocol):
         """Give up to ``limit`` preferences, in an order that stays the same from page to page.
 
         Args:
-            cursor: None for the first page, then the ``next_cursor`` of the page before. It is yours: nobody
-                else looks into it, so it may be an id, a key in the database's own collation, or a token.
-            limit: At least 1. Fewer may come, even none; only ``next_cursor=None`` ends the scan.
+            cursor: None for the first page, then the ``next_cursor`` of the page before. Its format is yours: it
+                may be an id, a key in the database's own collation, or a token.
+            limit: At least 1. You may return fewer, even none; only ``next_cursor=None`` ends the scan.
 
         Each user appears once in a scan. Somebody who signs up during it may appear or not: the next plan
         scans again. Rows with bad values are given as they are; the planner reports them.
@@ -84,13 +84,13 @@ class Preferences(Protocol):
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
         """Give the preferences of these users as they are now; unknown users are absent.
 
-        Called before work starts, so that a switch to off or a changed time wins over an older plan.
+        Called right before the work, so that switching off or changing the time overrides an older plan.
         """
         ...
 
 
 class ScheduleIndex(Preferences, Protocol):
-    """Preferences that can be read by schedule, so that a plan costs what is due and not how many users there are.
+    """Preferences that can be read by schedule, so that a plan's cost depends on how much is due, not on all users.
 
     A capability, declared by the attribute ``schedule_index``: without it, each plan reads every preference.
     """
@@ -101,9 +101,9 @@ class ScheduleIndex(Preferences, Protocol):
         ...
 
     async def schedules(self) -> Mapping[str, ScheduleFields]:
-        """Give each distinct combination of schedule fields that an active preference has, under an id of yours.
+        """Give each distinct combination of schedule fields that an active preference has, under an id of your own.
 
-        Fields that make no schedule are in it too: the planner reports the people who have them. An id must mean
+        Include fields that make no schedule: the planner reports the people who have them. An id must mean
         the same fields from here to the end of the scan. One that nobody has any more does no harm.
         """
         ...
@@ -112,12 +112,12 @@ class ScheduleIndex(Preferences, Protocol):
         """Give up to ``limit`` people whose active preference has one of these schedules, in pages as ``page`` does.
 
         Args:
-            schedules: Ids of ``schedules``; the same ones for each page of a scan. Unknown ones have nobody.
+            schedules: Ids from ``schedules``; the same ones for each page of a scan. Ignore unknown ones.
             cursor: None for the first page, then the ``next_cursor`` of the page before.
             limit: At least 1.
 
-        Somebody whose schedule changes during the scan may appear twice or not at all: what they are due by the new
-        one lies ahead, and the next plan scans that again.
+        Somebody whose schedule changes during the scan may appear twice or not at all: what is due by the new
+        one is still ahead, and the next plan scans that again.
         """
         ...
 
@@ -126,13 +126,13 @@ class Projects(Protocol):
     """What a user's brief is about."""
 
     async def of(self, user_id: str, window: Window) -> Sequence[Project]:
-        """Give the user's projects, in the order in which their sections are to stand.
+        """Give the user's projects, in the order in which their sections are to appear.
 
         Args:
             user_id: Whose.
-            window: What the brief covers, for hosts that leave out projects where nothing happened.
+            window: What the brief covers, if you want to leave out projects in which nothing happened.
 
-        None at all is a good answer: the slot ends ``empty``, and no mail is made.
+        An empty sequence is fine: the slot ends ``empty``, and no mail is made.
 
         Raises:
             RetryLater: Another attempt is made after that time.
@@ -146,16 +146,15 @@ class Generator(Protocol):
     """How one project's section is made."""
 
     async def generate(self, request: SectionRequest) -> ProjectBrief | None:
-        """Make one section, or answer None where there is nothing new.
+        """Generate one section, or return None if there is nothing new.
 
         Called for many sections at once, and again for the same one when an attempt is repeated: the same
-        request should come to the same content, or at least do no harm twice. It is cancelled when it takes
-        longer than the section's timeout or the brief's deadline; it must let that through.
+        request should lead to the same content, or at least do no harm twice. It is cancelled when it takes
+        longer than the section's timeout or the brief's deadline; let that through.
 
         Raises:
-            Exception: This section is marked as failed, and the others are not affected. Only when no section
-                is made and one failed does the brief, for nothing new beside a failure is nothing to send yet;
-                then ``RetryLater`` and ``PermanentFailure`` are heeded.
+            Exception: This section is marked as failed, and the others are not affected. The brief fails only if no
+                section has content and at least one failed; then ``RetryLater`` and ``PermanentFailure`` count.
         """
         ...
 
@@ -166,8 +165,8 @@ class Engagement(Protocol):
     async def last_visits(self, user_ids: Collection[str]) -> Mapping[str, datetime | None]:
         """Give each user's last visit: an aware instant, or None for never.
 
-        A user whose visits cannot be read right now is left out of the mapping, which is not the same as
-        never: the policy says what happens then.
+        Leave out a user whose visits cannot be read right now, which is not the same as never: the policy's
+        ``sends_when_unavailable`` says what happens then.
 
         Raises:
             Exception: As though every user had been left out.
@@ -181,8 +180,8 @@ class Recipients(Protocol):
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Recipient]:
         """Give addresses as they are now, right before sending; users who cannot be reached are absent.
 
-        Opt-outs and suppressions are answered here too, by ``opted_out`` or by absence, so that they stop
-        mail that is queued already.
+        Opt-outs and suppressions belong here too, as ``opted_out`` or by leaving the user out, so that they stop
+        even mail that is already queued.
 
         Raises:
             Exception: The mail is tried again, with back-off; it has not been sent.
@@ -195,9 +194,9 @@ class Mailer(Protocol):
 
     @property
     def idempotent(self) -> bool:
-        """Whether sending twice with one key delivers once.
+        """Whether sending twice with the same key delivers once.
 
-        Declare True only if the provider promises it. A mail whose outcome is unknown is sent again only then.
+        True only if the provider promises it. Only then is a mail whose outcome is unknown sent again.
         """
         ...
 
@@ -209,17 +208,17 @@ class Mailer(Protocol):
             key: The same for every attempt at this mail and for no other; the provider's idempotency key.
 
         Raises:
-            NotSent: The mail has surely not left; it is tried again unless the error is permanent.
-            RetryLater: Likewise, not before the given time.
-            Exception: Nobody knows. The mail ends ``unknown``, or is sent again if the mailer is idempotent.
+            NotSent: The mail has certainly not left; it is tried again unless the error is permanent.
+            RetryLater: The same, and not before the given time.
+            Exception: Nobody knows whether it left. It ends ``unknown``, or is sent again if the mailer is idempotent.
         """
         ...
 
 
 class Dispatcher(Protocol):
-    """Carries references of jobs to workers, on an engine of the host's choice.
+    """Carries references to jobs to workers, on a task queue of the host's choice.
 
-    What arrives there is given to ``Briefs.run_job``, which asks the ledger whether there is anything to run.
+    A worker passes what it receives to ``Briefs.run_job``, which asks the ledger whether there is anything to run.
     """
 
     @property
@@ -228,9 +227,9 @@ class Dispatcher(Protocol):
         ...
 
     async def dispatch(self, jobs: Sequence[JobRef]) -> None:
-        """Hand over references of jobs that are committed in the ledger, for their ``run_at``.
+        """Hand over references to jobs that are committed in the ledger, for their ``run_at``.
 
-        The engine may deliver each more than once. Called again with the same job, at worst it does.
+        The engine may deliver each more than once, and so may a second call with the same job.
 
         Raises:
             Exception: The jobs stay in the ledger, and are dispatched again by the next reconciling.
@@ -242,7 +241,7 @@ class CancellingDispatcher(Dispatcher, Protocol):
     """A dispatcher that declares ``cancels``."""
 
     async def cancel(self, jobs: Sequence[JobRef]) -> None:
-        """Take back what still waits in the engine of jobs that were cancelled; it spares a worker the look.
+        """Take back what is still waiting in the engine of jobs that were cancelled, which saves a worker looking.
 
         Raises:
             Exception: They are delivered, and found cancelled in the ledger.
@@ -253,13 +252,13 @@ class CancellingDispatcher(Dispatcher, Protocol):
 class Ledger(Protocol):
     """The truth about every slot: which were planned, and what became of them.
 
-    One row a ``dedup_key``, over all states and for good, is the whole of exactly-once planning: any number of
+    One row per ``dedup_key``, over all states and for good, is all there is to exactly-once planning: any number of
     planners may call at once, be killed anywhere and be run again. Each method is one transaction or, for
-    long batches, one a chunk in order of the keys: after a failure or a cancellation every row is wholly as
-    before or wholly as after, and calling again with the same arguments completes the rest.
+    long batches, one per chunk in the order of the keys: after a failure or a cancellation every row is entirely as
+    before or entirely as after, and calling again with the same arguments completes the rest.
 
-    What comes back is in its normal form: instants in UTC and exact to the microsecond, texts for people (reasons and
-    errors) without lone surrogates. ``fanout_briefs.rules`` has that form, and the checks at the edge.
+    What is returned is normalised: instants in UTC and exact to the microsecond, texts for people (reasons and
+    errors) without lone surrogates. ``fanout_briefs.rules`` has the functions for that, and for checking arguments.
 
     Raises:
         StorageUnavailable: From any method, when the storage cannot be used. Busy, serialization and deadlock
@@ -269,7 +268,7 @@ class Ledger(Protocol):
     """
 
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
-        """Record new slots; answer for each job, in the order given, what became of it.
+        """Record new slots; return what became of each job, in the order given.
 
         Jobs come as pending, or as skipped with a code; any other status is a ``ValueError``. A key that exists is
         a ``DUPLICATE`` and stays as it is, unless the job is pending and takes the slot up: one for which
@@ -298,7 +297,7 @@ class Ledger(Protocol):
         ...
 
     async def change(self, keys: Collection[str], change: Change) -> Collection[str]:
-        """Move slots by hand; answer with the keys that were in a state the change applies to, and moved.
+        """Make a change that a person asked for; return the keys whose slots were in a state that it applies to.
 
         A slot that becomes pending again begins a new epoch, with no attempts, progress, code, reason or error,
         and with the demand that the change makes. Its ``run_at`` stays, and so does what it was enqueued with.
@@ -336,10 +335,10 @@ class Ledger(Protocol):
 
 
 class StandingLedger(Ledger, Protocol):
-    """A ledger that tells how slots stand for less than it gives their jobs.
+    """A ledger for which saying how slots stand is cheaper than giving their jobs.
 
-    A capability, declared by the attribute ``tells_standings``: without it, plans look up whole jobs. Where a page is
-    planned already, looking up is most of the work.
+    A capability, declared by the attribute ``tells_standings``: without it, plans look up whole jobs. If a page is
+    already planned, looking up is most of the work.
     """
 
     @property
@@ -353,7 +352,7 @@ class StandingLedger(Ledger, Protocol):
 
 
 class Work(Protocol):
-    """How workers take jobs and hand in what they made. Every write shows a fencing token."""
+    """How workers take jobs and hand in the results. Every write shows a fencing token."""
 
     async def claim(
         self,
@@ -435,10 +434,10 @@ class Work(Protocol):
 
 
 class Oversight(Protocol):
-    """What an operator sees of the slots, and does to many at once."""
+    """What an operator sees of the slots, and can do to many at once."""
 
     async def pause(self, types: Collection[str], at: datetime) -> bool:
-        """From now on let nobody claim jobs of these types. What runs goes on to its end.
+        """Let nobody claim jobs of these types from now on. What is running goes on to its end.
 
         Args:
             types: Job types.
@@ -461,11 +460,11 @@ class Oversight(Protocol):
         ...
 
     async def paused(self, types: Collection[str]) -> Mapping[str, datetime]:
-        """Give since when each of these types is paused; those that are not are absent."""
+        """Give the moment since which each of these types has been paused; those that are not are absent."""
         ...
 
     async def overview(self, types: Collection[str], *, now: datetime, since: datetime) -> Mapping[str, Overview]:
-        """Give for each of these types how its slots stand at ``now``, all of one moment.
+        """Give a consistent overview, for each of these types, of how its slots stand at ``now``.
 
         Args:
             types: Job types; all are in the answer.
@@ -498,7 +497,7 @@ class Oversight(Protocol):
         """Erase up to ``limit`` slots that have ended and were to be delivered before ``before``, with their briefs.
 
         Of each user's slots of a type the latest one stays, and so do the latest completed one and the one of the
-        latest brief: engagement and content windows go by them.
+        latest brief: engagement and content windows depend on them.
 
         Returns:
             How many slots were erased; less than ``limit`` means that none is left.
@@ -509,8 +508,8 @@ class Oversight(Protocol):
 class Storage(Ledger, Work, Oversight, Protocol):
     """A ledger, its work and their oversight in one place, so that ``finish`` can be one transaction.
 
-    A storage may keep preferences too; it says so by an attribute ``preferences`` that implements
-    ``Preferences``. Where it is an async context manager, ``Briefs`` opens and closes it; opening twice
-    at once must be harmless, and the last one to leave closes. One that itself tells an engine what becomes
-    pending, in its own transactions, says so by an attribute ``on_pending`` that is not None.
+    A storage that also keeps preferences has an attribute ``preferences``, which implements ``Preferences``. If it is an
+    async context manager, ``Briefs`` opens and closes it; opening it twice at once must be harmless, and the last one
+    to leave closes it. One that notifies an engine of what becomes pending, in its own transactions, has an attribute
+    ``on_pending`` that is not None.
     """
