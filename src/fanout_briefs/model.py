@@ -120,13 +120,13 @@ class JobStatus(enum.StrEnum):
 
 
 class Demand(enum.StrEnum):
-    """What a person asked of a slot by hand, which then runs whatever schedule, engagement and lateness say.
+    """What a person asked for: the slot then runs whatever schedule, engagement and lateness say.
 
-    Only somebody who no longer wants the brief at all is left alone.
+    Only users who have switched the brief off are left alone.
     """
 
     RUN = "run"
-    """Run it. A mail that went out already is not sent again."""
+    """Run it. A mail that has already gone out is not sent again."""
     RESEND = "resend"
     """Run it, and mail it again."""
 
@@ -139,17 +139,17 @@ class SkipReason(enum.StrEnum):
     SWITCHED_OFF = "switched_off"
     """The preference is not active."""
     INVALID_USER_ID = "invalid_user_id"
-    """The id is empty, longer than 255 characters, holds control characters, or is no string."""
+    """The id is empty, longer than 255 characters, contains control characters, or is not a string."""
     INVALID_SCHEDULE = "invalid_schedule"
-    """The preference's fields make no schedule."""
+    """The preference's fields do not make a schedule."""
     DUPLICATE_USER = "duplicate_user"
     """A second preference of the same user in one page; the first counts."""
     NOT_SCHEDULED = "not_scheduled"
     """The schedule has no occurrence on that local date."""
     NOT_YET_EFFECTIVE = "not_yet_effective"
-    """The occurrence is before ``effective_from``, or its time was planned while the preference did not have it."""
+    """The occurrence is before ``effective_from``, or plans had passed its time before the preference had it."""
     NOT_YET_DUE = "not_yet_due"
-    """The occurrence is beyond the planning horizon, or no plan has run since it came within."""
+    """The occurrence is beyond the planning horizon, or no plan has run since it came within it."""
     TOO_LATE = "too_late"
     """It was missed, and for longer than ``max_lateness`` allows."""
     MISSED = "missed"
@@ -358,17 +358,17 @@ class Job:
     Attributes:
         type: The brief's name, or the type of its mail job. No colon.
         occurrence: The slot's date, and when it is to be delivered.
-        run_at: Not to be started before, in UTC.
+        run_at: The earliest moment to start, in UTC.
         window: What the content covers. A storage sets ``start`` at the first claim to where the user's last
             saved brief ended, and not again unless the slot is planned anew before a brief was saved from it.
         code: Why it is skipped or cancelled.
         reason: The engagement policy's own word, where it decided.
         error: The last failure, for a person to read.
         epoch: Raised by one each time a finished slot is taken up again.
-        attempts: How often it was claimed in this epoch, without claims that were released and attempts that
-            only were to come later.
-        progress: The last one that was recorded, where there is one.
-        demand: What a person asked of this slot; None where only the schedule did.
+        attempts: How often it was claimed in this epoch, not counting claims that were released and attempts that
+            only asked to come later.
+        progress: The last one that was recorded, if there is one.
+        demand: What a person asked for; None if only the schedule did.
         dedup_key: ``{type}:{local_date}:{user_id}``, unique over all states.
     """
 
@@ -406,7 +406,7 @@ class JobRef:
     """What an engine carries: enough to claim the job in the ledger, nothing to run it from.
 
     Attributes:
-        again: It had its turn, and was given back or lost on the way: where the engine has priorities, it goes ahead of
+        again: It had its turn, and was given back or lost on the way: if the engine has priorities, it goes ahead of
             others of its type.
     """
 
@@ -436,11 +436,11 @@ class Enqueued(enum.StrEnum):
     DUPLICATE = "duplicate"
     """The slot exists; nothing was changed."""
     PAUSED = "paused"
-    """The type is paused: the slot is on record as skipped for that reason, until it is resumed."""
+    """The type is paused: the slot is recorded as skipped for that reason, until it is resumed."""
 
 
 class Change(enum.StrEnum):
-    """What a host may ask of existing slots. Slots in other states stay as they are."""
+    """What a person may do to existing slots. Slots in other states stay as they are."""
 
     CANCEL = "cancel"
     """pending, skipped or cancelled becomes cancelled (withdrawn), and no plan takes it up again."""
@@ -470,7 +470,7 @@ class Progress:
         completed: Sections settled so far, failed ones included.
         total: Sections in all; 0 until the projects are known.
         failed: Sections that failed.
-        alone: Whether the worker runs nothing beside it, as it does with a job whose workers keep dying.
+        alone: Whether the worker runs nothing else meanwhile, as with a job whose workers keep dying.
     """
 
     step: str
@@ -486,7 +486,7 @@ class Claim:
 
     Attributes:
         token: The fencing token, higher than any given for this job before.
-        until: When the lease ends unless a heartbeat moves it; by the claiming host's clock.
+        until: When the lease ends unless a heartbeat extends it; by the claiming process's clock.
         payload: What the follow-up was enqueued with: the rendered mail.
         progress: How far its holder has come, for ``heartbeat`` to store; None leaves what is stored.
     """
@@ -503,8 +503,8 @@ class Claims:
     """What one call of ``claim`` got.
 
     Attributes:
-        claims: The jobs that are ours now.
-        held_until: When the first lease ends among due jobs that are held already; None: none is.
+        claims: The jobs that now belong to the caller.
+        held_until: When the first lease ends among due jobs that are already held; None if none is.
     """
 
     claims: Sequence[Claim]
@@ -533,13 +533,13 @@ class Overview:
     """How the slots of one type stand at a moment.
 
     Attributes:
-        planned_at: When a plan last ended; None of types that are not planned.
-        mark: Up to where planning is complete.
+        planned_at: When a plan last ended; None for types that are not planned.
+        mark: The instant up to which planning is complete.
         paused_since: When the type was paused; None while it is not.
         running: Slots that a worker holds under a lease.
-        abandoned: Slots whose worker let the lease end.
-        overdue: Slots whose time has come and that nobody has begun.
-        oldest: Since when the first of those, abandoned ones included, waits.
+        abandoned: Slots whose worker has let the lease end.
+        overdue: Slots whose time has come and that nobody has started.
+        oldest: Since when the first of those, including abandoned ones, has been waiting.
         soon: Slots that will be due within the hour.
         later: Slots that will be due after that.
         ended: Slots to be delivered within the span looked at, by how they ended.
@@ -568,7 +568,7 @@ class Project:
     Attributes:
         id: Unique among the user's projects.
         name: For people; the section's title unless the generator gives another.
-        data: Whatever the host's generator wants to know; never stored.
+        data: Anything that your generator wants to know; never stored.
     """
 
     id: str
@@ -584,10 +584,10 @@ class Html(str):
 
 @frozen
 class ProjectBrief:
-    """What a generator made of one project.
+    """What a generator made for one project.
 
     Attributes:
-        text: The section in plain text; always there, for mail clients that show no HTML.
+        text: The section in plain text; required, for mail clients that show no HTML.
         html: The section as markup; None shows ``text``, escaped.
         title: None takes the project's name.
     """
@@ -629,7 +629,7 @@ class Section:
 
 @frozen
 class Rendered:
-    """A brief as a person sees it. ``html`` is a whole document. All three are strings, or making one raises TypeError."""
+    """A brief as a person sees it. ``html`` is a whole document. TypeError if any of the three is not a string."""
 
     subject: str = field(validator=_text)
     text: str = field(validator=_text)
@@ -638,7 +638,7 @@ class Rendered:
 
 @frozen(kw_only=True)
 class Brief:
-    """A finished brief. Sections stand in the order of the user's projects; projects with nothing new have none."""
+    """A finished brief. Sections are in the order of the user's projects; projects with nothing new have none."""
 
     type: str
     user_id: str
@@ -660,7 +660,7 @@ class Recipient:
 
     Attributes:
         locale: A BCP 47 tag, for hosts whose mailer cares.
-        opted_out: True stops the mail, also one that is queued already.
+        opted_out: True stops the mail, even one that is already queued.
     """
 
     address: str
@@ -684,7 +684,7 @@ class Receipt:
     """A mailer's word that it has taken the mail.
 
     Attributes:
-        reference: Whatever finds it again: a path, a provider's message id.
+        reference: Whatever identifies it there: a path, a provider's message id.
     """
 
     reference: str

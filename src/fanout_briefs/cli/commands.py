@@ -1,4 +1,4 @@
-"""The command line's commands, in the order in which ``--help`` tells them."""
+"""The command line's commands, in the order in which ``--help`` lists them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ app: typer.Typer = typer.Typer(
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Where to; made if it is missing.")] = Path(),
+    folder: Annotated[Path, typer.Argument(help="Where to put it; created if it is missing.")] = Path(),
 ) -> None:
     """Write a small application that runs as it is."""
     try:

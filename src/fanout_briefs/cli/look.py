@@ -22,7 +22,7 @@ _DAY = timedelta(days=1)
 
 
 def status(application: App, since: Since = None, as_of: AsOf = None, json: Json = False) -> None:
-    """Tell how everything stands, and what to do next. One screen."""
+    """Show how everything stands, and what to do next. One screen."""
     briefs = load_or_exit(application)
 
     async def looked() -> Status:
@@ -41,7 +41,7 @@ def status(application: App, since: Since = None, as_of: AsOf = None, json: Json
 
 
 def explain(application: App, user: User, on: On = None, as_of: AsOf = None, json: Json = False) -> None:
-    """Tell what became of a user's brief, and why. Of a date without one, what would."""
+    """Show what became of a user's brief, and why. For a date without one: what would."""
     briefs = load_or_exit(application)
 
     async def explained() -> Explanation:

@@ -24,7 +24,7 @@ __all__ = ["cancel", "forget", "generate_now", "pause", "prune", "reconcile", "r
 _DAY = timedelta(days=1)
 _MAYBE_DELIVERED = "may have been delivered already; whoever got it gets it twice, unless the mailer honours its key"
 
-Resend = Annotated[bool, typer.Option("--resend", help="Mail it again although it was mailed before.")]
+Resend = Annotated[bool, typer.Option("--resend", help="Mail it again even if it was mailed before.")]
 
 
 # of one user ---------------------------------------------------------------------------------------------
@@ -34,7 +34,7 @@ def retry(  # noqa: PLR0917 - the command line passes them by name
     application: App,
     user: Annotated[
         str | None,
-        typer.Argument(metavar="USER", help="The user's id; or else --failed, --unknown.", callback=good_user),
+        typer.Argument(metavar="USER", help="The user's id; otherwise --failed, --unknown.", callback=good_user),
     ] = None,
     on: On = None,
     failed: Annotated[bool, typer.Option("--failed", help="Everybody's that failed.")] = False,
@@ -108,7 +108,7 @@ def _retry_all(
 
 
 def cancel(application: App, user: KnownUser, on: On = None, json: Json = False) -> None:
-    """Withdraw a brief or mail that was not begun. No plan takes it up again."""
+    """Withdraw a brief or mail that has not been started. No plan takes it up again."""
     briefs = load_or_exit(application)
 
     async def cancelled() -> tuple[Explanation, bool]:
@@ -127,7 +127,7 @@ def cancel(application: App, user: KnownUser, on: On = None, json: Json = False)
 
 
 def regenerate(application: App, user: KnownUser, on: On = None, resend: Resend = False, json: Json = False) -> None:
-    """Have a finished brief made again. The next run makes it, for the same span of time."""
+    """Have a finished brief generated again. The next run does so, for the same span of time."""
     briefs = load_or_exit(application)
 
     async def regenerated() -> tuple[Explanation, bool]:
@@ -146,7 +146,7 @@ def regenerate(application: App, user: KnownUser, on: On = None, resend: Resend 
 
 
 def generate_now(application: App, user: KnownUser, resend: Resend = False, json: Json = False) -> None:
-    """Make today's brief of a user at once. It is saved and printed; the next run mails it."""
+    """Generate a user's brief of today at once. It is saved and printed; the next run mails it."""
     briefs = load_or_exit(application)
 
     async def generated() -> tuple[Brief | None, Explanation | None, int]:
@@ -213,7 +213,7 @@ def _ask(user: str) -> None:
 
 
 def pause(application: App, json: Json = False) -> None:
-    """Begin nothing more, in any process. What runs is finished."""
+    """Start nothing more, in any process. What is running finishes."""
     briefs = load_or_exit(application)
 
     async def paused() -> bool:
@@ -229,7 +229,7 @@ def pause(application: App, json: Json = False) -> None:
 
 
 def resume(application: App, json: Json = False) -> None:
-    """End a pause. What it kept back is caught up with as after an outage."""
+    """End a pause. What it held back is caught up on as after an outage."""
     briefs = load_or_exit(application)
 
     async def resumed() -> int | None:
@@ -245,7 +245,7 @@ def resume(application: App, json: Json = False) -> None:
 
 
 def reconcile(application: App, json: Json = False) -> None:
-    """Put right what dead workers left behind. Nothing is run."""
+    """Repair what dead workers left behind. Nothing is run."""
     briefs = load_or_exit(application)
 
     async def reconciled() -> Reconciled:
@@ -269,7 +269,9 @@ def prune(
     application: App,
     older_than: Annotated[
         timedelta,
-        typer.Option(parser=duration, metavar="TIME", help="Erase what was to be delivered longer ago, such as 400d."),
+        typer.Option(
+            parser=duration, metavar="TIME", help="Erase what was to be delivered longer ago than this, such as 400d."
+        ),
     ],
     json: Json = False,
 ) -> None:

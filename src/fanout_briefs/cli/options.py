@@ -113,7 +113,10 @@ def refuse_the_future(as_of: datetime | None) -> None:
 
 
 App = Annotated[
-    str, typer.Argument(metavar="APP", help="The application, as module:attribute; a Briefs, or what makes one.")
+    str,
+    typer.Argument(
+        metavar="APP", help="The application, as module:attribute: a Briefs, or a function that returns one."
+    ),
 ]
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
 KnownUser = Annotated[str, typer.Argument(metavar="USER", help="The user's id.", callback=good_user)]
@@ -128,6 +131,6 @@ Since = Annotated[
 ]
 Grace = Annotated[
     timedelta | None,
-    typer.Option(parser=_length, metavar="TIME", help="How long what runs may take to finish; default: 30s."),
+    typer.Option(parser=_length, metavar="TIME", help="How long running work may take to finish; default: 30s."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]

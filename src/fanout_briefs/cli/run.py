@@ -65,10 +65,10 @@ def worker(application: App, poll: Poll = None, grace: Grace = None) -> None:
 def plan(
     application: App,
     as_of: AsOf = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide alike, and queue nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Make the same decisions, and queue nothing.")] = False,
     json: Json = False,
 ) -> None:
-    """Queue a brief for everybody due. Tells who is, and why the others are not."""
+    """Queue a brief for everybody due. Shows who is, and why the others are not."""
     if not dry_run:
         refuse_the_future(as_of)
     briefs, now = load_or_exit(application), as_of or datetime.now(UTC)
