@@ -132,7 +132,9 @@ def test_a_job_that_kills_whoever_runs_it_is_given_up_and_costs_nobody_else_anyt
     assert found.mails.get("bob") == {"host.generate": None, "mailer.send": "unknown" if in_doubt else "failed"}[poison]
     others = ["ann", "cyd"]
     assert sorted(key.split(":")[2] for key, _ in found.sent) == others
-    assert [found.briefs[user] for user in others] == [found.mails[user] for user in others] == ["completed"] * 2
+    assert [found.briefs[user] for user in others] == ["completed"] * 2
+    # Bob's may kill in the moment between the sending of another's and the note of it: then nobody can know of that one.
+    assert {found.mails[user] for user in others} <= {"completed", *(["unknown"] if in_doubt else [])}
     assert found.codes["bob"] == (found.mails.get("bob") or "failed")
 
 

@@ -69,6 +69,6 @@ def test_the_page_of_the_kit_counts_what_is_tried() -> None:
     counts = (
         f"has {len(ALL)} wrong storages",
         f"For the other ports there are {len(OTHERS)}.",
-        f"to {len(STATEFUL)} of the wrong",
+        f"has to catch {len(STATEFUL)} of the wrong",
     )
     assert [count for count in counts if count not in page] == []
