@@ -27,6 +27,8 @@ TAKES = float(os.environ.get("ENGINE_TAKES", "0.005"))
 PRIORITIES = {"generate_brief_email.daily_brief": int(os.environ.get("ENGINE_MAIL_PRIORITY", "0"))}
 BRIEFS_AT_ONCE = int(os.environ.get("ENGINE_BRIEFS_AT_ONCE", "0"))
 """How many briefs run at once in all workers together; 0: as many as they take."""
+IN_WAIT = bool(os.environ.get("ENGINE_WAITS_FOR_A_MAIL"))
+"""Whether no brief but the first ones ends before some mail has been sent."""
 
 
 def note(log: str, line: str) -> None:
@@ -58,7 +60,10 @@ class Host:
                 await anyio.sleep_forever()
         else:
             await anyio.sleep(TAKES)
+            while IN_WAIT and (FOLDER / "ended").exists() and not (FOLDER / "sent").exists():
+                await anyio.sleep(TAKES)
         note("order", f"end {user}")
+        note("ended", user)
         return ProjectBrief(f"made by {os.getpid()}")
 
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Recipient]:
