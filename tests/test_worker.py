@@ -43,6 +43,7 @@ from fanout_briefs.model import (
 from fanout_briefs.planner import SchedulePlanner
 from fanout_briefs.runs import Ended, RunReport
 from fanout_briefs.screen import Screen
+from fanout_briefs.testing.faults import Call, Fault, Faults, answer_lost, unavailable
 from fanout_briefs.timing import CatchUp, Retrying
 from fanout_briefs.worker import Worker
 from virtual_time import in_virtual_time
@@ -1135,19 +1136,96 @@ class Unreleasing(MemoryStorage):
 
 
 class TestStorageFailures:
-    async def test_a_result_that_cannot_be_stored_surfaces_as_itself_and_the_rest_is_released(self) -> None:
-        async with Failing("finish") as storage:
-            await queue(storage, a_job("ada"), a_job("bob"))
+    """By a clock that jumps: a result is handed in again for as long as a lease lasts."""
+
+    @pytest.fixture(params=["asyncio", "trio"])
+    def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
+        return in_virtual_time(request.param)
+
+    @pytest.mark.parametrize("fault", [unavailable, answer_lost])
+    @pytest.mark.parametrize("at", [1, range(1, 8)])
+    async def test_a_result_waits_for_a_storage_that_is_away_for_a_while(self, fault: Fault, at: Any) -> None:
+        async with MemoryStorage() as kept:
+            handing_in = Faults(fault, at)
+            storage = Only(handing_in, kept, "finish")
+            await queue(kept, a_job())
+
+            async def send(held: Held) -> Made:
+                await held.record(Progress("sending"))
+                return await make(held)
 
             async def act(held: Held) -> Made:
-                return await (make if held.job.user_id == "ada" else sleeping)(held)
+                finish, _ = await make(held)
+                return finish, [FollowUp(a_job(kind=MAIL, run_at=NINE), b"")]
+
+            report = await a_worker(storage, act, mail=send, is_unsettled=is_sending).run(NINE)
+
+            assert (report.briefs, report.mails) == ({JobStatus.COMPLETED: 1}, {JobStatus.COMPLETED: 1})
+            assert report.ok
+            assert handing_in.happened == (1 if at == 1 else 7)
+
+    @pytest.mark.parametrize("fault", [unavailable, answer_lost])
+    @pytest.mark.parametrize(("error", "attempts"), [(OSError("gone"), 1), (RetryLater(5), 0)])
+    async def test_so_does_what_is_put_off(self, fault: Fault, error: Exception, attempts: int) -> None:
+        async with MemoryStorage() as kept:
+            await queue(kept, a_job())
+
+            report = await a_worker(Only(Faults(fault, 1), kept, "retry"), raising(error)).run(NINE)
+
+            assert (report.retrying, report.lost) == (1, 0)
+            put_off = await slot(kept, a_job())
+            assert (put_off.status, put_off.attempts) == (JobStatus.PENDING, attempts)
+
+    async def test_what_somebody_else_took_over_meanwhile_is_lost_also_if_it_ended_alike(self) -> None:
+        async with MemoryStorage() as kept:
+
+            async def taken_over(call: Call) -> Any:
+                (claim,) = (await take_over(kept)).claims
+                assert await kept.finish(claim, Finish(status=JobStatus.COMPLETED, brief=a_brief(claim.job)))
+                return await unavailable(call)
+
+            await queue(kept, a_job())
+
+            report = await a_worker(Only(Faults(taken_over, 1), kept, "finish")).run(NINE)
+
+            assert (report.lost, report.briefs) == (1, {})
+            assert (await slot(kept, a_job())).attempts == 2
+
+    async def test_whoever_stops_the_run_does_not_wait_for_a_storage_that_is_away(self) -> None:
+        async with Failing("finish") as storage:
+            await queue(storage, a_job())
+
+            with anyio.move_on_after(1) as scope:
+                await a_worker(storage).run(NINE)
+
+            assert scope.cancelled_caught
+            assert anyio.current_time() == pytest.approx(scope.deadline)
+            assert (await slot(storage, a_job())).status is JobStatus.PENDING
+
+    async def test_a_result_that_cannot_be_stored_surfaces_as_itself_once_the_rest_has_ended(self) -> None:
+        """The mail is on its way when the run is given up, and is known to have left all the same."""
+        storage = Failing("finish")
+
+        async def send(held: Held) -> Made:
+            if held.job.user_id == "ada":
+                return await make(held)
+            await held.record(Progress("sending"))
+            await anyio.sleep(LEASE.total_seconds() + 10)
+            storage.failing = ()
+            return await make(held)
+
+        async with storage:
+            mails = [a_job(each, MAIL) for each in ("ada", "bob", "cy")]
+            await queue(storage, *mails)
+            clock = wall_clock()
 
             with pytest.raises(StorageUnavailable) as failure:
-                await a_worker(storage, act).run(NINE)
+                await a_worker(storage, mail=send, is_unsettled=is_sending, concurrency=2, clock=clock).run(NINE)
 
             assert failure.value is storage.error
-            slots = [await slot(storage, a_job(each)) for each in ("ada", "bob")]
-            assert [(each.status, each.attempts) for each in slots] == [(JobStatus.PENDING, 0)] * 2
+            ada, bob, cy = [await slot(storage, mail) for mail in mails]
+            assert (ada.status, ada.attempts, cy.status, cy.attempts) == (JobStatus.PENDING, 0, JobStatus.PENDING, 0)
+            assert bob.status is JobStatus.COMPLETED
 
     async def test_a_retry_that_cannot_be_stored_surfaces_as_itself(self) -> None:
         async with Failing("retry") as storage:
@@ -1214,19 +1292,41 @@ class TestStorageFailures:
             put_off = await slot(storage, a_job())
             assert (put_off.status, put_off.error) == (JobStatus.PENDING, "the network is down")
 
-    async def test_whoever_is_told_and_fails_stops_the_run_and_nothing_is_lost(self, storage: Storage) -> None:
-        async def act(held: Held) -> Made:
-            return await (make if held.job.user_id == "ada" else sleeping)(held)
 
-        def tell(ended: Ended) -> None:
-            raise RuntimeError("the progress bar broke")
+async def test_whoever_is_told_and_fails_stops_the_run_and_what_runs_is_run_to_its_end(storage: Storage) -> None:
+    is_sent, is_told = anyio.Event(), anyio.Event()
 
-        await queue(storage, a_job("ada"), a_job("bob"))
+    async def send(held: Held) -> Made:
+        if held.job.user_id == "bob":
+            await held.record(Progress("sending"))
+            is_sent.set()
+            await is_told.wait()
+            await wait_all_tasks_blocked()
+        await is_sent.wait()
+        return await make(held)
 
-        with pytest.raises(RuntimeError, match="the progress bar broke"):
-            await a_worker(storage, act).run(NINE, tell)
+    def tell(ended: Ended) -> None:
+        is_told.set()
+        raise RuntimeError(f"the progress bar broke at {ended.job.user_id}")
 
-        assert await statuses(storage, a_job("ada"), a_job("bob")) == ["completed", "pending"]
+    mails = [a_job(each, MAIL) for each in ("ada", "bob", "cy")]
+    await queue(storage, *mails)
+
+    with pytest.raises(RuntimeError, match="the progress bar broke at ada"):
+        await a_worker(storage, mail=send, is_unsettled=is_sending, concurrency=2).run(NINE, tell)
+
+    assert await statuses(storage, *mails) == ["completed", "completed", "pending"]
+
+
+class Only:
+    """A storage of which one method goes through faults."""
+
+    def __init__(self, faults: Faults, storage: MemoryStorage, method: str) -> None:
+        self._storage = storage
+        setattr(self, method, getattr(faults.around(storage), method))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
 
 
 class Failing(MemoryStorage):

@@ -7,7 +7,7 @@ over. Effects are exactly once: every write shows the claim's fencing token, and
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import cast
@@ -18,7 +18,7 @@ from attrs import evolve, field, frozen
 from attrs.validators import gt
 
 from fanout_briefs.eligibility import Refusal
-from fanout_briefs.errors import NotSent, PermanentFailure, RetryLater, SourceError
+from fanout_briefs.errors import NotSent, PermanentFailure, RetryLater, SourceError, StorageUnavailable
 from fanout_briefs.held import Company, Held, Lane, Lost
 from fanout_briefs.model import (
     Brief,
@@ -29,7 +29,7 @@ from fanout_briefs.model import (
     JobStatus,
     SkipReason,
 )
-from fanout_briefs.ports import Work
+from fanout_briefs.ports import Storage
 from fanout_briefs.runs import Ended
 from fanout_briefs.screen import Cleared, Screen
 from fanout_briefs.settled import Rejected, gather_settled, iter_settled
@@ -43,6 +43,8 @@ _LONGEST_WAIT = 1.0
 """Seconds between looks at jobs that other workers hold; they may end long before their leases do."""
 _SHORTEST_WAIT = 1.0
 """Seconds that a job which asks to be tried later is put off at least; it may ask without end, but a run has one."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+"""Seconds before a result is handed in again to a storage that was away; each pause is twice the one before it."""
 _MOST = 100
 """Of how many jobs something is recorded with one statement."""
 _LEASE_ENDED = "the lease ended before the work did"
@@ -53,7 +55,7 @@ class Means:
     """What running the jobs of one brief takes: making it, and mailing it.
 
     Attributes:
-        work: Where jobs are claimed.
+        work: Where jobs are claimed and handed in.
         name: The job type of the brief; any other type is its mail.
         lanes: What runs, type by type; a slow type never takes the place of another.
         screen: Decides again about what is claimed.
@@ -62,7 +64,7 @@ class Means:
         clock: The wall clock, for leases.
     """
 
-    work: Work
+    work: Storage
     name: str
     lanes: Sequence[Lane]
     screen: Screen
@@ -213,19 +215,34 @@ class Run:
         self._wake()
 
     async def _drain(self, lane: Lane) -> None:
+        failures: list[Exception] = []
         try:
-            async with iter_settled(self._run_one, self._claims(lane), limit=lane.concurrency) as settling:
+            async with iter_settled(self._run_in_lane, self._claims(lane), limit=lane.concurrency) as settling:
                 async for outcome in settling:
                     if isinstance(outcome, Rejected):
-                        await self._broken(outcome.item, outcome.error)
-        except Exception as error:
-            # What claiming raised comes once all that were running had ended, and leaves as itself.
-            failure = cast("Exception", error.__cause__) if isinstance(error, SourceError) else error
-        else:
-            return
-        self._is_broken = True  # The other lanes begin nothing more.
+                        try:
+                            await self._broken(outcome.item, outcome.error)
+                        except Exception as error:
+                            # What else is in hand goes on to its end: a mail that was cut off might have left.
+                            failures.append(error)
+                            self._break_off()
+        except SourceError as error:  # Claiming failed; all that was running has ended by now.
+            failures.append(cast("Exception", error.__cause__))
+            self._break_off()
+        if failures:
+            raise failures[0]
+
+    async def _run_in_lane(self, held: Held) -> None:
+        try:
+            await self._run_one(held)
+        except Exception:
+            self._break_off()  # at once, so that not even the next one in this lane begins
+            raise
+
+    def _break_off(self) -> None:
+        """Let no lane begin anything more."""
+        self._is_broken = True
         self._wake()
-        raise failure
 
     @property
     def _is_stopping(self) -> bool:
@@ -456,17 +473,47 @@ class Run:
         else:
             seconds = retrying.delay(attempt).total_seconds()
         at = self._now() + timedelta(seconds=min(seconds, FURTHEST.total_seconds()))
-        with anyio.CancelScope(shield=True):  # as below
-            kept = await self._means.work.retry(held.claim, at, text, counted=counted)
-            self._ended(held, JobStatus.PENDING if kept else None, text)
+        write = partial(self._means.work.retry, held.claim, at, text, counted=counted)
+        kept = await self._handed_in(held, write, JobStatus.PENDING, attempt if counted else attempt - 1)
+        self._ended(held, JobStatus.PENDING if kept else None, text)
 
     async def _end(self, held: Held, finish: Finish, follow_ups: Sequence[FollowUp] = ()) -> None:
-        # Shielded, since a mail that left must not end unknown only because this run is stopped meanwhile.
-        with anyio.CancelScope(shield=True):
-            kept = await self._means.work.finish(held.claim, finish, follow_ups)
-            due_by = self._due_by()
-            self._stir({each.job.type for each in follow_ups if each.job.run_at <= due_by})
-            self._ended(held, finish.status if kept else None, finish.error or finish.reason, finish.brief)
+        write = partial(self._means.work.finish, held.claim, finish, follow_ups)
+        kept = await self._handed_in(held, write, finish.status, held.job.attempts)
+        due_by = self._due_by()
+        self._stir({each.job.type for each in follow_ups if each.job.run_at <= due_by})
+        self._ended(held, finish.status if kept else None, finish.error or finish.reason, finish.brief)
+
+    async def _handed_in(
+        self, held: Held, write: Callable[[], Awaitable[bool]], status: JobStatus, attempts: int
+    ) -> bool:
+        """Record what a job came to; while the storage is away, again and again for as long as a lease lasts.
+
+        A mail that left must not end unknown only because its result met a short outage, or because this run is
+        stopped meanwhile; so a cancellation waits for the call under way, and not for the next one.
+
+        Returns:
+            False if the claim was lost.
+        """
+        end, pause = anyio.current_time() + self._means.lease.total_seconds(), _FIRST_PAUSE
+        was_away = False
+        while True:
+            with anyio.CancelScope(shield=True):
+                try:
+                    return await write() or (was_away and await self._stands(held, status, attempts))
+                except StorageUnavailable as error:
+                    if anyio.current_time() + pause > end:
+                        raise
+                    if not was_away:
+                        _log.warning("what %s came to is not recorded yet: %s", held.job.dedup_key, error)
+            was_away = True
+            await anyio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _stands(self, held: Held, status: JobStatus, attempts: int) -> bool:
+        """Whether a call that seemed to fail had been made after all, and only its answer did not come."""
+        found = (await self._means.work.find([held.job.dedup_key])).get(held.job.dedup_key)
+        return found is not None and (found.status, found.attempts) == (status, attempts)
 
     def _ended(
         self, held: Held, status: JobStatus | None, detail: str | None = None, brief: Brief | None = None

@@ -60,7 +60,7 @@ class Host:
                 await anyio.sleep_forever()
         else:
             await anyio.sleep(TAKES)
-            while IN_WAIT and (FOLDER / "ended").exists() and not (FOLDER / "sent").exists():
+            while IN_WAIT and (FOLDER / "ended").exists() and not (FOLDER / "sent").exists():  # noqa: ASYNC110  # files
                 await anyio.sleep(TAKES)
         note("order", f"end {user}")
         note("ended", user)
