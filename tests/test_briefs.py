@@ -19,6 +19,7 @@ import anyio
 import anyio.from_thread
 import pytest
 from anyio.lowlevel import checkpoint
+from attrs import evolve
 
 from fanout_briefs.adapters.eml import EmlMailer
 from fanout_briefs.adapters.in_thread import in_thread
@@ -344,6 +345,56 @@ class TestComposition:
         with pytest.raises(ValueError, match=f"{argument}=.*: must be a plain function"):
             the_briefs(MemoryStorage(), **options)
 
+    @pytest.mark.parametrize(("method", "argument"), [("plan", "on_verdict"), ("run_once", "on_ended")])
+    async def test_so_is_one_of_a_single_call(self, method: str, argument: str) -> None:
+        async def hook(*_: object) -> None: ...
+
+        async with the_briefs(MemoryStorage()) as briefs:
+            with pytest.raises(ValueError, match=f"{argument}=.*: must be a plain function"):
+                await getattr(briefs, method)(NINE, **{argument: hook})
+
+    def test_a_policy_that_is_async_would_always_say_yes_and_is_refused(self) -> None:
+        class Asynchronous:
+            async def decide(self, activity: object, at: datetime) -> bool:
+                return False
+
+        wrong: Any = Asynchronous()
+        with pytest.raises(ValueError, match=r"policy=.*: Asynchronous.decide must be a plain def"):
+            the_briefs(MemoryStorage(), policy=wrong)
+
+    def test_what_a_port_lacks_is_told_with_where_it_is_described(self) -> None:
+        wrong: Any = object()
+        with pytest.raises(ValueError, match=r"object has no decide; see fanout_briefs.engagement") as refused:
+            the_briefs(MemoryStorage(), policy=wrong, projects=wrong)
+        assert "object has no of; see fanout_briefs.ports" in str(refused.value)
+
+    @pytest.mark.parametrize("user_id", [7, "", "x" * 256, "a\nb", "\ud800"])
+    @pytest.mark.parametrize(
+        "method", ["next", "preview", "latest", "generate_now", "regenerate", "retry", "cancel", "forget"]
+    )
+    async def test_an_id_that_nobody_can_have_is_refused(self, method: str, user_id: Any) -> None:
+        storage = MemoryStorage()
+        async with the_briefs(storage) as briefs:
+            await sign_up(storage, "7")
+            await briefs.plan(NINE)
+            with pytest.raises(ValueError, match=r"^user_id=.*: must "):
+                await getattr(briefs, method)(user_id)
+            assert (await briefs.explain("7", NINE.date(), now=NINE)).code is JobStatus.PENDING
+
+    @pytest.mark.parametrize("method", ["plan", "run_once", "status", "pause", "reconcile"])
+    @pytest.mark.parametrize("now", ["2026-03-09", NINE.date(), 7, datetime(2026, 3, 9)])
+    async def test_a_moment_that_is_none_is_refused_by_name(self, method: str, now: Any) -> None:
+        async with the_briefs(MemoryStorage()) as briefs:
+            with pytest.raises(ValueError, match=r"^now=.*: must be (an )?aware"):
+                await getattr(briefs, method)(now)
+
+    async def test_a_clock_that_is_naive_is_told_where_it_is_read(self) -> None:
+        async with the_briefs(MemoryStorage(), clock=lambda: datetime(2026, 3, 9)) as briefs:
+            with pytest.raises(ValueError, match=r"^clock\(\)=.*: must be aware"):
+                await briefs.status()
+            with pytest.raises(ValueError, match=r"^clock\(\)=.*: must be aware"):
+                await briefs.run_once(NINE)
+
     @pytest.mark.parametrize("argument", ["storage", "projects", "generator", "mailer"])
     def test_a_class_in_place_of_an_object_is_refused(self, argument: str) -> None:
         options: dict[str, Any] = {"storage": MemoryStorage(), argument: {"storage": MemoryStorage}.get(argument, Host)}
@@ -507,6 +558,20 @@ class TestPreview:
 
         assert {problem.field for problem in failure.value.problems} == {"timezone", "time_of_day"}
 
+    async def test_it_is_equal_to_the_one_that_is_saved_but_for_whose_slot_it_is(self, storage: Storage) -> None:
+        await sign_up(storage, "ada")
+        async with the_briefs(storage) as briefs:
+            previewed = await briefs.preview("ada", now=NINE - MINUTE)
+            await planned_and_run(briefs, NINE)
+            saved = await briefs.latest("ada")
+
+        assert previewed is not None
+        assert saved is not None
+        assert hash(previewed) == hash(
+            evolve(saved, window=previewed.window, sections=previewed.sections, rendered=previewed.rendered)
+        )
+        assert type(previewed.sections) is type(saved.sections) is tuple
+
 
 class TestProgress:
     async def test_every_step_is_told_in_order(self, storage: Storage) -> None:
@@ -546,6 +611,20 @@ class TestProgress:
         }
         assert report.problems[0].user_id is not None
         assert again.ok
+
+    async def test_a_hook_that_fails_is_reported_by_the_run_that_it_failed_in_and_by_no_other(
+        self, storage: Storage
+    ) -> None:
+        def fail(progress: BriefProgress) -> None:
+            raise OSError("the socket is closed")
+
+        await sign_up(storage, "ada", "bob")
+        async with the_briefs(storage, on_progress=fail, clock=lambda: NINE) as briefs:
+            await briefs.plan(NINE)
+            assert (await briefs.run_job("daily_brief:2026-03-09:ada")).status is JobStatus.COMPLETED
+            report = await briefs.run_once(NINE)
+
+        assert {problem.user_id for problem in report.problems} == {"bob"}
 
     async def test_a_hook_that_fails_in_a_preview_is_logged(
         self, storage: Storage, caplog: pytest.LogCaptureFixture

@@ -208,7 +208,7 @@ class TestWhatTheGeneratorIsAsked:
 
         brief = await brief_of(a_builder(host_of(a=made)))
 
-        assert brief.sections == [Section(project_id="a", title="Better", text="text", html=Html("<b>text</b>"))]
+        assert brief.sections == (Section(project_id="a", title="Better", text="text", html=Html("<b>text</b>")),)
 
 
 class TestNothingToSay:
@@ -234,7 +234,7 @@ class TestFailures:
     async def test_a_failed_section_is_marked_in_its_place_and_the_others_are_whole(self) -> None:
         brief = await brief_of(a_builder(host_of(a=1, b=OSError("repository is corrupt"), c=2)))
 
-        assert brief.sections == [
+        assert list(brief.sections) == [
             Section(project_id="a", title="A", text="made a"),
             Section(project_id="b", title="B", error="OSError: repository is corrupt"),
             Section(project_id="c", title="C", text="made c"),
@@ -355,7 +355,7 @@ class TestFailures:
 
         brief = await brief_of(a_builder(Host([], act), projects=Projects()))
 
-        assert brief.sections == [
+        assert list(brief.sections) == [
             Section(project_id="7", title="None", error="OSError"),
             Section(project_id="8", title="2026-03-09", text="text"),
         ]

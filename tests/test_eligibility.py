@@ -158,14 +158,22 @@ async def test_a_failing_engagement_is_a_retryable_decision_about_everybody(answ
         assert str(decision.detail).startswith(detail)
 
 
-@pytest.mark.parametrize("answer", [ValueError("bug"), None, "yes"], ids=repr)
-async def test_a_policy_that_fails_for_one_user_fails_for_nobody_else(answer: object) -> None:
+@pytest.mark.parametrize(
+    ("answer", "detail"),
+    [
+        (ValueError("bug"), "deciding failed: ValueError('bug')"),
+        (None, "the policy gave NoneType instead of an EngagementDecision"),
+        ("yes", "the policy gave str instead of an EngagementDecision"),
+    ],
+    ids=["an error", "nothing", "a text"],
+)
+async def test_a_policy_that_fails_for_one_user_fails_for_nobody_else(answer: object, detail: str) -> None:
     visits = {"ann": NINE, "bob": NINE}
     decisions = await decide([slot(), slot("bob")], visits, Scripted({"ann": answer}))
     refusal = decisions[slot().dedup_key]
     assert isinstance(refusal, Refusal)
     assert refusal.retryable
-    assert str(refusal.detail).startswith("deciding failed: ")
+    assert refusal.detail == detail
     assert isinstance(decisions[slot("bob").dedup_key], EngagementDecision)
 
 

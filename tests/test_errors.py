@@ -99,7 +99,8 @@ def test_an_unknown_user_is_named() -> None:
 def test_retry_later_takes_any_wait(seconds: float) -> None:
     error = RetryLater(seconds)
     assert error.seconds == seconds
-    assert str(error) == f"asked to retry later (in {seconds:g} s)"
+    assert str(error) == f"asked to retry later, in {seconds:g} s"
+    assert str(RetryLater(seconds, "rate limited")) == "rate limited"
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("-inf")])

@@ -99,8 +99,8 @@ def bad_hooks(given: Mapping[str, object]) -> Iterator[BadValue]:
 def bad_port(name: str, given: object, port: type) -> Iterator[BadValue]:
     """What keeps an object from being a port: all of it, as far as a look can tell; None is right.
 
-    Methods that are synchronous where the port's are not are told, too. What a call of anything but a plain function
-    gives, or of one that says to return an awaitable, is known when it is called.
+    Methods that are synchronous where the port's are not are told, too, and the other way round. What a call of
+    anything but a plain function gives, or of one that says to return an awaitable, is known when it is called.
 
     Args:
         name: The argument's.
@@ -115,14 +115,17 @@ def bad_port(name: str, given: object, port: type) -> Iterator[BadValue]:
     members = sorted(get_protocol_members(port))
     missing = [member for member in members if not hasattr(given, member)]
     if missing:
-        yield BadValue(
-            name, given, f"{type(given).__name__} has no {' and no '.join(missing)}; see fanout_briefs.ports"
-        )
+        yield BadValue(name, given, f"{type(given).__name__} has no {' and no '.join(missing)}; see {port.__module__}")
     awaited = [member for member in members if inspect.iscoroutinefunction(getattr(port, member))]
     wrong = [each for each in awaited if each not in missing and _is_never_awaitable(getattr(given, each))]
     if wrong:
         methods = " and ".join(f"{type(given).__name__}.{member}" for member in wrong)
         yield BadValue(name, given, f"{methods} must be async def; fanout_briefs.adapters.in_thread makes them so")
+    called = [member for member in members if member not in awaited and inspect.isfunction(getattr(port, member, None))]
+    wrong = [each for each in called if inspect.iscoroutinefunction(getattr(given, each, None))]
+    if wrong:
+        methods = " and ".join(f"{type(given).__name__}.{member}" for member in wrong)
+        yield BadValue(name, given, f"{methods} must be a plain def: it is called and not awaited")
 
 
 def _is_never_awaitable(method: object) -> bool:

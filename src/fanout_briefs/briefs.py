@@ -36,6 +36,7 @@ from fanout_briefs.model import (
     Rendered,
     Section,
     check_aware,
+    check_user_id,
 )
 from fanout_briefs.operate import Operator, Status
 from fanout_briefs.planner import SchedulePlanner, bad_plan_arguments
@@ -201,6 +202,7 @@ class Briefs:
             *bad_hooks({"render": render, "on_progress": on_progress, "clock": clock}),
         ]
         refuse(problems)
+        clock = _in_utc(clock)
         self._resource = storage
         if preferences is None:
             preferences = cast("Preferences", getattr(storage, "preferences"))  # noqa: B009  # the port has none
@@ -214,7 +216,6 @@ class Briefs:
         self._storage = storage
         self._preferences = preferences
         self._on_progress = on_progress
-        self._hook_problems: list[Problem] = []
         policy = BackoffPolicy() if policy is None else policy
         timing = Timing(catch_up=CatchUp(catch_up), **spans)
         self._planner = SchedulePlanner(
@@ -320,9 +321,8 @@ class Briefs:
             ValueError: ``now`` is naive.
             Exception: What the storage raises.
         """
-        report = await self._worker.run(_aware("now", now), on_ended, draining=draining)
-        hook_problems, self._hook_problems = self._hook_problems, []
-        return evolve(report, problems=[*report.problems, *hook_problems])
+        refuse(bad_hooks({"on_ended": on_ended}))
+        return await self._worker.run(_aware("now", now), on_ended, draining=draining)
 
     async def run_job(self, key: str, *, draining: anyio.Event | None = None) -> JobRun:
         """Run one job that an engine carried here, if the ledger says that it is to be run now.
@@ -343,12 +343,6 @@ class Briefs:
         """
         return await self._errands.run(key, draining)
 
-    def _tally(self) -> Tally:
-        """A count for the next report of a server, which is told of hooks that fail, too."""
-        tally = Tally(self.name)
-        self._hook_problems = tally.problems
-        return tally
-
     async def serve(
         self,
         *,
@@ -368,7 +362,7 @@ class Briefs:
         left is run again, and what was lost on the way to a worker is dispatched again.
 
         Args:
-            every: How often to plan; less than the horizon. None leaves planning to others.
+            every: How often to plan; at most the horizon. None leaves planning to others.
             poll: How often to look for due work, and at most how often to report.
             grace: How long running work may take to finish once this is cancelled.
             work: Whether to run what is due in this process; None: only without a dispatcher.
@@ -378,8 +372,16 @@ class Briefs:
         Raises:
             ValueError: An argument is out of range.
         """
-        if every is not None and every > self.horizon:
-            raise ValueError(f"every={every}: must not be longer than the horizon of {self.horizon}")
+        problems = [
+            *bad_spans({"every": every}, least=_MICROSECOND, may_be_none=True),
+            *bad_spans({"poll": poll}, least=_MICROSECOND),
+            *bad_spans({"grace": grace}),
+            *bad_kinds({"work": work}, bool),
+            *bad_hooks({"on_round": on_round}),
+        ]
+        if not problems and every is not None and every > self.horizon:
+            problems.append(BadValue("every", every, f"must not be longer than the horizon of {self.horizon}"))
+        refuse(problems)
         operator, carrier = self._operator, self._operator.carrier
         await Server(
             plan=self.plan,
@@ -390,7 +392,7 @@ class Briefs:
                 Reconciling(operator.put_back, self._worker.lease / 3),
                 Reconciling(operator.dispatch_again, carrier.every),
             ),
-            tally=self._tally,
+            tally=lambda: Tally(self.name),
             every=every,
             poll=poll,
             grace=grace,
@@ -422,11 +424,11 @@ class Briefs:
         Raises:
             UnknownUser: No preference is known for this user.
             InvalidSchedule: The preference makes no schedule; every bad field is named.
-            ValueError: ``now`` is naive.
+            ValueError: ``now`` is naive, or no user can have this id.
             Exception: What reading preferences or the storage raises.
         """
         moment = self._moment(now)
-        job, _ = await self._explainer.next_job(user_id, moment)
+        job, _ = await self._explainer.next_job(_user(user_id), moment)
         return await self._explainer.explain(user_id, job.occurrence.local_date, moment)
 
     async def preview(self, user_id: str, *, now: datetime | None = None) -> Brief | None:
@@ -442,18 +444,22 @@ class Briefs:
         Raises:
             UnknownUser: No preference is known for this user.
             InvalidSchedule: The preference makes no schedule; every bad field is named.
-            ValueError: ``now`` is naive.
+            ValueError: ``now`` is naive, or no user can have this id.
             Exception: What building raises; see ``BriefBuilder.build``.
         """
-        job, timezone = await self._explainer.next_job(user_id, self._moment(now))
+        job, timezone = await self._explainer.next_job(_user(user_id), self._moment(now))
         latest = await self._storage.brief(self.name, user_id)
         if latest is not None and latest.window.end < job.window.end:
             job = evolve(job, window=evolve(job.window, start=latest.window.end))
-        return await self._builder.build(job, timezone=timezone, decision=None, on_progress=self._reporter(job, list))
+        return await self._builder.build(job, timezone=timezone, decision=None, on_progress=self._reporter(job, []))
 
     async def latest(self, user_id: str) -> Brief | None:
-        """The user's latest saved brief; None where there is none."""
-        return await self._storage.brief(self.name, user_id)
+        """The user's latest saved brief; None where there is none.
+
+        Raises:
+            ValueError: No user can have this id.
+        """
+        return await self._storage.brief(self.name, _user(user_id))
 
     async def generate_now(self, user_id: str, *, resend: bool = False, now: datetime | None = None) -> Brief | None:
         """Generate and save the user's brief of today at once, whatever schedule and engagement say.
@@ -474,10 +480,10 @@ class Briefs:
             UnknownUser: No preference is known for this user.
             InvalidSchedule: The preference makes no schedule; every bad field is named.
             BriefFailed: It could not be made, or not now; the message says why, and whether it is tried again.
-            ValueError: ``now`` is naive.
+            ValueError: ``now`` is naive, or no user can have this id.
             Exception: What the storage raises.
         """
-        return await self._operator.generate_now(user_id, self._moment(now), resend=resend)
+        return await self._operator.generate_now(_user(user_id), self._moment(now), resend=resend)
 
     async def regenerate(
         self, user_id: str, on: date | None = None, *, resend: bool = False, now: datetime | None = None
@@ -494,9 +500,9 @@ class Briefs:
             False if there is no finished brief for that date; then nothing was changed.
 
         Raises:
-            ValueError: ``now`` is naive, or ``on`` is not a plain date.
+            ValueError: ``now`` is naive, ``on`` is not a plain date, or no user can have this id.
         """
-        return await self._operator.regenerate(user_id, _plain_date(on), self._moment(now), resend=resend)
+        return await self._operator.regenerate(_user(user_id), _plain_date(on), self._moment(now), resend=resend)
 
     async def retry(self, user_id: str, on: date | None = None, *, now: datetime | None = None) -> bool:
         """Have a brief, or else its mail, tried again if it failed, is unknown, was skipped or was cancelled.
@@ -513,9 +519,9 @@ class Briefs:
             False if there is nothing to be tried again for that date; then nothing was changed.
 
         Raises:
-            ValueError: ``now`` is naive, or ``on`` is not a plain date.
+            ValueError: ``now`` is naive, ``on`` is not a plain date, or no user can have this id.
         """
-        return await self._operator.retry(user_id, _plain_date(on), self._moment(now))
+        return await self._operator.retry(_user(user_id), _plain_date(on), self._moment(now))
 
     async def retry_all(
         self,
@@ -550,9 +556,9 @@ class Briefs:
 
         Raises:
             InvalidSchedule: The date is not planned yet, and the preference makes no schedule.
-            ValueError: ``now`` is naive, or ``on`` is not a plain date.
+            ValueError: ``now`` is naive, ``on`` is not a plain date, or no user can have this id.
         """
-        return await self._operator.cancel(user_id, _plain_date(on), self._moment(now))
+        return await self._operator.cancel(_user(user_id), _plain_date(on), self._moment(now))
 
     async def pause(self, now: datetime | None = None) -> bool:
         """Start no brief and no mail from now on, in any process, until ``resume``; running ones finish.
@@ -626,18 +632,22 @@ class Briefs:
         return await self._operator.prune(older_than, self._moment(now))
 
     async def forget(self, user_id: str) -> int:
-        """Erase everything the storage holds about a user, of every kind of brief; return how many rows that was."""
-        return await self._storage.forget(user_id)
+        """Erase everything the storage holds about a user, of every kind of brief; return how many rows that was.
+
+        Raises:
+            ValueError: No user can have this id.
+        """
+        return await self._storage.forget(_user(user_id))
 
     def _moment(self, now: datetime | None) -> datetime:
-        return self._worker.clock().astimezone(UTC) if now is None else _aware("now", now)
+        return self._worker.clock() if now is None else _aware("now", now)
 
     async def _generate(self, held: Held) -> tuple[Finish, Sequence[FollowUp]]:
         def report(progress: Progress) -> None:
             held.progress = progress
             tell(progress)
 
-        tell = self._reporter(held.job, lambda: self._hook_problems)
+        tell = self._reporter(held.job, held.problems)
         cleared = cast("Cleared", held.cleared)  # only what the screen lets through comes here
         timezone = (cleared.preference and cleared.preference.timezone) or "UTC"
         brief = await self._builder.build(held.job, timezone=timezone, decision=cleared.decision, on_progress=report)
@@ -653,8 +663,8 @@ class Briefs:
     def _is_unsettled(self, job: Job) -> bool:
         return self._delivery is not None and self._delivery.is_unsettled(job)
 
-    def _reporter(self, job: Job, problems: Callable[[], list[Problem]]) -> Callable[[Progress], None]:
-        """Tell the host's hook; a hook that fails is reported and never costs a brief."""
+    def _reporter(self, job: Job, problems: list[Problem]) -> Callable[[Progress], None]:
+        """Tell the host's hook; a hook that fails is reported in ``problems`` and never costs a brief."""
         hook = self._on_progress
 
         def tell(progress: Progress) -> None:
@@ -664,15 +674,27 @@ class Briefs:
                 hook(BriefProgress(job, progress))
             except Exception as error:
                 _log.exception("the progress hook failed for %s", job.dedup_key)
-                if len(problems()) < KEPT_PROBLEMS:
-                    problems().append(Problem(f"the progress hook failed: {error!r}", job.user_id))
+                if len(problems) < KEPT_PROBLEMS:
+                    problems.append(Problem(f"the progress hook failed: {error!r}", job.user_id))
 
         return tell
+
+
+def _in_utc(clock: Callable[[], datetime]) -> Callable[[], datetime]:
+    """A host's clock, whose every answer is checked."""
+    return clock if clock is _utc_now else lambda: _aware("clock()", clock())
 
 
 def _aware(name: str, instant: datetime) -> datetime:
     check_aware(name, instant)
     return instant.astimezone(UTC)
+
+
+def _user(user_id: str) -> str:
+    wrong = check_user_id(user_id)
+    if wrong is not None:
+        raise ValueError(str(BadValue("user_id", user_id, wrong)))
+    return user_id
 
 
 def _plain_date(on: object) -> date | None:

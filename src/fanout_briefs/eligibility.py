@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, tzinfo
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from fanout_briefs.arguments import answered
 from fanout_briefs.engagement import EngagementPolicy
@@ -205,10 +205,12 @@ class Eligibility:
             if standing is not None and _came_back_later(activity, standing, at):
                 # A slot is judged by its own instant, also where another user's failure has it looked at again.
                 return Refusal(SkipReason.ENGAGEMENT, standing.reason)
-            decision = self._policy.decide(activity, at)
-            return decision if decision.send else Refusal(SkipReason.ENGAGEMENT, decision.reason)
+            decision = cast("object", self._policy.decide(activity, at))  # by the host's own code
         except Exception as error:
             return self._unavailable(f"deciding failed: {error!r}")
+        if not isinstance(decision, EngagementDecision):
+            return self._unavailable(f"the policy gave {type(decision).__name__} instead of an EngagementDecision")
+        return decision if decision.send else Refusal(SkipReason.ENGAGEMENT, decision.reason)
 
     def _unavailable(self, detail: str) -> Decision:
         if self._sends_blindly:

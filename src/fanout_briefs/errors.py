@@ -154,21 +154,25 @@ class UnknownUser(LookupError):
 
 
 class BriefFailed(Exception):
-    """A brief came to nothing, as when every one of its sections failed. It is tried again, with back-off."""
+    """A brief could not be made, as when every one of its sections failed.
+
+    Raised while a job runs, it is a failed attempt, and repeated as ``retrying`` says. ``Briefs.generate_now`` raises
+    it to say why there is no brief; its message tells whether another attempt follows.
+    """
 
 
 class RetryLater(Exception):
     """Raised by a generator, projects source or mailer to ask for another attempt after a given time.
 
     Attributes:
-        seconds: How long to wait at least, such as a provider's ``Retry-After``.
+        seconds: How long to wait at least, such as a provider's ``Retry-After``. A message of your own is kept as it is.
     """
 
-    def __init__(self, seconds: float, message: str = "asked to retry later") -> None:
+    def __init__(self, seconds: float, message: str | None = None) -> None:
         if not seconds >= 0:
             raise ValueError(f"seconds={seconds!r}: must be zero or more")
         self.seconds = seconds
-        super().__init__(f"{message} (in {seconds:g} s)")
+        super().__init__(message or f"asked to retry later, in {seconds:g} s")
 
 
 class PermanentFailure(Exception):

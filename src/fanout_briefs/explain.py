@@ -164,10 +164,8 @@ class Explainer:
         if since is not None and at < since:
             return SkipReason.NOT_YET_EFFECTIVE, f"before the preference took effect at {since.isoformat()}"
         if mark is not None and at < mark:
-            planned = (
-                f"plans have passed it, up to {_moment(mark)}: they began later, or the preference had no such slot"
-            )
-            return SkipReason.NOT_YET_EFFECTIVE, planned
+            why = "they began later, the preference had no such slot, or it was pruned"
+            return SkipReason.NOT_YET_EFFECTIVE, f"plans have passed it, up to {_moment(mark)}: {why}"
         if mark is None and at < first:
             return SkipReason.NOT_YET_EFFECTIVE, f"before {_moment(first)}, where the first plan would begin"
         if at >= now + reach:

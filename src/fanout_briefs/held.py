@@ -8,7 +8,7 @@ import anyio
 from attrs import define, evolve, field, frozen
 from attrs.validators import ge
 
-from fanout_briefs.model import Claim, Finish, FollowUp, Job, Progress
+from fanout_briefs.model import Claim, Finish, FollowUp, Job, Problem, Progress
 from fanout_briefs.runs import Ended
 from fanout_briefs.screen import Cleared
 from fanout_briefs.timing import Retrying
@@ -31,6 +31,7 @@ class Held:
         is_running: Whether its handler has yet to return.
         is_suspect: Whether it waits for everything else to end, since workers that held it died.
         is_alone: Whether nothing else runs beside it.
+        problems: What went wrong with it and cost nothing, for the report.
         ended: What came of it, once it has left these hands other than by being given back.
     """
 
@@ -42,6 +43,7 @@ class Held:
     is_running: bool = True
     is_suspect: bool = False
     is_alone: bool = False
+    problems: list[Problem] = field(factory=list[Problem])
     ended: Ended | None = None
     scope: anyio.CancelScope = field(factory=anyio.CancelScope)
 

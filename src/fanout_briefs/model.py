@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -636,6 +636,10 @@ class Rendered:
     html: str = field(validator=_text)
 
 
+def _sections(given: Iterable[Section]) -> Sequence[Section]:
+    return tuple(given)
+
+
 @frozen(kw_only=True)
 class Brief:
     """A finished brief. Sections are in the order of the user's projects; projects with nothing new have none."""
@@ -645,7 +649,7 @@ class Brief:
     occurrence: Occurrence
     window: Window
     epoch: int
-    sections: Sequence[Section]
+    sections: Sequence[Section] = field(converter=_sections)  # equal and hashable, whoever makes it
     rendered: Rendered
 
     @property
@@ -715,12 +719,14 @@ class Finish:
     error: str | None = None
 
 
-def check_aware(name: str, instant: datetime) -> None:
-    """Refuse a naive instant.
+def check_aware(name: str, instant: object) -> None:
+    """Refuse a naive instant, and what is none.
 
     Raises:
-        ValueError: It is naive; the message names it.
+        ValueError: It is naive, or no datetime; the message names it.
     """
+    if not isinstance(instant, datetime):
+        raise ValueError(f"{name}={instant!r}: must be an aware datetime")  # noqa: TRY004  # as with any bad value
     if instant.tzinfo is not UTC and instant.utcoffset() is None:
         raise ValueError(f"{name}={instant!r}: must be aware, give it a tzinfo such as datetime.UTC")
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias, cast
 
-from fanout_briefs.arguments import bad_counts, bad_spans, refuse
+from fanout_briefs.arguments import bad_counts, bad_hooks, bad_spans, refuse
 from fanout_briefs.dedupe import BatchDeduplicator
 from fanout_briefs.eligibility import Eligibility, Refusal, invalid_fields
 from fanout_briefs.engagement import BackoffPolicy, EngagementPolicy
@@ -104,17 +104,18 @@ class SchedulePlanner:
             dry_run: Decides alike and writes nothing.
             on_verdict: Called, synchronously, once for every preference and occurrence, also for people who
                 are not due. A page's verdicts come once the page is recorded.
-            review: How far back to tell of slots that exist already, besides what is planned. Nothing of them is
-                changed; it costs looking them up. A moment that was planned before is reviewed by ``max_lateness``.
+            review: How far back to report slots that already exist, besides what is planned; nothing of them is
+                changed. If ``now`` was planned before, at least ``max_lateness`` is reviewed. It costs looking them up.
 
         Returns:
             The counts; failures of single users or pages are in there and hold the mark back.
 
         Raises:
-            ValueError: ``now`` is naive; or ``preferences`` gave a cursor twice.
+            ValueError: An argument is bad, as a ``now`` that is naive; or ``preferences`` gave a cursor twice.
             Exception: What ``preferences`` or ``on_verdict`` raises. Pages before it stay planned.
         """
         check_aware("now", now)
+        refuse([*bad_spans({"review": review}), *bad_hooks({"on_verdict": on_verdict})])
         plan = await _Plan.begin(self, now.astimezone(UTC), dry_run=dry_run, on_verdict=on_verdict, review=review)
         read = pages(self.preferences, plan.calendar, self.page_size, everybody=on_verdict is not None)
         try:

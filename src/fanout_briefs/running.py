@@ -524,7 +524,7 @@ class Run:
         self._stir({held.job.type})
         if status is None:
             brief, detail = None, _LEASE_ENDED
-        held.ended = Ended(job=held.job, status=status, brief=brief, detail=detail)
+        held.ended = Ended(job=held.job, status=status, brief=brief, detail=detail, problems=tuple(held.problems))
         self._on_ended(held.ended)
 
 

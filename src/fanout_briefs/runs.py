@@ -23,12 +23,14 @@ class Ended:
         status: How the slot ended; pending when it will be tried again, None when the claim was lost.
         brief: The brief that was saved.
         detail: Why, or the last error.
+        problems: What else went wrong and cost nothing, such as a hook that raised.
     """
 
     job: Job
     status: JobStatus | None
     brief: Brief | None = None
     detail: str | None = None
+    problems: Sequence[Problem] = ()
 
 
 @frozen(kw_only=True)
@@ -87,7 +89,7 @@ class Tally:
     """Counts what ends, for the report of a run."""
 
     name: str
-    problems: list[Problem] = field(factory=list[Problem])
+    _problems: list[Problem] = field(factory=list[Problem])
     _briefs: Counter[JobStatus] = field(factory=Counter[JobStatus])
     _mails: Counter[JobStatus] = field(factory=Counter[JobStatus])
     _partial: int = 0
@@ -105,12 +107,13 @@ class Tally:
             counts[ended.status] += 1
             self._partial += bool(ended.brief and ended.brief.failed)
         if ended.status in _TROUBLED:
-            self.tell(Problem(f"{ended.job.dedup_key}: {ended.detail}", ended.job.user_id))
+            self._tell(Problem(f"{ended.job.dedup_key}: {ended.detail}", ended.job.user_id))
+        for problem in ended.problems:
+            self._tell(problem)
 
-    def tell(self, problem: Problem) -> None:
-        """Keep a problem, unless there are many already."""
-        if len(self.problems) < KEPT_PROBLEMS:
-            self.problems.append(problem)
+    def _tell(self, problem: Problem) -> None:
+        if len(self._problems) < KEPT_PROBLEMS:
+            self._problems.append(problem)
 
     def report(self, due_by: datetime) -> RunReport:
         """What was counted so far."""
@@ -121,5 +124,5 @@ class Tally:
             partial=self._partial,
             retrying=self._put_off,
             lost=self._lost,
-            problems=self.problems,
+            problems=self._problems,
         )

@@ -8,8 +8,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 import anyio
-from attrs import field, frozen
-from attrs.validators import ge, gt, optional
+from attrs import frozen
 
 from fanout_briefs.plans import PlanReport
 from fanout_briefs.runs import Ended, Reconciled, RunReport, Tally
@@ -79,9 +78,9 @@ class Server:
     work: Work | None
     reconciling: Sequence[Reconciling]
     tally: Callable[[], Tally]
-    every: timedelta | None = field(validator=optional(gt(timedelta(0))))
-    poll: timedelta = field(validator=gt(timedelta(0)))
-    grace: timedelta = field(validator=ge(timedelta(0)))
+    every: timedelta | None
+    poll: timedelta
+    grace: timedelta
     clock: Callable[[], datetime]
     on_round: Callable[[Round], object] | None = None
 
