@@ -60,7 +60,7 @@ class JinjaGenerator:
         Raises:
             ValueError: A fact is called ``request``, ``project`` or ``window``.
             jinja2.TemplateError: Rendering failed, for example because of an unknown name.
-            Exception: Raised by ``facts`` or, while rendering, by the facts themselves.
+            Exception: Raised by ``facts``.
         """
         facts = await self._facts(request)
         if facts is None:
