@@ -203,7 +203,7 @@ class MemoryStorage:
         due = [slot for slot in asked if (slot.job.run_at <= due_by if slot.until is None else slot.until <= now)]
         due.sort(key=lambda slot: slot.job.run_at)
         free = islice(filterfalse(self._waits, due), limit)
-        # Choose all before taking any: taking one must not unblock another.
+        # Choose all before taking any; taking one does not unblock another.
         return Claims([self._take(slot, until) for slot in tuple(free)], min(held, default=None))
 
     def _asked(self, keys: Collection[str] | None) -> Iterable[_Slot]:
