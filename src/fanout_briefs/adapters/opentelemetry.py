@@ -106,7 +106,7 @@ class Telemetry:
     | ``fanout_briefs.brief.duration`` | histogram, seconds: one brief, from reading its projects to saving it | |
     | ``fanout_briefs.errors`` | counter: errors in rounds of ``serve`` | ``error.type`` |
     | ``fanout_briefs.waiting`` | gauge: number of slots | ``kind``, and ``state``: overdue, running, abandoned, failed, unknown |
-    | ``fanout_briefs.oldest`` | gauge, seconds: how long the oldest overdue slot has waited | ``kind`` |
+    | ``fanout_briefs.oldest`` | gauge, seconds: how long the oldest overdue or abandoned slot has waited | ``kind`` |
     | ``fanout_briefs.plan.age`` | gauge, seconds: time since a plan last ended; not set before the first | |
     """
 
