@@ -501,7 +501,8 @@ WITH ground AS (
 ), {_CARRY}
 SELECT count(*) FROM ended
 """
-# For several follow-ups of the same slot, one after the other: a single statement would change the slot only once.
+# For follow-ups that share a slot, with each other or with the finished job, one after the other: a single statement
+# would change a slot only once.
 CARRY: Final = f"WITH ended AS (SELECT token FROM @fence FOR SHARE), {_CARRY} SELECT FROM renewed"
 
 BRIEF_ON: Final = "SELECT body FROM @briefs WHERE type = %(type)b AND user_id = %(user)b AND local_date = %(on)b"
