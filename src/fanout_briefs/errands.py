@@ -104,7 +104,7 @@ class _Shift:
         """Run one job if it can be claimed right now, without waiting.
 
         Returns:
-            The outcome; or, if the job could not be claimed or was given back, claims that say why.
+            The outcome; or, if the job could not be claimed or was given back, the answer to the claim.
         """
         got = await self._taking[lane.type](key)
         if isinstance(got, Claims):
