@@ -157,7 +157,7 @@ class Wishes:
 
 
 async def pages(preferences: Preferences, calendar: Calendar, limit: int, *, everybody: bool) -> AsyncIterator[Wishes]:
-    """Read people and what is due for them in pages: if possible only people whose schedule is due or invalid, else all.
+    """Read people and what is due for them, in pages; if possible, only people whose schedule is due or invalid.
 
     Args:
         preferences: Read by schedule if ``schedule_index`` allows it.
