@@ -46,8 +46,8 @@ class Contract(Declared):
     """The base of the contracts: what an author declares.
 
     Attributes:
-        not_yet: Clauses that the adapter does not keep yet, by id, with the reason. A listed clause that is kept fails,
-            so that you remove the entry.
+        not_yet: Clauses that the adapter does not keep yet, by id, with the reason. The test of a listed clause that is
+            kept fails, so that you remove the entry.
     """
 
     kit: ClassVar[Kit]
