@@ -109,7 +109,7 @@ class Kit:
         return register
 
     def problems(self, capabilities: Collection[str], not_yet: Mapping[str, str]) -> list[str]:
-        """Return what is wrong with an adapter's declarations: names that do not exist, or do not apply, here."""
+        """Return the problems with an adapter's declarations: names that are unknown, or do not apply."""
         known = ", ".join(sorted(self.capabilities)) or "there are none"
         strange = [name for name in capabilities if name not in self.capabilities]
         found = [f"capability {name!r}: no such capability of a {self.port}; known: {known}" for name in strange]
