@@ -128,8 +128,8 @@ class Retrying:
     Attributes:
         attempts: How often a job is tried in all, including attempts whose worker died; at least 1. A job that has
             none left because workers died gets one more with nothing else running, since it may not be to blame.
-        first: The wait after the first attempt.
-        longest: The longest wait; at most 366 days.
+        first: The wait after the first attempt, before the variation.
+        longest: The longest wait, before the variation; at most 366 days.
     """
 
     attempts: int = 3
