@@ -523,7 +523,7 @@ def _troubles(jobs: Iterable[Job]) -> Sequence[Trouble]:
         kind = job.status, job.error
         counts[kind] += 1
         latest[kind] = max(latest.get(kind, job.occurrence.deliver_at), job.occurrence.deliver_at)
-    # None sorts before every text, as NULL does in SQL.
+    # None sorts before every text, as NULL does in the SQL storages.
     most = sorted(counts, key=lambda kind: (-counts[kind], kind[0], kind[1] is not None, kind[1] or ""))[:TROUBLES]
     return tuple(Trouble(*kind, counts[kind], latest[kind]) for kind in most)
 
