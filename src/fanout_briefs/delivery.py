@@ -60,7 +60,7 @@ class Delivery:
         self._timeout = timeout.total_seconds()
 
     def is_unsettled(self, job: Job) -> bool:
-        """Whether an earlier attempt may have called the mailer without recording a result, so a retry could send twice."""
+        """Whether an earlier attempt may have called the mailer, so that another attempt could send twice."""
         called = job.progress is not None and job.progress.step == SENDING
         return called and not self._mailer.idempotent
 
