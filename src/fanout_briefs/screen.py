@@ -21,7 +21,7 @@ class Cleared:
     """A job that may run.
 
     Attributes:
-        preference: The user's current preference; None if there is none and the job does not need one.
+        preference: The user's current preference.
         decision: The engagement policy's current decision; None for mails, and for a demanded job that the policy
             would not send.
     """
@@ -47,7 +47,7 @@ class Screen:
     catch_up: CatchUp
 
     async def judge(self, jobs: Sequence[Job], due_by: datetime) -> Mapping[str, Cleared | Refusal | Exception]:
-        """Return for each job, by key, what it runs with, or why it does not run, or the error that prevents a decision.
+        """Return for each job, by key, what it runs with, why it does not run, or the error that prevents a decision.
 
         Being too late does not depend on facts, so such jobs are refused even while the facts cannot be read.
         """
