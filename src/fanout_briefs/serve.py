@@ -86,7 +86,7 @@ class Server:
     on_round: Callable[[Round], object] | None = None
 
     async def serve(self) -> None:
-        """Serve until cancelled; then start nothing new, let running jobs finish within ``grace``, and release the rest."""
+        """Serve until cancelled; then start nothing, let running jobs finish within ``grace``, and release the rest."""
         await _Serving(self).until_cancelled()
 
 
