@@ -1,7 +1,7 @@
-"""Sends the mail of a saved brief, as a job of its own, so that a slow mail server never delays a brief.
+"""Sends the mail of a saved brief, as a separate job, so that a slow mail server never delays a brief.
 
-A mail leaves at most once unless the mailer is idempotent: ``sending`` is recorded before the mailer is
-called, and whoever finds that record under an expired lease calls the outcome unknown.
+A mail leaves at most once unless the mailer is idempotent: ``sending`` is recorded before the mailer is called, and a
+worker that finds this record under an expired lease ends the mail as unknown.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from fanout_briefs.ports import Mailer, Recipients
 __all__ = ["SENDING", "Delivery", "mail_job", "mail_type"]
 
 SENDING = "sending"
-"""The progress step that says the mailer has been called."""
+"""The progress step recorded right before the mailer is called."""
 
 
 def mail_type(name: str) -> str:
-    """The job type of a brief's mail; it holds the brief's name, so that two briefs a day are two mails."""
+    """Return the job type of a brief's mail; it contains the brief's name, so two briefs a day are two mails."""
     return f"generate_brief_email.{name}"
 
 
 def mail_job(job: Job, brief: Brief) -> FollowUp:
-    """The job that sends a brief, not before its time, with the bytes it was rendered to."""
+    """Return the job that sends a brief as it was rendered, not before its delivery time."""
     mail = Job(
         type=mail_type(job.type),
         user_id=job.user_id,
@@ -40,18 +40,18 @@ def mail_job(job: Job, brief: Brief) -> FollowUp:
         epoch=job.epoch,
         demand=job.demand,
     )
-    # The key goes with the content: it stays when the mail's own slot is tried again by hand.
+    # The key belongs to the content: it stays the same when a person retries the mail's own slot.
     key = f"{job.dedup_key}:{job.epoch}"
     return FollowUp(mail, encode_mail(brief.rendered, key))
 
 
 class Delivery:
-    """Sends mails through a host's mailer to where its recipients are now.
+    """Sends mails through the host's mailer, to the recipients' current addresses.
 
     Args:
-        recipients: Where mail goes.
-        mailer: Sends it.
-        timeout: How long reading the recipient, and then sending, may take each.
+        recipients: Looks up addresses.
+        mailer: Sends mails.
+        timeout: How long looking up the recipient and sending the mail may each take.
     """
 
     def __init__(self, recipients: Recipients, mailer: Mailer, timeout: timedelta) -> None:
@@ -60,7 +60,7 @@ class Delivery:
         self._timeout = timeout.total_seconds()
 
     def is_unsettled(self, job: Job) -> bool:
-        """Whether an earlier attempt called the mailer and never came back, so that sending again could send twice."""
+        """Whether an earlier attempt may have called the mailer, so that another attempt could send twice."""
         called = job.progress is not None and job.progress.step == SENDING
         return called and not self._mailer.idempotent
 
@@ -76,8 +76,9 @@ class Delivery:
 
         Raises:
             NotSent: The mail has not left and may be tried again.
-            RetryLater: Likewise, after that time.
-            Exception: What reading the recipient raised; the mail has not left.
+            RetryLater: The mail has not left and may be tried again after that time.
+            Exception: Looking up the recipient failed, so the mail has not left; or an idempotent mailer failed, so
+                it may have left and can be sent again.
         """
         job = claim.job
         with self._in_time("reading the recipient"):
@@ -113,7 +114,7 @@ class Delivery:
 
     @contextmanager
     def _in_time(self, what: str) -> Generator[None]:
-        """Cancel what takes too long; a mailer that never answers must not keep everybody else waiting."""
+        """Cancel the block if it takes too long: a mailer that never answers must not block everything else."""
         with anyio.move_on_after(self._timeout) as scope:
             yield
         if scope.cancelled_caught:
@@ -121,7 +122,7 @@ class Delivery:
 
 
 def _reference_of(receipt: object) -> str | None:
-    """What finds the mail again. Whatever a host's mailer returns or forgets to return, the mail is accepted."""
+    """Return the receipt's reference. Whatever the host's mailer returned, the mail has been accepted."""
     try:
         reference: object = getattr(receipt, "reference", None)
         return None if reference is None else str(reference)

@@ -1,4 +1,4 @@
-"""Has an engine wake workers for what becomes pending, after it is committed, and again for what nobody began in time."""
+"""Hands pending jobs to an engine once they are committed, and again if no worker starts them in time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Carrier", "DispatchingStorage"]
 
 _log = logging.getLogger("fanout_briefs")
 _PATIENCE = 30.0
-"""Seconds that handing over one batch may take; a broker that never answers must not keep a worker from stopping."""
+"""Seconds that handing over one batch may take: a broker that never answers must not keep a worker from stopping."""
 _SHORTEST = timedelta(seconds=1)
 _DOUBLINGS = 4
-"""How often the wait before handing over again doubles: from the grace to sixteen times as long."""
+"""How often the wait before the next handover doubles: from the grace to sixteen times as long."""
 
 
 @frozen(kw_only=True)
@@ -28,8 +28,9 @@ class Carrier:
     """Hands jobs over to a dispatcher, within its powers.
 
     Attributes:
-        dispatcher: Carries them to workers.
-        grace: How long after its time a job that nobody began is handed over again; then twice as long, and so on.
+        dispatcher: Carries the jobs to workers.
+        grace: How long after its time a job that no worker has started is handed over again; then twice as long, and
+            so on.
         clock: The wall clock.
     """
 
@@ -38,7 +39,10 @@ class Carrier:
     clock: Callable[[], datetime]
 
     async def tell(self, jobs: Collection[JobRef]) -> None:
-        """Hand over those that can be by now. A failure is logged: the jobs are committed, and will be handed over again."""
+        """Hand over the jobs that are within reach by now.
+
+        A failure is only logged: the jobs are committed, and reconciling hands them over again.
+        """
         now = self.clock()
         try:
             await self.hand_over([job for job in jobs if self._is_near(job.run_at, now)])
@@ -49,14 +53,18 @@ class Carrier:
         """Hand over jobs.
 
         Raises:
-            Exception: What the dispatcher raises, or ``TimeoutError``.
+            TimeoutError: The dispatcher took too long.
+            Exception: Raised by the dispatcher.
         """
         if jobs:
             with anyio.fail_after(_PATIENCE):
                 await self.dispatcher.dispatch(jobs)
 
     async def take_back(self, jobs: Sequence[JobRef]) -> None:
-        """Take cancelled jobs back, where the dispatcher can. A failure is logged: workers will find them cancelled."""
+        """Take cancelled jobs back if the dispatcher can.
+
+        A failure is only logged: workers will find the jobs cancelled.
+        """
         if not jobs or not self.dispatcher.powers.cancels:
             return
         try:
@@ -68,15 +76,15 @@ class Carrier:
             )
 
     def furthest(self, now: datetime) -> datetime:
-        """Give the latest ``run_at`` of jobs that may have to be handed over at ``now``."""
+        """Return the latest ``run_at`` of jobs that may have to be handed over at ``now``."""
         ahead = self.dispatcher.powers.schedules
         return now if ahead == timedelta.max else now + ahead
 
     def is_wanted(self, run_at: datetime, now: datetime, last: datetime | None) -> bool:
-        """Whether a pending job is to be handed over at ``now``, where ``last`` was the time before that this was asked.
+        """Whether to hand over a pending job at ``now``, if the previous check was at ``last``.
 
-        It is when it comes within the engine's reach, and again each time its lateness has doubled: what was lost is
-        soon found, and what only waits long does not fill the engine with copies.
+        A job is handed over when it comes within the engine's reach, and again each time its lateness doubles: lost
+        jobs are soon recovered, and jobs that merely wait long do not fill the engine with copies.
         """
         if last is None:
             return self._times(run_at, now) > 0 or (self._has_reach and self._is_near(run_at, now))
@@ -85,7 +93,7 @@ class Carrier:
 
     @property
     def every(self) -> timedelta:
-        """How often to look for what is to be handed over again, or comes within reach."""
+        """How often to look for jobs to hand over again, or that come within reach."""
         reach = self.dispatcher.powers.schedules
         return max(min(self.grace, reach) / 2, _SHORTEST)
 
@@ -97,14 +105,14 @@ class Carrier:
         return not self._has_reach or run_at <= self.furthest(now)
 
     def _times(self, run_at: datetime, now: datetime) -> int:
-        """How often a job that nobody began should have been handed over again by now."""
+        """How often a job that no worker has started should have been handed over again by now."""
         graces = (now - run_at) // self.grace
         longest = 2**_DOUBLINGS
         return max(graces, 0).bit_length() if graces < longest else _DOUBLINGS + graces // longest
 
 
 class DispatchingStorage:
-    """A storage that has a carrier told of every job that became pending in it. Everything else is the storage's own."""
+    """A storage that passes every job that becomes pending on to a carrier; otherwise it behaves like the original."""
 
     def __init__(self, storage: Storage, carrier: Carrier) -> None:
         self._storage = storage

@@ -1,7 +1,7 @@
-"""The JSON form of a brief and of its mail: what storages save, and what a mail job carries.
+"""The JSON form of briefs, which storages save, and of mails, which mail jobs carry.
 
-UTF-8, one object, marked with its version. Decoding gives back an equal value with instants in UTC, ignores
-fields it does not know, and refuses everything else with a ``ValueError``.
+One UTF-8 object with a version. Decoding returns an equal value with instants in UTC, ignores unknown fields, and
+raises ``ValueError`` for anything else.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _T = TypeVar("_T")
 
 
 def encode_brief(brief: Brief) -> bytes:
-    """Give the JSON form of a brief.
+    """Encode a brief as JSON.
 
     Raises:
         ValueError: An instant is naive.
-        OverflowError: An instant has no equal in UTC between the years 1 and 9999.
+        OverflowError: An instant is outside the years 1 to 9999 in UTC.
     """
     return _encode(
         {
@@ -41,30 +41,30 @@ def encode_brief(brief: Brief) -> bytes:
 
 
 def decode_brief(data: bytes) -> Brief:
-    """Give the brief of this JSON form; ``sections`` is a tuple.
+    """Decode a brief from JSON; its ``sections`` are a tuple.
 
     Raises:
-        ValueError: The bytes are no brief, or a newer release wrote them.
+        ValueError: The bytes are not a brief, or a newer release wrote them.
     """
     return _decode("brief", data, _to_brief)
 
 
 def encode_mail(rendered: Rendered, key: str) -> bytes:
-    """Give the payload of a mail job: what is sent, and the key that is the same for each attempt at sending it."""
+    """Encode the payload of a mail job: the content, and the key that is the same for every attempt to send it."""
     return _encode({**_rendered(rendered), "key": key})
 
 
 def decode_mail(data: bytes) -> tuple[Rendered, str]:
-    """Give what is to be sent, and its key.
+    """Decode the content of a mail, and its key.
 
     Raises:
-        ValueError: The bytes are no mail, or a newer release wrote them.
+        ValueError: The bytes are not a mail, or a newer release wrote them.
     """
     return _decode("mail", data, lambda fields: (_to_rendered(fields), fields["key"]))
 
 
 def _encode(fields: dict[str, Any]) -> bytes:
-    # Generators pass on whatever they read, lone surrogates included; strict UTF-8 would lose the whole brief.
+    # Generators pass on whatever they read, including lone surrogates; strict UTF-8 would lose the whole brief.
     text = json.dumps({"version": _VERSION, **fields}, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "surrogatepass")
 

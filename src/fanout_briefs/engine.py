@@ -1,7 +1,7 @@
-"""What the library and an engine that carries its jobs tell each other: frozen values, without behaviour.
+"""What the library and an engine that carries its jobs tell each other: frozen values without behaviour.
 
-The ledger is the truth. An engine, such as a task queue, only wakes workers: it may deliver a message twice, late, or
-not at all, and nothing is run twice to effect or lost by that.
+The ledger is the truth. An engine, such as a task queue, only wakes workers. It may deliver a message twice, late or
+not at all: no job is lost and none takes effect twice because of that.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class DispatcherPowers:
     """What a dispatcher can do beyond handing over jobs: declared, never guessed.
 
     Attributes:
-        transactional: It can hand over jobs in the very transaction of a PostgreSQL ledger; see
+        transactional: It can hand over jobs in the transactions of a PostgreSQL ledger; see
             ``PostgresStorage(on_pending=...)``.
         reports_duplicates: A job that still waits in the engine for the same time is not handed over again.
-        schedules: How far ahead of its time a job may be handed over; the engine holds it back until then. Zero: not
-            before it is due. What comes earlier is handed over by a later reconciling.
-        cancels: It can take jobs back, and so has the method ``cancel``.
+        schedules: How far ahead of its time a job may be handed over; the engine holds it back until it is due. Zero
+            means not before it is due. Jobs further ahead are handed over by a later reconciling.
+        cancels: It can take jobs back, and has the method ``cancel``.
     """
 
     transactional: bool = False
@@ -37,22 +37,22 @@ class DispatcherPowers:
 
 
 class JobOutcome(enum.StrEnum):
-    """What came of handing one job to ``Briefs.run_job``: the closed list of answers."""
+    """The possible outcomes of ``Briefs.run_job``."""
 
     RAN = "ran"
-    """It was run, and its end, or when to try again, is in the ledger."""
+    """The job ran; the ledger records how it ended, or when to try again."""
     LOST = "lost"
-    """It was run, but its lease ended before; whoever holds it now goes on, and nothing was written."""
+    """The job ran, but its lease ended too early, and nothing was written; its current holder goes on."""
     RELEASED = "released"
     """This worker is stopping, so the job was given back."""
     TAKEN = "taken"
     """Another worker holds it."""
     DONE = "done"
-    """It has ended already."""
+    """The job has already ended."""
     CANCELLED = "cancelled"
-    """It was withdrawn, or was skipped, which a plan may do again."""
+    """The job was cancelled or skipped; a later plan may take a skipped one up again."""
     PAUSED = "paused"
-    """Jobs of its type are paused; resuming hands them over again."""
+    """Jobs of this type are paused; resuming hands them over again."""
     BLOCKED = "blocked"
     """An earlier slot of the same user has to end first."""
     NOT_DUE = "not_due"
@@ -63,15 +63,15 @@ class JobOutcome(enum.StrEnum):
 
 @frozen(kw_only=True)
 class JobRun:
-    """What came of handing one job to ``Briefs.run_job``.
+    """The result of ``Briefs.run_job``.
 
     Attributes:
         key: The job's ``dedup_key``.
-        outcome: Whether it was run, or why not.
-        status: Where its slot stands now; None where that is not known, or somebody else's to say.
-        again_at: When to hand it over again, aware. None where nobody needs to: it has ended, or the ledger hands it
-            over anew.
-        detail: For a person: the error, or the policy's word.
+        outcome: Whether the job ran, or why not.
+        status: The current status of its slot; None if it is unknown or depends on another worker.
+        again_at: When to hand the job over again, aware. None if that is not needed: the job has ended, or the ledger
+            hands it over again.
+        detail: For a person: the error, or the reason.
     """
 
     key: str

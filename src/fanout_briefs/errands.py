@@ -1,4 +1,4 @@
-"""Runs single jobs that an engine carried here, and says of each what came of it."""
+"""Runs single jobs that an engine delivered, and reports the outcome of each."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from fanout_briefs.worker import Worker
 __all__ = ["Errands"]
 
 _MOST: Final = 100
-"""Jobs that are claimed with one statement, of those that workers ask for at the same time."""
+"""The most jobs to claim with one statement when several are asked for at the same time."""
 
 
 @define(eq=False)
 class Errands:
-    """Runs jobs by their keys, any number beside each other.
+    """Runs jobs by their keys, any number at once.
 
     Attributes:
-        storage: The ledger, which decides whether a job is to be run.
-        worker: Runs it.
+        storage: The ledger, which decides whether a job may run.
+        worker: Runs the jobs.
     """
 
     storage: Storage
@@ -43,7 +43,7 @@ class Errands:
         """See ``Briefs.run_job``."""
         lane = self.worker.lane_of(key)
         if draining is not None and draining.is_set():
-            # Not claimed at all, so whoever has the message has to pass it on.
+            # Not claimed, so the ledger does not hand it over again: the engine has to deliver the message again.
             return JobRun(key=key, outcome=JobOutcome.RELEASED, again_at=self.worker.clock())
         with self._on_shift() as shift:
             got = await shift.run(lane, key, draining or anyio.Event())
@@ -51,7 +51,7 @@ class Errands:
 
     @contextmanager
     def _on_shift(self) -> Generator[_Shift]:
-        # It belongs to the event loop of those who are on it, and goes with the last of them.
+        # A shift belongs to the event loop of its errands, and ends with the last of them.
         shift = self._shift = self._shift or _Shift(self.worker)
         self._running += 1
         try:
@@ -75,7 +75,7 @@ class Errands:
         elif job.status in (JobStatus.CANCELLED, JobStatus.SKIPPED):
             outcome = JobOutcome.CANCELLED
         elif job.status is JobStatus.PENDING and got.claims:
-            outcome = JobOutcome.RELEASED  # The ledger hands it over anew.
+            outcome = JobOutcome.RELEASED  # The ledger hands it over again.
         elif job.status is JobStatus.PENDING and job.run_at > now:
             outcome, again_at = JobOutcome.NOT_DUE, job.run_at
         elif job.status is JobStatus.PENDING:
@@ -90,21 +90,21 @@ def _ran(key: str, ended: Ended) -> JobRun:
 
 
 class _Shift:
-    """Errands of the same time. Each runs in a task of its own; what they ask the ledger first, they ask together."""
+    """Concurrent errands. Each runs in its own task, but they claim their jobs together."""
 
     def __init__(self, worker: Worker) -> None:
         self._run = Run(worker, worker.clock, worker.clock, lambda _: None, anyio.Event())
-        # A claim that takes longer than its lease is worth nothing.
+        # A claim that takes longer than its lease is worthless.
         patience = worker.lease.total_seconds()
         self._taking = {
             lane.type: Together(partial(self._take, lane), _MOST, self._give_back, patience) for lane in worker.lanes
         }
 
     async def run(self, lane: Lane, key: str, draining: anyio.Event) -> Ended | Claims:
-        """Run one job if it can be claimed right now; wait for nobody.
+        """Run one job if it can be claimed right now, without waiting.
 
         Returns:
-            What became of it; or what claiming answered, where the job was not to be had or was given back.
+            The outcome; or, if the job could not be claimed or was given back, the answer to the claim.
         """
         got = await self._taking[lane.type](key)
         if isinstance(got, Claims):
@@ -118,7 +118,7 @@ class _Shift:
         taken: dict[str, Held | Claims] = {each.job.dedup_key: each for each in held}
         for key in keys:
             if key not in taken:
-                # Until when others hold something is told of all that was asked for.
+                # held_until applies to all requested keys together, so ask for this key alone.
                 taken[key] = got if len(keys) == 1 else (await self._take(lane, [key]))[key]
         return taken
 

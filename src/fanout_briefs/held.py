@@ -1,4 +1,4 @@
-"""A claimed job in a worker's hands, the lane that it runs in, and what runs beside it."""
+"""A job held by a worker, its lane, and the jobs that run beside it."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ __all__ = ["Company", "Handler", "Held", "Lane", "Lost"]
 
 
 class Lost(Exception):
-    """The claim is no longer ours, so what was being done must stop."""
+    """The claim is lost, so the work must stop."""
 
 
 @define(eq=False)
 class Held:
-    """A claim in this worker's hands.
+    """A claim held by this worker.
 
     Attributes:
-        lane: Whose job it is.
-        cleared: What the screen let it run with; None of a job that is only to be ended.
-        progress: The latest; the next heartbeat records it.
+        lane: The lane of the job.
+        cleared: What the screen decided to run it with; None for a job that only needs to be ended.
+        progress: The latest progress; the next heartbeat records it.
         is_running: Whether its handler has yet to return.
-        is_suspect: Whether it waits for everything else to end, since workers that held it died.
+        is_suspect: Whether it waits for everything else to end, because workers that held it died.
         is_alone: Whether nothing else runs beside it.
-        problems: What went wrong with it and cost nothing, for the report.
-        ended: What came of it, once it has left these hands other than by being given back.
+        problems: What went wrong without costing anything, for the report.
+        ended: The outcome, once the job is no longer held; None if it was given back.
     """
 
     claim: Claim
@@ -53,7 +53,7 @@ class Held:
         return self.claim.job
 
     def with_progress(self) -> Claim:
-        """The claim as a heartbeat shows it."""
+        """The claim with the progress for a heartbeat to record."""
         progress = self.progress
         if self.is_alone:
             progress = evolve(progress or Progress("starting"), alone=True)
@@ -63,7 +63,7 @@ class Held:
         """Commit a step before the effect it announces.
 
         Raises:
-            Lost: The claim is no longer ours, so the effect must not happen.
+            Lost: The claim is lost, so the effect must not happen.
         """
         before, self.progress = self.progress, progress
         try:
@@ -84,9 +84,9 @@ class Lane:
 
     Attributes:
         type: The job type.
-        handler: What makes a finish of a held job.
-        concurrency: How many run side by side.
-        retrying: How failed attempts are repeated.
+        handler: Runs a held job, and returns its finish and follow-ups.
+        concurrency: How many jobs run at once.
+        retrying: How failed attempts are retried.
     """
 
     type: str
@@ -97,13 +97,13 @@ class Lane:
 
 @define(eq=False)
 class Company:
-    """What runs side by side in one process, in one run or in many, so that a suspect can be left alone.
+    """The jobs that run at once in one process, in one run or in several, so that a suspect can run alone.
 
     Attributes:
-        held: All claims in hand.
-        claiming: How many claims are being made; who they bring is not known yet.
-        solo: Held by a suspect while it runs.
-        stirred: Set when something changed that somebody may wait for.
+        held: All held claims.
+        claiming: How many calls of ``claim`` are under way, whose jobs are not known yet.
+        solo: A lock that a suspect holds while it runs.
+        stirred: Set when something changes that a task may be waiting for.
     """
 
     held: set[Held] = field(factory=set[Held])
@@ -113,10 +113,10 @@ class Company:
 
     @property
     def is_suspect_alone(self) -> bool:
-        """Whether nothing but suspects, which wait for each other, is in hand."""
+        """Whether only suspects, which wait for each other, are held."""
         return not self.claiming and all(each.is_suspect for each in self.held)
 
     def wake(self) -> None:
-        """Have everybody look who waits for something to change."""
+        """Wake all tasks that wait for a change."""
         stirred, self.stirred = self.stirred, anyio.Event()
         stirred.set()

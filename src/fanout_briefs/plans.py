@@ -1,4 +1,4 @@
-"""What a plan did: what it decided about each slot, its counts and its report."""
+"""The results of a plan: its decisions, counts and report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Phase", "PlanReport", "Tally", "Verdict"]
 
 @frozen
 class Phase:
-    """How much one phase handled, and how many seconds it took, of all pages; pages that overlap count each for itself."""
+    """The items handled and seconds spent by one phase over all pages; overlapping pages are each counted in full."""
 
     items: int
     seconds: float
@@ -27,10 +27,10 @@ class Verdict:
     """What a plan decided about one preference or one of its occurrences.
 
     Attributes:
-        status: What the slot is now, or would be after a dry run; None where there is no slot.
+        status: The slot's status now, or in a dry run what it would be; None if there is no slot.
         code: Why there is no pending slot.
-        detail: For people.
-        is_new: Whether this plan made or took up the slot.
+        detail: An explanation for people.
+        is_new: Whether this plan created or took up the slot.
     """
 
     user_id: str
@@ -47,16 +47,16 @@ class PlanReport:
 
     Attributes:
         now: The moment planned for.
-        window: The span of delivery times that was scanned: from its start, up to and without its end.
-        mark: Up to where planning is complete now; None after a dry run on a fresh ledger.
-        scanned: Preferences read: all, or those that may be due where they can be read by schedule.
+        window: The span of delivery times that was scanned, excluding its end.
+        mark: Up to when planning is now complete; None after a dry run on a fresh ledger.
+        scanned: Preferences read: all, or only those that may be due if they can be read by schedule.
         due: Slots in the window.
         enqueued: Slots that are pending because of this plan.
-        duplicates: Slots that were there already; ``existing`` says in which states.
-        failed: Due slots about which nothing could be decided or recorded; the next plan tries again.
-        skipped: How many were decided against, by reason; people whose preference is unusable are in here too.
-        problems: The first hundred things to look at.
-        phases: ``due``, ``duplicates``, ``engagement``, ``enqueue``.
+        duplicates: Slots that already existed; ``existing`` counts them by status.
+        failed: Due slots that could not be decided on or recorded; the next plan tries again.
+        skipped: Slots decided against, by reason; also counts people with an unusable preference.
+        problems: The first hundred problems that need attention.
+        phases: The work of each phase: ``due``, ``duplicates``, ``engagement``, ``enqueue``.
     """
 
     now: datetime
@@ -75,16 +75,16 @@ class PlanReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing needs a person's eye."""
+        """Whether nothing needs attention."""
         return not self.failed and not self.problems
 
 
 @define
 class Tally:
-    """The counts of a plan, or of one page until it is known to be whole.
+    """The counts of a plan, or of one page until the page is complete.
 
     Attributes:
-        keeps_verdicts: Whether somebody listens; verdicts are many, and otherwise only counted.
+        keeps_verdicts: Whether to keep verdicts for a listener; they are many, and otherwise only counted.
     """
 
     keeps_verdicts: bool = False
@@ -99,7 +99,7 @@ class Tally:
     undecided: datetime | None = None
 
     def add(self, page: Tally) -> None:
-        """Take in the counts of a page."""
+        """Add the counts of a page."""
         self.due += page.due
         self.enqueued += page.enqueued
         self.duplicates += page.duplicates
@@ -111,7 +111,7 @@ class Tally:
             self.hold(page.undecided)
 
     def hold(self, at: datetime) -> None:
-        """Keep the mark from passing a slot that still lacks its last word, so that the next plan sees it."""
+        """Keep the mark from passing a slot without a final decision, so that the next plan sees it again."""
         self.undecided = at if self.undecided is None else min(at, self.undecided)
 
     def enqueue(self, slot: Slot) -> None:
@@ -127,14 +127,14 @@ class Tally:
             self.tell(slot, JobStatus.SKIPPED, code, detail)
 
     def duplicate(self, slot: Slot, status: JobStatus, code: SkipReason | None = None) -> None:
-        """Count a slot that was there already."""
+        """Count a slot that already existed."""
         self.duplicates += 1
         self.existing[status] += 1
         if self.keeps_verdicts:
             self.tell(slot, status, code)
 
     def put_off(self, slot: Slot, refusal: Refusal) -> None:
-        """Count a slot that nothing is recorded about, since the facts could not be read."""
+        """Count a slot about which nothing is recorded, because the facts could not be read."""
         detail = str(refusal.detail)
         self.skipped[refusal.code] += 1
         self.tell(slot, None, refusal.code, detail)
@@ -152,7 +152,7 @@ class Tally:
             self.hold(slot.occurrence.deliver_at)
 
     def refuse(self, user_id: str, code: SkipReason, detail: str) -> None:
-        """Count a preference that is unusable; a person should mend it."""
+        """Count an unusable preference, which a person should correct."""
         self.skipped[code] += 1
         self.tell_of(user_id, code, detail=detail)
         self._look_at(Problem(detail, user_id, code))
@@ -166,7 +166,7 @@ class Tally:
         *,
         is_new: bool = False,
     ) -> None:
-        """Keep what was decided about a slot, for who listens."""
+        """Keep the decision about a slot, if there is a listener."""
         if self.keeps_verdicts:
             self.verdicts.append(
                 Verdict(
@@ -182,7 +182,7 @@ class Tally:
     def tell_of(
         self, user_id: str, code: SkipReason, occurrence: Occurrence | None = None, detail: str | None = None
     ) -> None:
-        """Keep why somebody has no slot, for who listens."""
+        """Keep why a user has no slot, if there is a listener."""
         if self.keeps_verdicts:
             self.verdicts.append(Verdict(user_id=user_id, occurrence=occurrence, code=code, detail=detail))
 

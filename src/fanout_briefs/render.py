@@ -1,6 +1,6 @@
-"""Turns finished sections into what a person sees: a subject, plain text and an HTML document. Pure.
+"""Turns finished sections into a subject, plain text and an HTML document. Pure functions.
 
-Whatever stands in titles and errors is one line, so it can neither end a header nor pass for another section.
+Titles and errors are reduced to one line, so they can neither end a header nor pass for another section.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _NOT_ONE_LINE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 def render_brief(
     title: str, occurrence: Occurrence, sections: Sequence[Section], *, with_errors: bool = False
 ) -> Rendered:
-    """Lay out a brief, one section after another; a section that failed says so in its place.
+    """Lay out a brief, one section after another; a failed section is replaced by a note.
 
     Args:
-        title: Stands in the subject and on top, such as "Daily brief".
-        occurrence: Gives the local date in the subject.
-        sections: At least one. Plain text in them is escaped; only ``Html`` is taken as markup.
-        with_errors: Also says why a section failed. For readers who may see the insides of the host: an error can
-            hold the name of a machine, or a secret.
+        title: Shown in the subject and at the top, such as "Daily brief".
+        occurrence: Provides the local date in the subject.
+        sections: At least one. Plain text is escaped; only ``Html`` is taken as markup.
+        with_errors: Also show why a section failed. Only for readers who may see internals of the host: an error can
+            contain the name of a machine, or a secret.
     """
     date = f"{occurrence.local_date:%A}, {occurrence.local_date.day} {occurrence.local_date:%B %Y}"
     subject = f"{_one_line(title)} for {date}"

@@ -1,7 +1,7 @@
-"""The state rules that every storage follows, said once, and the checks at its edge: for whoever writes one.
+"""State rules and argument checks for authors of storages, defined once for all storages.
 
-Nothing here does I/O. A rule is data wherever it can be, so that one storage reads it, another makes SQL of it, and
-another hands it to a script. ``docs/slots.md`` has the whole table.
+Nothing here does I/O. Rules are data where possible, so that a storage can read them, generate SQL from them, or pass
+them to a script. ``docs/slots.md`` has the whole table.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ _DONE: Final = (JobStatus.COMPLETED, JobStatus.EMPTY)
 
 @frozen(kw_only=True)
 class Transition:
-    """What a ``Change`` does: which statuses it applies to, and what such a slot becomes.
+    """What a ``Change`` does: which statuses it applies to, and what the slot becomes.
 
-    A ``demand`` begins a new epoch, which has no attempts, no progress, and neither reason nor error of the old one.
+    A ``demand`` begins a new epoch, without the attempts, progress, reason and error of the old one.
     """
 
     applies_to: tuple[JobStatus, ...]
@@ -85,7 +85,7 @@ class Transition:
 
 TRANSITIONS: Final = {
     Change.CANCEL: Transition(
-        # Also what a later plan might take up: whoever cancels wants that date left alone.
+        # Includes slots that a later plan might take up: cancelling means that no plan sends this date.
         applies_to=(JobStatus.PENDING, JobStatus.SKIPPED, JobStatus.CANCELLED),
         to=JobStatus.CANCELLED,
         code=SkipReason.WITHDRAWN,
@@ -103,17 +103,17 @@ PAUSED: Final = (JobStatus.SKIPPED, JobStatus.CANCELLED)
 """A slot in one of these, with the code ``paused``, is resumed."""
 
 TROUBLED: Final = (JobStatus.FAILED, JobStatus.UNKNOWN)
-"""A slot in one of these is told as a ``Trouble``."""
+"""A slot in one of these is reported as a ``Trouble``."""
 
 TROUBLES: Final = 20
-"""How many kinds of trouble an overview tells."""
+"""How many kinds of trouble an overview reports."""
 
 SOON: Final = timedelta(hours=1)
-"""An overview tells what is due within this time from what is due later."""
+"""An overview counts slots due within this time separately from those due later."""
 
 
 def _taken_up_from() -> Iterator[State]:
-    # Asked of the model, which owns the rule; a table spares building a Job for every row that is looked at.
+    # Derived from the model, which owns the rule; a table saves building a Job for every row.
     instant = datetime.min.replace(tzinfo=UTC)
     probe = Job(
         type="probe",
@@ -133,7 +133,13 @@ TAKEN_UP_FROM: Final = frozenset(_taken_up_from())
 
 
 def enqueued(job: Job, state: State | None, *, paused: bool) -> Enqueued:
-    """What becomes of a job whose slot is in ``state``: None where there is none; ``paused`` where its type is."""
+    """Return what becomes of a new job.
+
+    Args:
+        job: The job to enqueue.
+        state: The status and code of its existing slot; None if there is none.
+        paused: Whether its type is paused.
+    """
     wants, demanded = job.status is JobStatus.PENDING, job.demand is not None
     if state is not None:
         free = state in TAKEN_UP_FROM or (demanded and state[0] != JobStatus.PROCESSING)
@@ -145,7 +151,7 @@ def enqueued(job: Job, state: State | None, *, paused: bool) -> Enqueued:
 
 
 def utc(instant: datetime) -> datetime:
-    """Give the same instant in UTC, so that neither fold nor zone can change how it is compared."""
+    """Return the same instant in UTC, so that neither fold nor time zone affects comparisons."""
     if instant.tzinfo is UTC:
         return instant
     if instant.utcoffset() is None:
@@ -154,17 +160,17 @@ def utc(instant: datetime) -> datetime:
 
 
 def is_storable(text: str) -> bool:
-    """Whether a database can hold this text, as it does every key: it has neither NUL nor lone surrogates."""
+    """Whether every database can store this text: it contains neither NUL nor lone surrogates."""
     return "\0" not in text and (text.isascii() or not any(0xD800 <= ord(char) < 0xE000 for char in text))
 
 
 def readable(text: str | None) -> str | None:
-    """Give text for people that can be stored: an error may carry lone surrogates, from file names for instance."""
+    """Return a storable form of a text for people: errors may contain lone surrogates, for example in file names."""
     return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
 def normal(job: Job) -> Job:
-    """Give the job as it will be read back: instants in UTC, texts readable."""
+    """Return the job as it will be read back: instants in UTC, texts without lone surrogates."""
     occurrence, window = job.occurrence, job.window
     return evolve(
         job,
@@ -177,13 +183,13 @@ def normal(job: Job) -> Job:
 
 
 def check_limit(limit: int) -> None:
-    """Refuse a limit that asks for nothing, which SQL would read as everything."""
+    """Refuse a limit below 1; SQLite would read a negative one as no limit."""
     if limit < 1:
         raise ValueError(f"limit={limit!r}: must be at least 1")
 
 
 def check_new(job: Job) -> None:
-    """Refuse a job that is no new slot, and keys that a storage could not tell apart from others."""
+    """Refuse a job that is not a new slot, or whose key a storage could not distinguish from others."""
     if job.status is not JobStatus.PENDING and (job.status is not JobStatus.SKIPPED or job.code is None):
         raise ValueError(
             f"{job.dedup_key!r}: is {job.status} with code {job.code}; new slots are pending, or skipped with a code"
@@ -194,23 +200,23 @@ def check_new(job: Job) -> None:
 
 
 def check_finish(finish: Finish) -> None:
-    """Refuse an end that is none."""
+    """Refuse a finish whose status does not end a job."""
     if finish.status in LIVE:
         raise ValueError(f"status={finish.status}: does not end a job; retry() and release() put it back")
 
 
 def not_open(place: str) -> StorageUnavailable:
-    """Say that a storage is used outside its ``async with``."""
+    """Return the error for using a storage outside its ``async with``."""
     return StorageUnavailable(
         f"{place} is not open: use it inside `async with storage:`, or inside `async with briefs:`"
     )
 
 
 def storable(preferences: Iterable[Preference]) -> Sequence[Preference]:
-    """Give preferences as they will be read back: days a tuple, instants in UTC.
+    """Return preferences as they will be read back: days as a tuple, instants in UTC.
 
     Raises:
-        InvalidPreferences: Some cannot be stored. What a schedule may say is not looked at.
+        InvalidPreferences: Some cannot be stored. Whether they form a valid schedule is not checked.
     """
     given = list(preferences)
     problems = [problem for preference in given for problem in _problems(preference)]
@@ -232,7 +238,7 @@ def storable(preferences: Iterable[Preference]) -> Sequence[Preference]:
 
 
 def fields_of(preference: Preference) -> ScheduleFields:
-    """Give what a stored preference says of when."""
+    """Return the schedule fields of a preference."""
     return ScheduleFields(
         preference.frequency, preference.time_of_day, preference.timezone, preference.day_of_week, preference.days
     )

@@ -17,13 +17,13 @@ _TROUBLED = (JobStatus.PENDING, JobStatus.FAILED, JobStatus.UNKNOWN)
 
 @frozen(kw_only=True)
 class Ended:
-    """What became of one claimed job.
+    """The outcome of one claimed job.
 
     Attributes:
-        status: How the slot ended; pending when it will be tried again, None when the claim was lost.
-        brief: The brief that was saved.
-        detail: Why, or the last error.
-        problems: What else went wrong and cost nothing, such as a hook that raised.
+        status: How the slot ended; pending if it will be tried again, None if the claim was lost.
+        brief: The saved brief, if any.
+        detail: The reason, or the last error.
+        problems: What else went wrong without costing anything, such as a hook that raised.
     """
 
     job: Job
@@ -38,13 +38,13 @@ class RunReport:
     """What one run did.
 
     Attributes:
-        due_by: The moment up to which jobs were due; of a server, the end of what the report covers.
+        due_by: The moment up to which jobs were due; for ``serve``, the end of the time that the report covers.
         briefs: Brief jobs by how they ended.
         mails: Mail jobs by how they ended.
-        partial: Saved briefs in which some section failed.
-        retrying: Jobs that failed and will be tried again, at a later moment than this run's.
-        lost: Claims that ended before the work did; somebody else has the job.
-        problems: The first hundred things to look at.
+        partial: Saved briefs in which some sections failed.
+        retrying: Attempts that failed and will be repeated later.
+        lost: Claims that were lost before the work was done; another worker has the job.
+        problems: The first hundred problems that need attention.
     """
 
     due_by: datetime
@@ -57,20 +57,20 @@ class RunReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed, is stuck or needs a person's eye."""
+        """Whether nothing failed, is stuck or needs attention."""
         stuck = (JobStatus.FAILED, JobStatus.UNKNOWN)
         return not (self.retrying or self.problems or any(self.briefs.get(s) or self.mails.get(s) for s in stuck))
 
 
 @frozen(kw_only=True)
 class Reconciled:
-    """What was put right: jobs whose worker had let the lease end, and jobs that nobody began in time.
+    """What reconciling recovered: jobs whose lease had ended, and jobs that no worker started in time.
 
     Attributes:
-        returned: Put back, to be run again.
-        unknown: Mails that may or may not have left; they are not sent again by themselves.
-        failed: Given up, since workers keep dying of them.
-        dispatched: Pending jobs that were handed to the engine again; always 0 where there is none.
+        returned: Jobs put back, to run again.
+        unknown: Mails that may or may not have left; they are not sent again automatically.
+        failed: Jobs given up because workers keep dying while running them.
+        dispatched: Pending jobs that were handed to the engine again; always 0 without an engine.
     """
 
     returned: int = 0
@@ -80,13 +80,13 @@ class Reconciled:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing needs a person's eye."""
+        """Whether nothing needs attention."""
         return not (self.unknown or self.failed)
 
 
 @define
 class Tally:
-    """Counts what ends, for the report of a run."""
+    """Counts outcomes for the report of a run."""
 
     name: str
     _problems: list[Problem] = field(factory=list[Problem])
@@ -116,7 +116,7 @@ class Tally:
             self._problems.append(problem)
 
     def report(self, due_by: datetime) -> RunReport:
-        """What was counted so far."""
+        """Return the counts so far."""
         return RunReport(
             due_by=due_by,
             briefs=self._briefs,

@@ -1,4 +1,4 @@
-"""Who is due: which preferences a plan reads, and the occurrences of each distinct schedule, computed once."""
+"""Finds who is due: the preferences that a plan reads, and each distinct schedule's occurrences, computed once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LAST = datetime.max.replace(tzinfo=UTC)
 
 @frozen
 class DueSlot:
-    """One occurrence of a schedule, and what its brief covers; ``key`` is the slot's without the user."""
+    """One occurrence of a schedule, and the window of its brief; ``key`` is the slot's key without the user."""
 
     type: str
     occurrence: Occurrence
@@ -42,7 +42,7 @@ class DueSlot:
     key: str
 
     def of(self, user_id: str) -> Candidate:
-        """Give one user's slot."""
+        """Return one user's slot."""
         return Candidate(self.type, user_id, self.occurrence, self.window, self.key + user_id)
 
 
@@ -59,7 +59,7 @@ class Candidate:
 
 @frozen
 class Due:
-    """What of one schedule is due."""
+    """The due slots of one schedule."""
 
     schedule: Schedule
     slots: Sequence[DueSlot]
@@ -67,9 +67,9 @@ class Due:
 
 @define
 class Known:
-    """A schedule that plans have come across before, and a span without any occurrence, which may be empty.
+    """A schedule that earlier plans have seen, and a span, maybe empty, without any occurrence.
 
-    The span is one value, and changes at once also for whoever plans in another thread.
+    The span is a single value, so a plan in another thread sees it change atomically.
     """
 
     nothing: Due
@@ -77,15 +77,16 @@ class Known:
 
 
 class Calendar:
-    """What is due within a window: computed once a distinct schedule, not once a user.
+    """What is due within a window: computed once per distinct schedule, not once per user.
 
-    Most schedules have nothing in most windows. One that is known to is not computed again, until its next occurrence.
+    Most schedules have no occurrence in most windows. Once that is known, a schedule is not computed again until its
+    next occurrence.
 
     Args:
-        name: The brief's.
-        timing: Gives the windows of content.
+        name: The name of the brief.
+        timing: Determines the windows of content.
         window: The span of delivery times to look at.
-        known: Schedules by their fields, as earlier calendars found them; those that this one finds are added.
+        known: The schedules that earlier calendars found, by their fields; this one adds its own.
     """
 
     def __init__(self, name: str, timing: Timing, window: Window, known: dict[object, Known]) -> None:
@@ -96,16 +97,16 @@ class Calendar:
         self._due: dict[object, Due | InvalidSchedule] = {}
 
     def of(self, fields: ScheduleFields | Preference) -> Due | InvalidSchedule:
-        """Give the occurrences of a schedule, or what is wrong with its fields."""
+        """Return the occurrences of a schedule, or what is wrong with its fields."""
         days, day_of_week = fields.days, fields.day_of_week
         key: object = (fields.frequency, fields.time_of_day, fields.timezone)
         try:
             if days is not None or day_of_week is not None:
-                # Types count: True and 1.0 equal 1, but make no schedule.
+                # Types count: True and 1.0 equal 1, but are not valid in a schedule.
                 listed = None if days is None else (tuple(days), tuple(map(type, days)))
                 key = (key, day_of_week, type(day_of_week), type(days), listed)
             found = self._due.get(key)
-        except TypeError:  # a list where a string belongs; parsing names it
+        except TypeError:  # a list where a string belongs; parsing reports it
             return self._compute(fields, object())
         if found is None:
             found = _keep(self._due, key, self._compute(fields, key))
@@ -137,7 +138,7 @@ class Calendar:
 
 
 def _keep(among: dict[object, _T], key: object, value: _T) -> _T:
-    """Remember a value, but not without bound."""
+    """Remember a value; when the limit is reached, forget all others."""
     if len(among) >= _KEPT_SCHEDULES:
         among.clear()
     among[key] = value
@@ -146,7 +147,7 @@ def _keep(among: dict[object, _T], key: object, value: _T) -> _T:
 
 @frozen
 class Wishes:
-    """A page of what a plan goes by: people, and beside each what is due; None where the brief is switched off."""
+    """A page of people, and for each of them what is due; None if the brief is switched off."""
 
     people: Sequence[Preference | Scheduled]
     due: Sequence[Due | InvalidSchedule | None]
@@ -156,25 +157,25 @@ class Wishes:
 
 
 async def pages(preferences: Preferences, calendar: Calendar, limit: int, *, everybody: bool) -> AsyncIterator[Wishes]:
-    """Read who wants what in pages: of those whom the calendar concerns where they can be read so, else of all.
+    """Read people and what is due for them, in pages; if possible, only people whose schedule is due or invalid.
 
     Args:
-        preferences: Read by schedule where ``schedule_index`` says that it can be.
+        preferences: Read by schedule if ``schedule_index`` allows it.
         calendar: What is due.
-        limit: How many at a time.
-        everybody: Read all of them in any case.
+        limit: The most people per page.
+        everybody: Read all people in any case.
 
     Raises:
-        ValueError: A cursor came twice, or a schedule that was not asked for.
-        TypeError: ``preferences`` gave something other than a page of people.
-        Exception: What ``preferences`` raises.
+        ValueError: ``preferences`` returned a cursor twice, or a schedule that was not asked for.
+        TypeError: ``preferences`` returned something other than a page of people.
+        Exception: Raised by ``preferences``.
     """
     read: Callable[[str | None, int], Awaitable[object]] = preferences.page
     understand: Callable[[Sequence[Any]], Wishes] = partial(_by_fields, calendar)
     if getattr(preferences, "schedule_index", False) and not everybody:
         index = cast("ScheduleIndex", preferences)
         listed = {schedule: calendar.of(fields) for schedule, fields in (await index.schedules()).items()}
-        # Also who has a schedule that is none: they are to be told.
+        # Includes people with invalid schedules, which the plan reports.
         concerned = {schedule: due for schedule, due in listed.items() if isinstance(due, InvalidSchedule) or due.slots}
         if not concerned:
             return

@@ -1,4 +1,4 @@
-"""Decides again at the claim: what is too late, or no longer matches preference or activity, is not run."""
+"""Decides again about claimed jobs: those too late, or no longer matching preference or activity, do not run."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ class Cleared:
     """A job that may run.
 
     Attributes:
-        preference: The user's, as it is now; None where it is gone and was not asked for.
-        decision: The engagement policy's, as of now; None of mails, and of what runs on demand against it.
+        preference: The user's current preference.
+        decision: The engagement policy's current decision; None for mails, and for a demanded job that the policy
+            would not send.
     """
 
     preference: Preference | None
@@ -31,12 +32,12 @@ class Cleared:
 
 @frozen(kw_only=True)
 class Screen:
-    """Judges claimed jobs by the facts of the moment, with the reads of one batch.
+    """Judges claimed jobs by the current facts, which it reads once per batch.
 
     Attributes:
         name: The job type of briefs; jobs of any other type are mails.
-        max_lateness: What was to be delivered longer ago than this is not.
-        catch_up: With ``latest``, a brief that is late gives way to one of the same user that is due by now.
+        max_lateness: A job whose delivery time is longer ago than this does not run.
+        catch_up: With ``latest``, a late brief gives way to a newer one of the same user that is also due.
     """
 
     name: str
@@ -46,9 +47,9 @@ class Screen:
     catch_up: CatchUp
 
     async def judge(self, jobs: Sequence[Job], due_by: datetime) -> Mapping[str, Cleared | Refusal | Exception]:
-        """Give for each job, by its key, what it runs with or why it does not; an error where nobody can say.
+        """Return for each job, by key, what it runs with, why it does not run, or the error that prevents a decision.
 
-        What is too late is so whatever the facts, so it ends also while they cannot be read.
+        Being too late does not depend on facts, so such jobs are refused even while the facts cannot be read.
         """
         judged: dict[str, Cleared | Refusal | Exception] = {
             job.dedup_key: refusal for job in jobs if (refusal := self._too_late(job, due_by)) is not None
@@ -66,7 +67,7 @@ class Screen:
         return Refusal(SkipReason.TOO_LATE, f"it was to be delivered more than {self.max_lateness} ago")
 
     async def _judge(self, jobs: Sequence[Job], due_by: datetime) -> Mapping[str, Cleared | Refusal]:
-        """Judge by preference and engagement; raises what reading preferences or the ledger raises."""
+        """Judge by preference and engagement; errors from reading preferences or the ledger are raised."""
         found = await self.preferences.get([job.user_id for job in jobs])
         preferences = answered("preferences.get", found, Preference)
         judged: dict[str, Cleared | Refusal] = {}
@@ -87,11 +88,11 @@ class Screen:
 
     def _refusal(self, job: Job, preference: Preference | None, due_by: datetime) -> Refusal | None:
         if job.demand is not None or job.type != self.name:
-            return withdrawn(preference)  # A mail was made for the time it was planned for.
+            return withdrawn(preference)  # A mail belongs to the time it was planned for.
         return superseded(job, preference) or self._outrun(job, preference, due_by)
 
     def _outrun(self, job: Job, preference: Preference | None, due_by: datetime) -> Refusal | None:
-        """Why a late brief is left to a later one, which covers its content too; None where it is not."""
+        """Why a late brief gives way to a newer one, which covers its content too; None if it does not."""
         if self.catch_up is not CatchUp.LATEST or preference is None or job.occurrence.deliver_at >= due_by:
             return None
         newer = parse(preference).previous_before(due_by).deliver_at

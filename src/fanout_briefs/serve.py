@@ -1,4 +1,4 @@
-"""Plans and runs for as long as it is let, and stops gracefully."""
+"""Plans and runs until cancelled, and stops gracefully."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _log = logging.getLogger("fanout_briefs")
 
 @frozen(kw_only=True)
 class Round:
-    """What a server has to tell of the time since it told before.
+    """What a server has done since its last report.
 
     Attributes:
-        now: The moment.
-        plan: The plan that was made; None: none was, or it failed.
-        run: What ended; None: nothing did.
-        reconciled: What was put right; None: there was nothing.
+        now: The moment of this report.
+        plan: The report of a plan; None if there was none, or it failed.
+        run: The jobs that ended; None if there were none.
+        reconciled: What was recovered; None if there was nothing.
         errors: What failed; it is tried again.
     """
 
@@ -38,20 +38,20 @@ class Round:
 
 
 class Work(Protocol):
-    """Runs what is due as it becomes due, as ``Worker.serve`` does."""
+    """Runs jobs as they become due, like ``Worker.serve``."""
 
     async def __call__(self, on_ended: Callable[[Ended], object], /, *, draining: anyio.Event, poll: timedelta) -> None:
-        """Go on until ``draining`` is set and what runs has ended."""
+        """Run jobs until ``draining`` is set and running jobs have ended."""
         ...
 
 
 @frozen
 class Reconciling:
-    """Something to put right every so often: what engines and dead workers left behind.
+    """Recovers at intervals what engines and dead workers left behind.
 
     Attributes:
-        reconcile: Does so for a moment, given when it was done before.
-        every: How often.
+        reconcile: Called with the current moment, and that of the previous success or None.
+        every: The interval.
     """
 
     reconcile: Callable[[datetime, datetime | None], Awaitable[Reconciled]]
@@ -60,18 +60,18 @@ class Reconciling:
 
 @frozen(kw_only=True)
 class Server:
-    """Plans every so often, and beside that runs what is due: neither waits for the other.
+    """Plans at intervals and runs due jobs at the same time; neither waits for the other.
 
     Attributes:
         plan: Plans for a moment.
-        work: Runs what is due; None leaves that to others.
-        reconciling: What to put right meanwhile; nothing where whoever runs what is due does.
-        tally: A new count of what ends, for one report.
-        every: How often to plan; None never plans, which leaves that to others.
-        poll: How often to look for due work, to tell, and to try again what failed.
-        grace: How long running work may take to finish once the server is cancelled.
+        work: Runs due jobs; None leaves them to other processes.
+        reconciling: What to reconcile meanwhile; empty if the processes that run the jobs do it.
+        tally: Returns a new tally for one report.
+        every: How often to plan; None leaves planning to other processes.
+        poll: How often to look for due jobs, to report, and to retry after errors.
+        grace: How long running jobs may take to finish once the server is cancelled.
         clock: The wall clock.
-        on_round: Told when there is something to tell. If it raises, that is logged.
+        on_round: Called when there is something to report. If it raises, the error is logged.
     """
 
     plan: Callable[[datetime], Awaitable[PlanReport]]
@@ -85,7 +85,7 @@ class Server:
     on_round: Callable[[Round], object] | None = None
 
     async def serve(self) -> None:
-        """Go on until cancelled; then begin nothing more, let what runs finish within ``grace``, release the rest."""
+        """Serve until cancelled; then start nothing, let running jobs finish within ``grace``, and release the rest."""
         await _Serving(self).until_cancelled()
 
 
@@ -129,8 +129,8 @@ class _Serving:
             await self._pause()
 
     async def _plan(self, now: datetime) -> bool:
-        """Plan, and say whether that was possible."""
-        # A failure never ends the server: a database that is away for a while is no reason to be restarted.
+        """Plan, and return whether it succeeded."""
+        # A failure never ends the server: a database outage is no reason to need a restart.
         try:
             report = await self._server.plan(now)
         except Exception as error:
@@ -181,13 +181,13 @@ class _Serving:
     def _tell(
         self, plan: PlanReport | None = None, error: Exception | None = None, reconciled: Reconciled | None = None
     ) -> None:
-        """Tell what there is to tell; of what ended, all that was not told yet."""
+        """Report if there is news, including all jobs that ended since the last report."""
         has_news = self._has_ended or any(each is not None for each in (plan, error, reconciled))
         if self._server.on_round is None or not has_news:
             return
         now = self._server.clock()
         run: RunReport | None = None
-        if self._has_ended:  # else what was noted so far, of a brief under way, is told when that has ended
+        if self._has_ended:  # otherwise keep the tally: notes about a brief under way are reported when it ends
             run = self._tally.report(now)
             self._tally, self._has_ended = self._server.tally(), False
         try:
@@ -198,5 +198,5 @@ class _Serving:
 
 
 def _is_recent(then: datetime | None, now: datetime, every: timedelta) -> bool:
-    """Whether it was less than ``every`` ago; a moment in the future means that the clock was set back."""
+    """Whether ``then`` was less than ``every`` ago; if it is in the future, the clock was set back."""
     return then is not None and timedelta(0) <= now - then < every

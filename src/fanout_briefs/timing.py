@@ -1,4 +1,4 @@
-"""When briefs are made relative to when they are delivered, and when failed attempts are repeated. Pure."""
+"""When briefs are generated relative to their delivery, and when failed attempts are retried. Pure functions."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from fanout_briefs.model import Job, JobStatus, Occurrence, SkipReason, Window
 __all__ = ["FURTHEST", "CatchUp", "Retrying", "Timing", "bad_timing"]
 
 FURTHEST = timedelta(days=366)
-"""No job is put off for longer; a moment beyond the calendar could not even be stored."""
+"""The longest that a job is put off; a moment beyond year 9999 could not be stored."""
 
 _MICROSECOND = timedelta(microseconds=1)
 
 
 class CatchUp(enum.StrEnum):
-    """What happens to occurrences that were missed while nothing planned."""
+    """What happens to occurrences that were missed while no plan ran."""
 
     SKIP = "skip"
     """None is sent."""
     LATEST = "latest"
-    """The latest of each user is sent, the others are not."""
+    """Only the latest one of each user is sent."""
     EACH = "each"
     """Every one is sent."""
 
 
 def _catch_up(value: CatchUp | str) -> CatchUp:
-    # What is none is left as it is, and told with all else that is wrong.
+    # An invalid value is left unchanged, and reported together with all other problems.
     return next((each for each in CatchUp if each == value), cast("CatchUp", value))
 
 
 @frozen(kw_only=True)
 class Timing:
-    """When briefs are made, relative to when they are delivered.
+    """When briefs are generated, relative to their delivery.
 
     Attributes:
         lead: How long before delivery the content is cut off; generation happens in between.
@@ -59,7 +59,7 @@ class Timing:
     max_lateness: timedelta = timedelta(hours=12)
     look_back: timedelta = timedelta(0)
     _spread: int = field(init=False, repr=False, eq=False, default=0)
-    """Over how many microseconds generation is spread."""
+    """The time over which generation is spread, in microseconds."""
 
     def __attrs_post_init__(self) -> None:
         refuse(
@@ -75,16 +75,16 @@ class Timing:
         object.__setattr__(self, "_spread", max((self.lead - self.deadline) // _MICROSECOND, 0))
 
     def generate_at(self, name: str, user_id: str, deliver_at: datetime) -> datetime:
-        """When generation starts: spread over the lead by a stable hash of the user, so that not all start at once."""
+        """Return when generation starts: spread by a stable hash of the user, so that not all start at once."""
         digest = hashlib.blake2b(f"{name}:{user_id}".encode(), digest_size=8).digest()
         return deliver_at - self.lead + timedelta(0, 0, (int.from_bytes(digest) * self._spread) >> 64)
 
     def window(self, occurrence: Occurrence, previous: Occurrence) -> Window:
-        """What an occurrence covers: from where the content of the previous one was cut off."""
+        """Return the window of an occurrence: it starts where the content of the previous one was cut off."""
         return Window(previous.deliver_at - self.lead, occurrence.deliver_at - self.lead)
 
     def window_until(self, now: datetime, previous: Occurrence) -> Window:
-        """What a brief that is made at once covers: from where the content of the one before it was cut off."""
+        """Return the window of a brief generated right now: it starts where the previous content was cut off."""
         return Window(previous.deliver_at - self.lead, now)
 
     def job(
@@ -98,7 +98,7 @@ class Timing:
         code: SkipReason | None = None,
         reason: str | None = None,
     ) -> Job:
-        """The job of an occurrence, with the moment at which its generation starts."""
+        """Return the job of an occurrence, due when its generation starts."""
         return Job(
             type=name,
             user_id=user_id,
@@ -112,7 +112,7 @@ class Timing:
 
 
 def bad_timing(*, catch_up: CatchUp | str, **spans: timedelta) -> Iterator[BadValue]:
-    """What is wrong with the arguments of ``Timing``."""
+    """Yield the problems with the arguments of ``Timing``."""
     yield from bad_spans(spans)
     if catch_up not in tuple(CatchUp):
         yield BadValue("catch_up", catch_up, f"must be one of {', '.join(CatchUp)}")
@@ -120,15 +120,16 @@ def bad_timing(*, catch_up: CatchUp | str, **spans: timedelta) -> Iterator[BadVa
 
 @frozen(kw_only=True)
 class Retrying:
-    """How failed attempts are repeated: back-off doubles from ``first`` to ``longest``, give or take a quarter.
+    """How failed attempts are retried: the back-off doubles from ``first`` to ``longest``, plus or minus a quarter.
 
-    Attempts that end by ``RetryLater`` do not count, nor do those that preferences or activity could not be read for;
-    being too late ends those. What was asked for by hand is never too late, so there they count.
+    Attempts that end with ``RetryLater``, or for which preferences or activity could not be read, do not count; such
+    a job ends when it is too late. A demanded job is never too late, so for it they count.
 
     Attributes:
-        attempts: How often a job is tried in all, attempts of workers that died included; at least 1. A job that
-            has none left because workers died gets one more with nothing beside it, since it may not be to blame.
-        longest: At most 366 days.
+        attempts: How often a job is tried in all, including attempts whose worker died; at least 1. A job that has
+            none left because workers died gets one more with nothing else running, since it may not be to blame.
+        first: The wait after the first attempt, before the variation.
+        longest: The longest wait, before the variation; at most 366 days.
     """
 
     attempts: int = 3
@@ -140,8 +141,8 @@ class Retrying:
         refuse([*problems, *bad_spans({"longest": self.longest}, most=FURTHEST)])
 
     def delay(self, attempt: int) -> timedelta:
-        """How long to wait after this attempt, counted from 1."""
-        # In seconds as floats, which grow to infinity where a timedelta would overflow.
+        """Return how long to wait after this attempt, counted from 1."""
+        # In float seconds, which can hold values that would overflow a timedelta.
         doubled = self.first.total_seconds() * 2.0 ** min(attempt - 1, 1000)
         seconds = min(doubled, self.longest.total_seconds())
-        return timedelta(seconds=seconds * random.uniform(0.75, 1.25))  # noqa: S311 - jitter guards no secret
+        return timedelta(seconds=seconds * random.uniform(0.75, 1.25))  # noqa: S311 - jitter, not a secret

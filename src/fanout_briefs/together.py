@@ -1,4 +1,4 @@
-"""Asks once for many who ask at the same time: what comes while one question is under way waits for the next."""
+"""Batches concurrent requests: those that arrive while one batch is under way wait for the next."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 @define(eq=False)
 class _Asker(Generic[_T]):
-    """Somebody who waits for an answer, or for their turn to ask."""
+    """A caller that waits for an answer, or for its turn to ask."""
 
     key: str
     is_up: anyio.Event = field(factory=anyio.Event)
@@ -30,14 +30,14 @@ class _Asker(Generic[_T]):
 
 
 class Together(Generic[_T]):
-    """Asks about keys, many with one question. Needs no task of its own: whoever is first asks for those behind.
+    """Asks about many keys in one call. Needs no task of its own: the first caller asks for those behind it.
 
     Args:
-        ask: Answers for each of some different keys.
+        ask: Returns an answer for each of several distinct keys.
         most: How many keys to ask about at once.
-        give_up: Takes an answer whose asker was cancelled meanwhile. Where there is one, whoever is cancelled waits
-            for the answer first, so that none is lost; else a question is cut off, and the others ask again.
-        patience: How many seconds a question may take.
+        give_up: Receives an answer whose caller was cancelled. If given, a cancelled caller first waits for its answer,
+            so that none is lost. Otherwise the call is cancelled, and the remaining callers ask again.
+        patience: How many seconds a call of ``ask`` may take.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class Together(Generic[_T]):
         self._is_asking = False
 
     async def __call__(self, key: str) -> _T:
-        """Give the answer for this key.
+        """Return the answer for this key.
 
         Raises:
             TimeoutError: Asking took longer than ``patience``.
-            Exception: What asking raised.
+            Exception: Raised by ``ask``.
         """
         awaits_answers = self._give_up is not None
         mine: _Asker[_T] = _Asker(key)
@@ -71,7 +71,7 @@ class Together(Generic[_T]):
                 if not mine.has_answer:
                     self._is_asking = True
                     await self._lead()
-        except BaseException:  # also where answers are awaited: asyncio's own cancelling knows no shields
+        except BaseException:  # even when shielded: asyncio's own cancellation ignores anyio's shields
             await self._leave(mine)
             raise
         if mine.error is not None:
@@ -79,7 +79,7 @@ class Together(Generic[_T]):
         return cast("_T", mine.answer)
 
     async def _lead(self) -> None:
-        """Ask for the first in line, who is whoever calls this, and for some behind them."""
+        """Ask for the first in line, which is the caller, and for others behind it."""
         batch = self._next()
         try:
             with anyio.fail_after(self._patience):
@@ -92,7 +92,7 @@ class Together(Generic[_T]):
             for each in batch:
                 each.error = error
         finally:
-            # Without an answer, where even this was cancelled, the others ask again.
+            # If the call was cancelled, there is no answer, and the others ask again.
             self._line = [each for each in (*batch[1:], *self._line) if not (each.has_answer or each.is_gone)]
             for each in batch:
                 if each.has_answer:
@@ -104,7 +104,7 @@ class Together(Generic[_T]):
         rest: list[_Asker[_T]] = []
         for each in self._line:
             if each.key in batch or len(batch) == self._most:
-                rest.append(each)  # An answer belongs to one of those who ask the same.
+                rest.append(each)  # Callers with the same key each need their own answer.
             else:
                 batch[each.key] = each
         self._line = rest

@@ -1,6 +1,6 @@
-"""Runs due jobs: until none is left, as they become due, or puts back one that a dead worker left.
+"""Runs due jobs, until none is left or as they become due, and puts back jobs of dead workers.
 
-How a job is claimed, run and handed in stands in ``running``.
+How a job is claimed, run and finished is in ``running``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Worker"]
 
 
 class Worker(Means):
-    """Runs the jobs of one brief, as long as there are any, or for as long as it is wanted."""
+    """Runs the jobs of one brief, until none is due or until told to stop."""
 
     async def run(
         self,
@@ -29,16 +29,16 @@ class Worker(Means):
         draining: anyio.Event | None = None,
         key: str | None = None,
     ) -> RunReport:
-        """Run jobs until none is due, also those that running ones enqueue, and those whose holder dies meanwhile.
+        """Run jobs until none is due, including those that running jobs enqueue and those whose worker dies meanwhile.
 
         Args:
             due_by: The moment of the schedule up to which jobs are due.
             on_ended: Called, synchronously, for every job that ends, is put off or is lost.
-            draining: Once it is set, no further job is begun: what runs is finished, the rest is released.
-            key: Runs this one slot only.
+            draining: Once it is set, no further job is started: running ones are finished, the others released.
+            key: Run only this slot.
 
         Raises:
-            Exception: What the storage or ``on_ended`` raises; jobs in hand are released first where that works.
+            Exception: Raised by the storage or ``on_ended``; held jobs are released first if possible.
         """
         tally, begun = Tally(self.name), self.clock()
 
@@ -55,20 +55,20 @@ class Worker(Means):
         return tally.report(due_by)
 
     async def serve(self, on_ended: Callable[[Ended], object], *, draining: anyio.Event, poll: timedelta) -> None:
-        """Run what is due by the wall clock, as it becomes due, until ``draining`` is set and what runs has ended.
+        """Run jobs as they become due by the wall clock, until ``draining`` is set and running jobs have ended.
 
         Args:
             on_ended: Called, synchronously, for every job that ends, is put off or is lost.
             draining: As for ``run``.
-            poll: How often to look for jobs that nothing here has announced.
+            poll: How often to look for jobs that this worker does not know of.
 
         Raises:
-            Exception: As ``run`` does.
+            Exception: As for ``run``.
         """
         await Run(self, self.clock, self.clock, on_ended, draining, poll=poll).to_the_end()
 
     def lane_of(self, key: str) -> Lane:
-        """Give the lane in which a job is run.
+        """Return the lane in which a job runs.
 
         Raises:
             ValueError: No lane runs jobs of this type.
@@ -80,10 +80,10 @@ class Worker(Means):
         raise ValueError(f"key={key!r}: is no job of {types}, which are what is run here")
 
     async def take_back(self, job: Job, now: datetime) -> JobStatus | None:
-        """Put back a job whose lease ended, or end it where running it again would be wrong.
+        """Put back a job whose lease has ended, or end it if it must not run again.
 
         Returns:
-            What it is now; None if it is held, waits behind another, or was taken up meanwhile.
+            The new status; None if the job is held, waits behind another, or was taken up meanwhile.
         """
         got = await self.work.claim(
             job.run_at, now=now, lease=self.lease, limit=1, types=[job.type], keys=[job.dedup_key]

@@ -1,1 +1,1 @@
-"""Implementations of the ports, one file each. Import the one you use; none is imported for you."""
+"""Implementations of the ports, one module each. Import the one you use; none is imported for you."""

@@ -1,4 +1,4 @@
-"""How adapters for engines in PostgreSQL reach its tables."""
+"""Access to the tables of engines that run in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Tables:
     """An engine's own tables.
 
     Attributes:
-        engine: What it is called.
-        install: The command that makes its tables.
-        dsn: How to reach them outside of a ledger's transaction.
-        schema: Where they are.
+        engine: The engine's name.
+        install: The command that creates its tables.
+        dsn: Connection string for use outside a ledger's transaction.
+        schema: The schema that holds the tables.
     """
 
     engine: str
@@ -35,10 +35,10 @@ class Tables:
 
     @contextmanager
     def on(self, connection: psycopg.Connection[Any]) -> Generator[psycopg.Cursor[Any]]:
-        """Give a cursor that sees the engine's tables first, as a part of the transaction there is, or else as one."""
+        """Yield a cursor that finds the engine's tables first, in the current transaction or else a new one."""
         with connection.transaction():
             cursor = psycopg.Cursor(connection, row_factory=tuple_row)
-            # Read and set in one; the engine's own functions and triggers name their tables without a schema.
+            # Reads and sets in one round trip; the engine's functions and triggers name their tables without a schema.
             ((before, _),) = cursor.execute(_LOOK_IN, (quoted(self.schema),)).fetchall()
             with self.known():
                 yield cursor
@@ -46,7 +46,7 @@ class Tables:
 
     @contextmanager
     def known(self) -> Generator[None]:
-        """Say what to do where the tables are missing."""
+        """Turn errors about missing tables into advice on how to install them."""
         try:
             yield
         except (
@@ -61,7 +61,7 @@ class Tables:
             ) from e
 
     async def in_thread(self, work: Callable[[psycopg.Connection[Any]], None]) -> None:
-        """Do work on a connection of its own, in a thread that is never abandoned."""
+        """Run ``work`` on a new connection, in a thread that is never abandoned."""
 
         def run() -> None:
             with psycopg.Connection[Any].connect(self.dsn, autocommit=True, connect_timeout=10) as connection:

@@ -1,4 +1,4 @@
-"""What adapters for engines share: what they run, and how a worker keeps briefs open."""
+"""Code shared by the engine adapters: what they run, and how a worker keeps briefs open."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHUNK: Final = 10_000
 
 
 class JobRunner(Protocol):
-    """What a worker of an engine needs of ``Briefs``."""
+    """The part of ``Briefs`` that an engine's worker needs."""
 
     @property
     def name(self) -> str:
@@ -28,16 +28,16 @@ class JobRunner(Protocol):
 
     @property
     def lease(self) -> timedelta:
-        """How long a claim outlives a worker that died."""
+        """How long a claim outlives a dead worker."""
         ...
 
     @property
     def job_types(self) -> Mapping[str, int]:
-        """The types of its jobs."""
+        """The job types to run."""
         ...
 
     async def run_job(self, key: str, *, draining: anyio.Event | None = None) -> JobRun:
-        """Run one job, or say why not."""
+        """Run one job, or report why it did not run."""
         ...
 
     async def plan(self, now: datetime) -> object:
@@ -45,7 +45,7 @@ class JobRunner(Protocol):
         ...
 
     async def reconcile(self, now: datetime, *, last: datetime) -> object:
-        """Put right what was left behind or lost."""
+        """Recover jobs that were left behind or lost."""
         ...
 
     async def serve(self, *, every: timedelta | None, work: bool) -> object:
@@ -60,7 +60,7 @@ class JobRunner(Protocol):
 
 
 def distinct(jobs: Sequence[JobRef]) -> Generator[list[JobRef]]:
-    """Give each message once, in one order for all who insert at the same time, in chunks."""
+    """Yield the jobs in chunks, without duplicates, in an order that concurrent inserts share."""
     by_id = {job.id: job for job in jobs}
     ordered = [by_id[key] for key in sorted(by_id)]
     for begin in range(0, len(ordered), _CHUNK):
@@ -68,9 +68,9 @@ def distinct(jobs: Sequence[JobRef]) -> Generator[list[JobRef]]:
 
 
 class Opener:
-    """Keeps briefs open in the event loop of an engine's worker, which has no place of its own for that.
+    """Keeps briefs open in the event loop of an engine's worker, which offers no place for that.
 
-    A job that finds them closed would have to connect for itself alone.
+    Otherwise each job would have to open its own connections.
     """
 
     def __init__(self, briefs: JobRunner) -> None:
@@ -78,10 +78,10 @@ class Opener:
         self._holder: _Holder | None = None
 
     async def open(self) -> None:
-        """Have them open until this event loop ends, which cancels what is left in it.
+        """Open the briefs until this event loop ends, which cancels its remaining tasks.
 
         Raises:
-            Exception: What opening raised; the next call tries again.
+            Exception: Opening failed; the next call tries again.
         """
         holder = self._holder
         if holder is None or holder.task.done() or holder.task.get_loop() is not asyncio.get_running_loop():
@@ -104,6 +104,6 @@ class _Holder:
 
 
 def dividing_a_minute(longest: timedelta) -> timedelta:
-    """Give the longest whole seconds that divide a minute and are not longer; at least one."""
+    """Return the largest whole number of seconds, at most ``longest``, that divides a minute; at least one."""
     fitting = (each for each in range(1, 31) if 60 % each == 0 and each <= longest.total_seconds())
     return timedelta(seconds=max(fitting, default=1))

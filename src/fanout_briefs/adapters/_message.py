@@ -1,7 +1,7 @@
-"""What the shipped mailers write: one whole message a mail, the same bytes for every attempt.
+"""The messages that the shipped mailers write: one complete message per mail, the same bytes on every attempt.
 
-Names, subjects, texts, addresses and URLs become nothing but themselves, whatever they hold: what cannot be
-written safely is left out (a name) or refused (an address, a URL).
+Names, subjects, texts, addresses and URLs cannot inject anything into the message, whatever they contain. A name
+that cannot be written safely is left out; an address or URL that cannot is refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 Unsubscribe: TypeAlias = Callable[[Mail], str | None]
-"""Gives the URL where one POST unsubscribes whoever gets a mail."""
+"""Returns the URL where a single POST unsubscribes the mail's recipient."""
 
 _UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _CRLF = "\r\n"
@@ -46,16 +46,16 @@ _HTTPS = re.compile(
     r"https://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?(?:[/?#][a-z0-9._~:/?#\[\]@!$&'()*+,;=%-]*)?",
     re.ASCII | re.IGNORECASE,
 )
-_LONGEST_URL = 900  # RFC 5322, section 2.1.1: 998 characters a line, and this header must not be folded.
+_LONGEST_URL = 900  # RFC 5322, section 2.1.1, allows 998 characters per line, and this header must not be folded.
 
 
 def written(
     mail: Mail, key: str, sender: Address, unsubscribe: Unsubscribe | None, *, international: bool = False
 ) -> bytes:
-    """Write a mail as ``compose`` does, with the URL that a host's own code gives for it.
+    """Write a mail as ``compose`` does, with the URL that the host's ``unsubscribe`` returns.
 
     Raises:
-        NotSent: The mail could not be written; permanent where the recipient's address makes no header.
+        NotSent: The mail could not be written; permanent if the recipient's address is not valid in a header.
         RetryLater, PermanentFailure: ``unsubscribe`` raised it.
     """
     try:
@@ -64,12 +64,12 @@ def written(
     except (NotSent, RetryLater, PermanentFailure):
         raise
     except Exception as error:
-        # Left as it is it would mean unknown, whereas this mail has surely not left.
+        # Any other exception would mean an unknown outcome, but this mail has certainly not left.
         raise NotSent(f"the mail to user {mail.user_id!r} could not be written: {error!r}") from error
 
 
 def unsubscribe_problems(unsubscribe: object) -> Iterator[BadValue]:
-    """Tell what is wrong with what is to give such URLs."""
+    """Yield the problems with an ``unsubscribe`` argument."""
     if unsubscribe is not None and (not callable(unsubscribe) or inspect.iscoroutinefunction(unsubscribe)):
         yield BadValue("unsubscribe", unsubscribe, "must be a synchronous callable, or None")
 
@@ -77,26 +77,26 @@ def unsubscribe_problems(unsubscribe: object) -> Iterator[BadValue]:
 def compose(
     mail: Mail, key: str, sender: Address, *, unsubscribe: str | None = None, international: bool = False
 ) -> bytes:
-    """Write a mail with its HTML and text, in lines that every mail system carries: ASCII, ended by _CRLF, wrapped.
+    """Write a mail with HTML and text parts, as wrapped ASCII lines with CRLF endings that every mail system accepts.
 
     Args:
-        mail: What to write. Its date is ``deliver_at``, not the time of the attempt.
-        key: Names the message in ``Message-ID``, and the boundary of its parts.
-        sender: What ``sender_address`` gave.
-        unsubscribe: Where one POST unsubscribes this person (RFC 8058), an ``https`` URL.
-        international: Also takes addresses that need SMTPUTF8; the headers of their mails are UTF-8 (RFC 6532).
+        mail: The mail. Its date is ``deliver_at``, not the time of the attempt.
+        key: Determines the ``Message-ID`` and the boundary between the parts.
+        sender: An address from ``sender_address``.
+        unsubscribe: An ``https`` URL where a single POST unsubscribes the recipient (RFC 8058).
+        international: Also accept addresses that need SMTPUTF8; the headers of their mails are UTF-8 (RFC 6532).
 
     Raises:
-        NotSent: The recipient's address makes no header; permanent.
-        ValueError: ``unsubscribe`` is not an ``https`` URL that can stand in a header.
+        NotSent: The recipient's address is not valid in a header; permanent.
+        ValueError: ``unsubscribe`` is not an ``https`` URL that is valid in a header.
     """
     one_click = b"" if unsubscribe is None else _one_click(unsubscribe)
     to = recipient_address(mail.recipient, international=international)
-    # When the standard library folds a long name it may drop the quotes, and what stood between them then reads
-    # as further recipients (seen in 3.11 to 3.13). So what was written is read back before it is believed.
+    # When the standard library folds a long name, it may drop the quotes, and the quoted text then reads as further
+    # recipients (seen in 3.11 to 3.13). So the result is parsed and compared before it is used.
     name = one_line(mail.recipient.name or "")
     for shown in (name, one_line(_SPECIAL.sub(" ", name)), ""):
-        with contextlib.suppress(Exception):  # The library looks for encoded words in names, and stumbles over some.
+        with contextlib.suppress(Exception):  # The library looks for encoded words in names and fails on some.
             named = Address(shown, to.username, to.domain)
             content = _render(mail, key, sender, named)
             if _has_just_its_headers(content) and _reads_back(content, "To", named):
@@ -105,15 +105,15 @@ def compose(
 
 
 def message_id(key: str, sender: Address) -> str:
-    """Give what stands in the ``Message-ID`` of every attempt with this key."""
+    """Return the ``Message-ID`` that every attempt with this key has."""
     return f"<{hash_of(key)}@{sender.domain}>"
 
 
 def recipient_address(recipient: Recipient, *, international: bool = False) -> Address:
-    """Give the recipient's address, without a name.
+    """Return the recipient's address, without a name.
 
     Raises:
-        NotSent: It is no bare address; permanent.
+        NotSent: It is not a bare address; permanent.
     """
     try:
         parsed = one_address(recipient.address, international=international)
@@ -126,10 +126,10 @@ def recipient_address(recipient: Recipient, *, international: bool = False) -> A
 
 
 def sender_address(text: str) -> Address:
-    """Parse what is to stand in ``From``.
+    """Parse the address for ``From``.
 
     Raises:
-        ValueError: It is not exactly one address, or its name cannot be written so that it stays one.
+        ValueError: ``text`` is not exactly one address, or its name cannot be written without changing that.
     """
     try:
         address = one_address(text)
@@ -143,20 +143,20 @@ def sender_address(text: str) -> Address:
 
 
 def one_address(text: str, *, international: bool = False) -> Address:
-    """Parse ``name@domain`` or ``Name <name@domain>``, the domain turned into what mail systems know it by.
+    """Parse ``name@domain`` or ``Name <name@domain>``; a non-ASCII domain is converted with IDNA.
 
     Args:
-        text: What was given.
-        international: Also takes a name before the ``@`` that is not ASCII, for SMTPUTF8.
+        text: The text to parse.
+        international: Also accept a non-ASCII part before the ``@``, for SMTPUTF8.
 
     Raises:
-        ValueError: It is not exactly one address, without anything that a parser would have to guess at.
+        ValueError: ``text`` is not exactly one address, or a parser would have to guess.
     """
     try:
         header = SMTP.header_factory("To", text)
         (address,) = header.addresses
         domain = address.domain if address.domain.isascii() else address.domain.encode("idna").decode()
-    except Exception as error:  # The parser raises what it stumbles over: IndexError, AttributeError ...
+    except Exception as error:  # The parser lets internal errors through: IndexError, AttributeError ...
         raise ValueError("must be one address of the form name@domain") from error
     allowed = NonASCIILocalPartDefect if international and address.username.isprintable() else ()
     defects = [defect for defect in header.defects if not isinstance(defect, allowed)]
@@ -167,12 +167,12 @@ def one_address(text: str, *, international: bool = False) -> Address:
 
 
 def one_line(text: str) -> str:
-    """Give the text with every run of white space and control characters as one space."""
+    """Replace every run of white space and control characters with one space, and strip the ends."""
     return _UNPRINTABLE.sub(" ", text).strip()
 
 
 def hash_of(key: str) -> str:
-    """Give 32 hexadecimal digits that stand for a key."""
+    """Return a hash of the key, as 32 hexadecimal digits."""
     return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
@@ -181,7 +181,7 @@ def _one_click(url: object) -> bytes:
         raise ValueError(
             f"unsubscribe={url!r}: must be an https URL of at most {_LONGEST_URL} ASCII characters, or None"
         )
-    # Not through EmailMessage, which turns a long URL into encoded words that nobody decodes here.
+    # Not through EmailMessage: it turns a long URL into encoded words, which nobody decodes in this header.
     return f"List-Unsubscribe: <{url}>{_CRLF}List-Unsubscribe-Post: List-Unsubscribe=One-Click{_CRLF}".encode()
 
 
@@ -195,7 +195,7 @@ def _render(mail: Mail, key: str, sender: Address, to: Address) -> bytes:
         message["Subject"] = subject
     message["Date"] = mail.occurrence.deliver_at
     message["Message-ID"] = message_id(key, sender)
-    # Quoted-printable holds no "=_", so no content can end a part early.
+    # Quoted-printable never contains "=_", so no content can end a part early.
     message.set_content(_encodable(rendered.text), cte="quoted-printable")
     message.add_alternative(_encodable(rendered.html), subtype="html", cte="quoted-printable")
     message.set_boundary(f"=_{hash_of(key)}")
@@ -204,9 +204,9 @@ def _render(mail: Mail, key: str, sender: Address, to: Address) -> bytes:
 
 
 def _encoded_subject(subject: str) -> bytes:
-    """Write a subject that looks encoded, so that it reads as it is.
+    """Write a subject that looks like encoded words, so that it is shown unchanged.
 
-    ``EmailMessage`` would decode it first, and write the line ends that come out as such: with
+    ``EmailMessage`` would decode it first and write any decoded line breaks as such: with
     ``=?utf-8?q?=0D=0ABcc:...?=`` anybody could add a header (seen in 3.11 and 3.12.1).
     """
     return f"Subject: {Header(subject, 'utf-8', header_name='Subject').encode(linesep=_CRLF)}{_CRLF}".encode()
@@ -216,14 +216,14 @@ def _has_just_its_headers(content: bytes) -> bool:
     return sorted(map(str.lower, HeaderParser(policy=SMTP).parsestr(content.decode()).keys())) == _HEADERS
 
 
-def _policy(to: Address) -> Any:  # Type checkers disagree on what an EmailPolicy is made of.
+def _policy(to: Address) -> Any:  # Type checkers disagree on the type parameters of EmailPolicy.
     return SMTP if to.addr_spec.isascii() else SMTPUTF8
 
 
 def _reads_back(content: bytes, header: str, written: Address) -> bool:
-    """Whether a parser finds that one address there, and nothing to guess at.
+    """Whether a parser finds exactly that address in the header, without guessing.
 
-    Of the name it may lose white space: the parser puts some where a long name was folded.
+    White space in the name is ignored: the parser inserts some where a long name was folded.
     """
     read: Any = HeaderParser(policy=_policy(written)).parsestr(content.decode())[header]
     found = [("".join(address.display_name.split()), address.addr_spec) for address in read.addresses]

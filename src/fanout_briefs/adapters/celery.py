@@ -1,7 +1,7 @@
-"""Jobs carried by Celery: messages that hold a key and nothing else, sent once the ledger has committed.
+"""Runs jobs on Celery: messages that contain only a key, sent once the ledger has committed.
 
-Each job type is a task. A message may come twice, late or never: the ledger's claim lets one worker run a job, and
-reconciling sends again what was lost.
+Each job type is a task. A message may arrive twice, late or never: the ledger's claim lets only one worker run a job,
+and reconciling sends lost messages again.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ __all__ = ["CeleryDispatcher", "add_tasks"]
 
 _log = logging.getLogger("fanout_briefs")
 _VISIBILITY: Final = 1800.0
-"""Seconds: the shortest of what brokers have when nothing is said. RabbitMQ closes a channel that is as late."""
+"""Seconds: the shortest default among the brokers. RabbitMQ closes a channel whose acknowledgement takes longer."""
 _HIGHEST: Final = 9
 _AHEAD_OF_OTHERS: Final = 3
-"""The least by which a priority has to differ so that Redis, which has four of them, sees it."""
+"""The smallest difference in priority that takes effect on Redis, which has four levels."""
 _PATIENCE: Final = 10.0
-"""Seconds to wait for a connection of the pool, or before trying again to open the briefs."""
+"""Seconds to wait for a pooled connection, or before trying again to open the briefs."""
 
 
 class CeleryDispatcher:
-    """Hands jobs over to Celery, for the workers of an app.
+    """Hands jobs over to the workers of a Celery app.
 
-    Messages go where the app's ``task_routes`` send the tasks ``fanout_briefs.<job type>``.
+    The app's ``task_routes`` decide where messages for the tasks ``fanout_briefs.<job type>`` go.
 
     Args:
-        app: Yours.
-        ahead: How long before its time a job is handed over at most. Workers hold back what came early in their memory,
-            so what lies further ahead is handed over by a later reconciling. It is never more than half of the
-            broker's visibility timeout, after which messages that are held back would be delivered again and again.
-        priorities: By job type, from 0 to 9; 0 where there is none. Higher ones are taken first: on Redis as it is, on
-            RabbitMQ from queues with ``x-max-priority``.
+        app: Your Celery app.
+        ahead: How long before its time a job may be handed over. Workers keep early messages in memory, so jobs further
+            ahead are left to a later reconciling. Capped at half of the broker's visibility timeout, after which
+            messages held in memory would be delivered again and again.
+        priorities: Priority by job type, from 0 (the default) to 9. Higher ones are taken first; on Redis without
+            further setup, on RabbitMQ from queues with ``x-max-priority``.
 
     Raises:
-        ValueError: An argument is out of range; every bad value is named.
+        ValueError: An argument is out of range; the message names every bad value.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class CeleryDispatcher:
 
     @property
     def powers(self) -> DispatcherPowers:
-        """What it can do.
+        """What this dispatcher can do.
 
-        It takes nothing back: Celery revokes by telling the workers that happen to be there, who then refuse that
-        message also when the job was taken up again. The ledger tells them what is cancelled.
+        It does not cancel: revoking in Celery only reaches workers that are running, and they would then refuse the
+        message even after the job is taken up again. Workers learn from the ledger that a job is cancelled.
         """
         options: Mapping[str, Any] = self._app.conf.broker_transport_options or {}
         visible = timedelta(seconds=float(options.get("visibility_timeout", _VISIBILITY)))
@@ -97,7 +97,7 @@ class CeleryDispatcher:
         try:
             self._publish(jobs)
         except OperationalError:
-            # A connection of the pool that ended meanwhile tells so only now; the next is a new one.
+            # A pooled connection that has died is only noticed now; the next one is new.
             self._publish(jobs)
 
     def _publish(self, jobs: Sequence[JobRef]) -> None:
@@ -112,7 +112,7 @@ class CeleryDispatcher:
                     _task_name(job.type),
                     [job.dedup_key],
                     eta=job.run_at if job.run_at > now else None,
-                    # Redis takes 0 first, and RabbitMQ 9.
+                    # Redis takes 0 first, RabbitMQ 9.
                     priority=_HIGHEST - priority if is_redis else priority,
                     ignore_result=True,
                     add_to_parent=False,
@@ -132,24 +132,25 @@ def add_tasks(
     every: timedelta | None = timedelta(minutes=5),
     grace: timedelta = timedelta(seconds=10),
 ) -> None:
-    """Give an app the tasks that run these briefs; then start ``celery -A ... worker`` and ``celery -A ... beat``.
+    """Add the tasks that run these briefs to an app; then start ``celery -A ... worker`` and ``celery -A ... beat``.
 
-    Any number of either may be, on any machines. Workers run jobs, in processes (``--pool=prefork``) or in threads
-    (``--pool=threads``). Beats plan, and put right what dead workers and lost messages left, by themselves: that needs no
-    broker. Without a beat have ``briefs.serve()`` running somewhere, or call ``briefs.plan`` and ``briefs.reconcile``.
+    Start any number of either, on any machines. Workers run jobs in processes (``--pool=prefork``) or in threads
+    (``--pool=threads``). Beats plan, and recover what dead workers and lost messages left behind; they do this
+    themselves, without the broker. If you run no beat, run ``briefs.serve()`` somewhere, or call ``briefs.plan`` and
+    ``briefs.reconcile``.
 
     Args:
-        app: Yours.
-        briefs: What to run. They are opened in each process of a worker, once it is forked, until it ends.
-        dispatcher: The one of the briefs.
-        every: How often a beat plans; None leaves that to others.
-        grace: How long running jobs may take to finish once a worker is told to stop. The rest is given back then, and
-            another worker runs it at once; Celery itself waits for it, however long that takes.
+        app: Your Celery app.
+        briefs: The briefs to run. Each worker process opens them after its fork and keeps them open until it ends.
+        dispatcher: The dispatcher of these briefs.
+        every: How often a beat plans; None leaves planning to other processes.
+        grace: How long running jobs may take to finish after a worker is told to stop. Jobs still running then are
+            given back, and another worker runs them at once; Celery itself would wait for them indefinitely.
     """
     process = _Process(briefs)
 
     def add(kind: str) -> None:
-        # A worker that dies is replaced; the ledger lets what it had in hand be run again when its lease has ended.
+        # A worker that dies is replaced; the ledger lets its job run again when the lease has ended.
         @app.task(name=_task_name(kind), acks_late=True, reject_on_worker_lost=True, ignore_result=True, shared=False)
         def run_job(key: str) -> str:
             return process.call(partial(_run_job, briefs, dispatcher, kind, key))
@@ -172,7 +173,7 @@ def add_tasks(
     for signal, receiver in (
         (signals.worker_process_init, begin),
         (signals.worker_process_shutdown, end),
-        (signals.worker_shutdown, end),  # Of threads, which have no process of their own.
+        (signals.worker_shutdown, end),  # For threads, which share the worker's process.
         (signals.worker_shutting_down, drain),
         (signals.beat_init, serve),
     ):
@@ -180,7 +181,7 @@ def add_tasks(
 
 
 class _Process:
-    """The event loop of one process, in a thread of its own, in which the briefs are open."""
+    """The event loop of one process, in its own thread, in which the briefs are open."""
 
     def __init__(self, briefs: JobRunner) -> None:
         self._briefs = briefs
@@ -192,7 +193,7 @@ class _Process:
         self._is_draining = False
 
     def begin(self) -> None:
-        """Have the briefs opened, without waiting: Celery ends a process that is not ready in four seconds."""
+        """Start opening the briefs without waiting: Celery ends a process that is not ready within four seconds."""
         self._begun().start_task_soon(self._try_to_open)
 
     async def _try_to_open(self) -> None:
@@ -202,28 +203,31 @@ class _Process:
             _log.exception("%s could not be opened; the first job tries again", self._briefs.name)
 
     def call(self, run: Callable[[], Awaitable[str]]) -> str:
-        """Run a job there, and wait for its outcome. It is cancelled if waiting is: by a time limit, or by the worker's end."""
+        """Run a job in the event loop and wait for its outcome.
+
+        If the wait is interrupted, by a time limit or the worker's end, the job is cancelled.
+        """
         running = self._begun().start_task_soon(self._in_opened, run)
         self._running.add(running)
         try:
             return running.result()
         except CancelledError:
             if self._is_draining:
-                return JobOutcome.RELEASED  # The ledger has handed it over anew.
+                return JobOutcome.RELEASED  # The ledger has handed it over again.
             raise
         finally:
             self._running.discard(running)
             running.cancel()
 
     def drain(self, grace: timedelta) -> None:
-        """Give back what still runs after this time, here or in processes that were forked from this one."""
+        """Give back jobs that still run after this time, here or in processes forked from this one."""
 
         def give_back() -> None:
             time.sleep(grace.total_seconds())
             self._is_draining = True
             for running in tuple(self._running):
                 running.cancel()
-            # A process of the pool that is told to stop gives back what it runs; those that run nothing have ended.
+            # A pool process that is told to stop gives back its job; idle ones have ended already.
             for child in active_children():
                 child.terminate()
 
@@ -231,11 +235,11 @@ class _Process:
 
     async def _in_opened(self, run: Callable[[], Awaitable[str]]) -> str:
         await self._opener.open()
-        async with self._briefs:  # So that it stays open while this runs, also when the process ends.
+        async with self._briefs:  # Keeps them open while this runs, even if the process is ending.
             return await run()
 
     def serve(self, every: timedelta | None) -> None:
-        """Plan and put right until the process ends, which has no signal for its end."""
+        """Plan and reconcile until the process ends; beat has no signal for its end."""
 
         def watch() -> None:
             threading.main_thread().join()
@@ -254,11 +258,11 @@ class _Process:
                 await anyio.sleep(_PATIENCE)
 
     def end(self) -> None:
-        """Give back what runs, and close the briefs."""
+        """Give back running jobs, and close the briefs."""
         with self._lock:
             portal, self._portal = self._portal, None
             if portal is not None:
-                with suppress(RuntimeError):  # It has stopped by itself.
+                with suppress(RuntimeError):  # It has already stopped.
                     portal.call(portal.stop, True)
                 self._stack.close()
 
@@ -272,7 +276,7 @@ class _Process:
 async def _run_job(briefs: JobRunner, dispatcher: CeleryDispatcher, kind: str, key: str) -> str:
     run = await briefs.run_job(key)
     again_at = run.again_at
-    # What is to come later than a message may be sent is seen to by reconciling.
+    # A time too far ahead for a message is left to reconciling.
     if again_at is not None and again_at - datetime.now(UTC) <= dispatcher.powers.schedules:
         await dispatcher.dispatch([JobRef(key, kind, again_at)])
     return run.outcome

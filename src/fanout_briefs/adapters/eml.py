@@ -1,6 +1,7 @@
-"""A mailer that writes each mail to a folder as an ``.eml`` file: for development, tests, and outboxes others empty.
+"""A mailer that writes each mail to a folder as an ``.eml`` file.
 
-A file is there wholly or not at all, and the same mail with the same key is the same bytes under the same name.
+Meant for development, tests, and outboxes that another program empties. Files are written atomically. The same mail
+with the same key always gives the same bytes under the same name.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from fanout_briefs.model import Mail, Receipt
 __all__ = ["EmlMailer"]
 
 _SAFE = "@+=," if os.name == "nt" else ":@+=,"
-_LONGEST = 200  # Names end at 255 bytes nearly everywhere, and the hash and the suffix need 37 of them.
+_LONGEST = 200  # Most file systems allow names of 255 bytes, and the hash and the suffix need 37 of them.
 _LOOKS_HASHED = re.compile(r"-[0-9a-f]{32}$")
 _ADVICE = {
     errno.EEXIST: "a file stands where the folder should be: move it, or name another folder",
@@ -34,10 +35,10 @@ _ADVICE = {
 
 
 class EmlMailer:
-    """Writes mails into ``folder``, which is created when the first one comes.
+    """Writes mails into ``folder``, which is created with the first mail.
 
-    A process that is killed while it writes leaves at most a file whose name starts with a dot and ends in
-    ``.tmp``. Nothing ever reads it; delete it whenever no mailer runs.
+    A process killed while writing leaves at most a file whose name starts with a dot and ends in ``.tmp``. Nothing
+    reads it; delete it whenever no mailer is running.
     """
 
     idempotent = True
@@ -52,13 +53,13 @@ class EmlMailer:
         """Check the arguments; the file system is not touched before the first mail.
 
         Args:
-            folder: Where the files go, as ``{key}.eml``. A key that some file system might refuse, or take for
-                another one, is cut and gets a hash.
-            sender: What stands in ``From``: an address, or a name and an address as in ``Briefs <briefs@localhost>``.
-            unsubscribe: As of ``SmtpMailer``, whose mails are to look like these.
+            folder: Where the files go, as ``{key}.eml``. A key that some file system might refuse or confuse with
+                another one is shortened and gets a hash.
+            sender: The ``From`` header: an address, or a name and an address as in ``Briefs <briefs@localhost>``.
+            unsubscribe: As for ``SmtpMailer``, so that both write the same mails.
 
         Raises:
-            ValueError: Arguments are bad; all of them are named.
+            ValueError: Arguments are bad; the message names all of them.
         """
         self._folder = Path(folder)
         self._unsubscribe = unsubscribe
@@ -70,13 +71,13 @@ class EmlMailer:
         refuse(problems)
 
     async def send(self, mail: Mail, key: str) -> Receipt:
-        """Write the file, in place of an earlier attempt's; the receipt's reference is its path.
+        """Write the file, replacing that of an earlier attempt; the receipt's reference is its path.
 
         Raises:
-            NotSent: The file could not be written: the message says which, why, and what to do. Permanent
-                where the recipient's address makes no header.
-            RetryLater: ``unsubscribe`` raised it.
-            PermanentFailure: Likewise.
+            NotSent: The mail could not be written; the message says why and what to do. Permanent if the
+                recipient's address is not valid in a header.
+            RetryLater: Raised by ``unsubscribe``.
+            PermanentFailure: Raised by ``unsubscribe``.
         """
         return await anyio.to_thread.run_sync(self._send, mail, key)
 
@@ -94,14 +95,14 @@ class EmlMailer:
 
 
 def _file_name(key: str) -> str:
-    """Give each key a name of its own, also where the file system folds case.
+    """Return a file name that is unique to the key, even on file systems that fold case.
 
-    A name is either the key itself, in lower case, or ends in the key's hash. A key that looks like the second
-    kind is hashed too, so that the two kinds never meet.
+    The name is either the key itself, in lower case, or ends in the key's hash. A key that looks like the second
+    kind is hashed too, so the two kinds never collide.
     """
     quoted = quote(key, safe=_SAFE, errors="surrogatepass")
     if quoted.startswith("."):
-        quoted = f"%2E{quoted[1:]}"  # A dot in front marks files that are not finished.
+        quoted = f"%2E{quoted[1:]}"  # A leading dot marks unfinished files.
     if not key or quoted != key.lower() or len(quoted) > _LONGEST or _LOOKS_HASHED.search(quoted):
         quoted = f"{quoted[:_LONGEST]}-{hash_of(key)}"
     return f"{quoted}.eml"
@@ -121,7 +122,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Make the new name last through a power failure, where the system can; the file is there in any case."""
+    """Make the new name survive a power failure, where the system supports it; the file exists in any case."""
     if os.name == "posix":
         with contextlib.suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY)

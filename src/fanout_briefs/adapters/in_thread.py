@@ -1,4 +1,4 @@
-"""Turns an object with plain synchronous methods, such as one over Django's ORM, into a port.
+"""Turns an object with plain synchronous methods, such as one that uses Django's ORM, into a port.
 
 Every public method runs in a worker thread that is never abandoned: a cancelled call ends when the method does.
 """
@@ -120,20 +120,20 @@ def in_thread(port: SyncMailer, *, limiter: int | anyio.CapacityLimiter | None =
 @overload
 def in_thread(port: SyncDispatcher, *, limiter: int | anyio.CapacityLimiter | None = None) -> ports.Dispatcher: ...
 def in_thread(port: object, *, limiter: int | anyio.CapacityLimiter | None = None) -> Any:
-    """Make a port of an object whose methods are synchronous.
+    """Turn an object with synchronous methods into a port.
 
-    The thread sees the caller's context variables; what it sets in them stays there. Attributes that are not
-    methods, such as ``idempotent`` and ``powers``, are read directly. A type checker takes an object with the methods of
-    several ports for the first in the order above; the object that comes back has them all.
+    The thread sees the caller's context variables; values it sets do not reach the caller. Attributes that are not
+    methods, such as ``idempotent`` and ``powers``, are read directly. If the object implements several ports, a type
+    checker picks the first in the order above; the result has the methods of all of them.
 
     Args:
         port: The object. Its methods must be safe to call from many threads at once.
-        limiter: How many of them may run at once: a number (each event loop then counts for itself), a limiter
-            shared with others, or None for anyio's own of 40 threads.
+        limiter: How many methods may run at once: a number (counted per event loop), a limiter shared with other
+            code, or None for anyio's default limiter of 40 threads.
 
     Raises:
-        TypeError: A method is ``async`` already, or a generator, whose body would run outside of the thread;
-            all such are named.
+        TypeError: A method is already ``async``, or is a generator, whose body would run outside the thread; the
+            message names all of them.
         ValueError: ``limiter`` is below 1.
     """
     if isinstance(limiter, int) and limiter < 1:
@@ -167,7 +167,9 @@ class _InThread:
     def _threaded(self, method: Callable[..., object]) -> Callable[..., object]:
         def run(*args: object, **kwargs: object) -> object:
             result = method(*args, **kwargs)
-            if inspect.iscoroutine(result):  # As of a lambda around an async function, which no look could tell.
+            if inspect.iscoroutine(
+                result
+            ):  # Such as a lambda around an async function, which inspection cannot detect.
                 result.close()
                 raise TypeError(f"{method!r} returned a coroutine: give in_thread synchronous methods only")
             return result
@@ -190,12 +192,12 @@ class _InThread:
 
 
 def _problem(attribute: object) -> str | None:
-    """What keeps a method from running in a thread; None for those that can, and for what is no method."""
+    """Why a method cannot run in a thread; None if it can, or if the attribute is not a method."""
     function: Any = attribute
     if isinstance(attribute, (staticmethod, classmethod)):
         function = cast("Any", attribute).__func__
     function = inspect.unwrap(function)
-    called: Any = getattr(cast("Any", type(function)), "__call__", None)  # noqa: B004 - asks what it is, not whether.
+    called: Any = getattr(cast("Any", type(function)), "__call__", None)  # noqa: B004 - needs the attribute itself.
     if any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in (function, called)):
         return "is async: give the object itself as the port"
     if inspect.isgeneratorfunction(function):

@@ -1,6 +1,6 @@
-"""A generator that needs no language model: it asks for facts about a project and lays them out by templates.
+"""A generator that needs no language model: it collects facts about a project and renders them with templates.
 
-Markup is escaped in HTML and left alone in plain text; a name that a template misspells is an error, not a gap.
+Markup is escaped in HTML and left alone in plain text. A misspelt name in a template is an error, not a gap.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["JinjaGenerator"]
 
 
 class JinjaGenerator:
-    """Makes sections of what ``facts`` finds out, by one template for text and perhaps another for HTML.
+    """Renders sections from what ``facts`` returns, with a template for text and optionally one for HTML.
 
-    Templates see every fact by its name, and ``request``, ``project`` and ``window``. An ``Html`` among the
-    facts is taken as markup, any other string is escaped.
+    Templates can use every fact by its name, and ``request``, ``project`` and ``window``. In HTML, a fact of type
+    ``Html`` is inserted as markup; any other string is escaped.
     """
 
     def __init__(
@@ -36,17 +36,17 @@ class JinjaGenerator:
         html: str | None = None,
         templates: str | os.PathLike[str] | jinja2.BaseLoader | None = None,
     ) -> None:
-        """Load and check the templates, so that a broken one is found here and not in the first brief.
+        """Load and check the templates, so that a broken one fails here and not in the first brief.
 
         Args:
-            facts: Called for each section; None means that there is nothing new. What it raises fails the section.
-            text: The template for plain text: its source, or its name where ``templates`` is given.
-            html: Likewise for HTML, of what stands below the section's title. None shows the text.
+            facts: Called for each section; None means that there is nothing new. An exception fails the section.
+            text: The template for plain text: its source, or its name if ``templates`` is given.
+            html: The same for the HTML below the section's title. None shows the text.
             templates: The folder that holds the templates, or a loader.
 
         Raises:
-            ValueError: A template is missing or malformed, or one that it includes, extends or imports; the
-                message names the place.
+            ValueError: A template, or one that it includes, extends or imports, is missing or malformed; the
+                message says where.
         """
         self._facts = facts
         loader = _loader(templates)
@@ -58,9 +58,9 @@ class JinjaGenerator:
         """Make the section.
 
         Raises:
-            ValueError: A fact has a name that the templates know already.
-            jinja2.TemplateError: Rendering failed, such as by a name that is no fact.
-            Exception: Whatever ``facts`` raises.
+            ValueError: A fact is called ``request``, ``project`` or ``window``.
+            jinja2.TemplateError: Rendering failed, for example because of an unknown name.
+            Exception: Raised by ``facts``.
         """
         facts = await self._facts(request)
         if facts is None:
@@ -108,12 +108,12 @@ def _load(argument: str, given: str, loader: jinja2.BaseLoader, *, named: bool, 
 
 
 def _mark(value: object) -> object:
-    """Let markup that the host vouches for pass unescaped."""
-    return Markup(value) if isinstance(value, Html) else value  # noqa: S704 - that is what ``Html`` says.
+    """Let markup that the host marked as safe pass unescaped."""
+    return Markup(value) if isinstance(value, Html) else value  # noqa: S704 - ``Html`` means just that.
 
 
 def _check_references(environment: jinja2.Environment, loader: jinja2.BaseLoader, source: str, seen: set[str]) -> None:
-    """Compile whatever a template refers to by a fixed name, and what that refers to in turn."""
+    """Compile every template that this one refers to by a constant name, recursively."""
     for name in _references(environment.parse(source)):
         if name not in seen:
             seen.add(name)

@@ -1,7 +1,7 @@
 """A storage in plain dicts: for tests, previews and small tools.
 
-It keeps every promise of the ports except lasting longer than the process. Each method is one synchronous
-step after a checkpoint, so it is atomic without a lock; a claim looks at every live slot.
+It keeps every promise of the ports, except that nothing outlives the process. Each method is one synchronous step
+after a checkpoint, so it is atomic without a lock. A claim looks at every live slot.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ __all__ = ["MemoryPreferences", "MemoryStorage"]
 
 @define
 class _Slot:
-    """One row: the job, and what only the storage knows of it."""
+    """One row: the job, and fields that only the storage sees."""
 
     job: Job
     token: int
@@ -74,7 +74,7 @@ class _Slot:
 
 
 class MemoryStorage:
-    """Keeps everything in this process. Closing keeps the content; it goes when the object does."""
+    """Keeps everything in memory. Closing keeps the content, which lives as long as the object."""
 
     def __init__(self) -> None:
         self.preferences: Final = MemoryPreferences(self._ready)
@@ -178,7 +178,7 @@ class MemoryStorage:
         briefs = [self._briefs.pop(owner) for owner in list(self._briefs) if owner[1] == user_id]
         for slot in slots:
             del self._slots[slot.job.dedup_key]
-            # A slot of the same key may be planned again; a worker of the old one must not pass for its own.
+            # A slot with the same key may be planned again; a claim on the old one must not fit the new one.
             self._floor = max(self._floor, slot.token)
         rows = len(slots) + sum(payload is not None for payload in payloads) + sum(map(len, briefs))
         return rows + self.preferences.erase(user_id)
@@ -203,7 +203,7 @@ class MemoryStorage:
         due = [slot for slot in asked if (slot.job.run_at <= due_by if slot.until is None else slot.until <= now)]
         due.sort(key=lambda slot: slot.job.run_at)
         free = islice(filterfalse(self._waits, due), limit)
-        # All are chosen before any is taken; taking one does not free another.
+        # Choose all before taking any; taking one does not unblock another.
         return Claims([self._take(slot, until) for slot in tuple(free)], min(held, default=None))
 
     def _asked(self, keys: Collection[str] | None) -> Iterable[_Slot]:
@@ -427,7 +427,7 @@ class MemoryStorage:
 
 
 class MemoryPreferences:
-    """The preferences that a ``MemoryStorage`` keeps, in order of their user ids; they can be read by schedule."""
+    """The preferences in a ``MemoryStorage``, ordered by user id; they can be read by schedule."""
 
     schedule_index = True
 
@@ -475,11 +475,11 @@ class MemoryPreferences:
         return {user_id: self._rows[user_id] for user_id in user_ids if user_id in self._rows}
 
     async def put(self, preferences: Iterable[Preference]) -> None:
-        """Store these preferences, each in place of what was stored for its user; all of them or none.
+        """Store these preferences, replacing those of the same users; all of them or none.
 
         Raises:
-            InvalidPreferences: Some hold values that cannot be stored. Whether they make a schedule is the
-                planner's question.
+            InvalidPreferences: Some contain values that cannot be stored. Whether they form a valid schedule is
+                checked by the planner, not here.
         """
         rows = storable(preferences)
         await self._ready()
@@ -487,13 +487,13 @@ class MemoryPreferences:
         self._order = None
 
     async def remove(self, user_ids: Collection[str]) -> None:
-        """Remove the preferences of these users; the others stay, and so do slots and briefs."""
+        """Remove the preferences of these users, but not their slots and briefs."""
         await self._ready()
         for user_id in user_ids:
             self.erase(user_id)
 
     def erase(self, user_id: str) -> int:
-        """Remove one user's row at once, and return how many rows that was."""
+        """Remove one user's row, without a checkpoint, and return how many rows were removed."""
         self._order = None
         return int(self._rows.pop(user_id, None) is not None)
 
@@ -523,7 +523,7 @@ def _troubles(jobs: Iterable[Job]) -> Sequence[Trouble]:
         kind = job.status, job.error
         counts[kind] += 1
         latest[kind] = max(latest.get(kind, job.occurrence.deliver_at), job.occurrence.deliver_at)
-    # None stands before every text, as it does in SQL.
+    # None sorts before every text, as NULL does in the SQL storages.
     most = sorted(counts, key=lambda kind: (-counts[kind], kind[0], kind[1] is not None, kind[1] or ""))[:TROUBLES]
     return tuple(Trouble(*kind, counts[kind], latest[kind]) for kind in most)
 

@@ -1,7 +1,7 @@
-"""Metrics by OpenTelemetry: what plans and runs did, how long they took, and how everything stands.
+"""OpenTelemetry metrics: what plans and runs did, how long they took, and the current state of all slots.
 
-The API alone is needed; without an SDK and an exporter of the host's, all of this is free of effect. Nothing that is told
-here names a user.
+Only the OpenTelemetry API is required; unless the host sets up an SDK and an exporter, nothing is recorded. No metric
+identifies a user.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fanout_briefs.model import Job, JobStatus, Overview, Progress, SkipReason
 __all__ = ["Telemetry"]
 
 _LONGEST: Final = 3600.0
-"""Seconds after which a brief that never came to its end is no longer waited for."""
+"""Seconds after which the timing of an unfinished brief is dropped."""
 
 
 class _Phase(Protocol):
@@ -30,7 +30,7 @@ class _Phase(Protocol):
 
 
 class _Plan(Protocol):
-    """``PlanReport``, of which this layer does not know."""
+    """``PlanReport``, which this layer cannot import."""
 
     @property
     def enqueued(self) -> int: ...
@@ -91,22 +91,23 @@ class _Status(Protocol):
 
 
 class Telemetry:
-    """Tells OpenTelemetry about one kind of brief, which ``brief.name`` says on every metric.
+    """Records metrics for one kind of brief; every metric has its name as the attribute ``brief.name``.
 
-    Give ``on_round`` to ``Briefs.serve`` and ``on_progress`` to ``Briefs``. A host that plans and runs by itself gives
-    each report to ``plan`` and ``run`` instead. ``status`` takes what ``Briefs.status`` says, as often as a host asks.
+    Pass ``on_round`` to ``Briefs.serve`` and ``on_progress`` to ``Briefs``. If you call ``Briefs.plan`` and
+    ``Briefs.run`` yourself, pass their reports to ``plan`` and ``run`` instead. Pass the result of ``Briefs.status`` to
+    ``status`` as often as you like.
 
-    | metric | kind | by |
+    | metric | kind | attributes |
     |---|---|---|
-    | ``fanout_briefs.slots`` | counter: what plans decided, each time that they look at a slot | ``outcome``: enqueued, duplicate, failed, or the code of a skip |
+    | ``fanout_briefs.slots`` | counter: decisions of plans, one each time a plan looks at a slot | ``outcome``: enqueued, duplicate, failed, or the code of a skip |
     | ``fanout_briefs.plan.duration`` | histogram, seconds | ``phase``: due, duplicates, engagement, enqueue |
-    | ``fanout_briefs.jobs`` | counter: jobs that ended, were put off or were lost | ``kind``: brief or mail, and ``status``; ``kind`` is job where that is not told |
+    | ``fanout_briefs.jobs`` | counter: jobs that ended, were put off or were lost | ``kind``: brief or mail (job for put_off and lost), and ``status`` |
     | ``fanout_briefs.partial`` | counter: briefs saved with failed sections | |
-    | ``fanout_briefs.brief.duration`` | histogram, seconds, of one brief from its projects to its saving | |
-    | ``fanout_briefs.errors`` | counter: turns of a server that failed | ``error.type`` |
-    | ``fanout_briefs.waiting`` | gauge: how many slots | ``kind``, and ``state``: overdue, running, abandoned, failed, unknown |
-    | ``fanout_briefs.oldest`` | gauge, seconds: how long the first overdue slot waits | ``kind`` |
-    | ``fanout_briefs.plan.age`` | gauge, seconds: how long ago a plan last ended; nothing before the first | |
+    | ``fanout_briefs.brief.duration`` | histogram, seconds: one brief, from reading its projects to saving it | |
+    | ``fanout_briefs.errors`` | counter: errors in rounds of ``serve`` | ``error.type`` |
+    | ``fanout_briefs.waiting`` | gauge: number of slots | ``kind``, and ``state``: overdue, running, abandoned, failed, unknown |
+    | ``fanout_briefs.oldest`` | gauge, seconds: how long the oldest overdue or abandoned slot has waited | ``kind`` |
+    | ``fanout_briefs.plan.age`` | gauge, seconds: time since a plan last ended; not set before the first | |
     """
 
     def __init__(
@@ -116,12 +117,12 @@ class Telemetry:
         meter_provider: MeterProvider | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Make the instruments.
+        """Create the instruments.
 
         Args:
-            name: The brief's.
-            meter_provider: None is the one that is set for the process.
-            clock: Seconds, for how long a brief takes.
+            name: The name of the brief.
+            meter_provider: None uses the global meter provider.
+            clock: Returns seconds, to time briefs.
         """
         meter = get_meter("fanout_briefs", meter_provider=meter_provider)
         self._name = {"brief.name": name}
@@ -138,7 +139,7 @@ class Telemetry:
         self._plan_age = meter.create_gauge("fanout_briefs.plan.age", "s", "How long ago a plan last ended.")
 
     def on_round(self, told: _Round, /) -> None:
-        """Take what a server tells."""
+        """Record a round of ``Briefs.serve``."""
         if told.plan is not None:
             self.plan(told.plan)
         if told.run is not None:
@@ -147,7 +148,7 @@ class Telemetry:
             self._errors.add(1, {**self._name, "error.type": type(error).__qualname__})
 
     def plan(self, report: _Plan) -> None:
-        """Take the report of a plan."""
+        """Record the report of a plan."""
         outcomes = {"enqueued": report.enqueued, "duplicate": report.duplicates, "failed": report.failed}
         for outcome, count in {**outcomes, **{str(code): count for code, count in report.skipped.items()}}.items():
             if count:
@@ -156,7 +157,7 @@ class Telemetry:
             self._planned.record(spent.seconds, {**self._name, "phase": phase})
 
     def run(self, report: _Run) -> None:
-        """Take the report of a run."""
+        """Record the report of a run."""
         for kind, ended in (("brief", report.briefs), ("mail", report.mails)):
             for status, count in ended.items():
                 self._jobs.add(count, {**self._name, "kind": kind, "status": str(status)})
@@ -167,10 +168,10 @@ class Telemetry:
             self._partial.add(report.partial, self._name)
 
     def on_progress(self, told: _BriefProgress, /) -> None:
-        """Take how far a brief has come; its time runs from its first step to its last."""
+        """Record the progress of a brief; its duration runs from its first step to its last."""
         now, key = self._clock(), told.job.dedup_key
         if told.progress.step == "projects":
-            self._begun.pop(key, None)  # So that it stands last, behind those that began before.
+            self._begun.pop(key, None)  # Moves it to the end, behind those that began earlier.
             self._begun[key] = now
             self._forget(now - _LONGEST)
         elif told.progress.step == "saving" and (begun := self._begun.pop(key, None)) is not None:
@@ -181,7 +182,7 @@ class Telemetry:
             del self._begun[oldest]
 
     def status(self, status: _Status) -> None:
-        """Take how everything stands."""
+        """Record the current state of all slots."""
         for kind, overview in (("brief", status.briefs), ("mail", status.mails)):
             if overview is None:
                 continue

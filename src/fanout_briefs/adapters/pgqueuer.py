@@ -1,6 +1,6 @@
-"""Jobs carried by PgQueuer: a queue in the PostgreSQL of the ledger, taken over in the ledger's own transaction.
+"""Runs jobs on PgQueuer: a queue in the ledger's PostgreSQL, filled in the ledger's own transactions.
 
-Each job type is an entrypoint. A message holds a key and nothing else.
+Each job type is an entrypoint. A message contains only a key.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class PgQueuerDispatcher:
     """Hands jobs over to PgQueuer.
 
     Args:
-        dsn: How to reach the database where PgQueuer's tables are, as libpq reads it.
-        schema: Where they are in it.
-        priorities: By job type; 0 where there is none. Higher ones are taken first.
+        dsn: The libpq connection string of the database that holds PgQueuer's tables.
+        schema: The schema of these tables.
+        priorities: Priority by job type; the default is 0. Higher ones are taken first.
 
-    Give ``within`` to a ledger in the same database, ``PostgresStorage(dsn, on_pending=dispatcher.within)``, and the
-    dispatcher to ``Briefs``. With any other ledger jobs are handed over after its commits.
+    Pass ``within`` to a ledger in the same database, ``PostgresStorage(dsn, on_pending=dispatcher.within)``, and the
+    dispatcher to ``Briefs``. With any other ledger, jobs are handed over after it commits.
     """
 
     powers: DispatcherPowers = DispatcherPowers(transactional=True, reports_duplicates=True, cancels=True)
@@ -58,11 +58,11 @@ class PgQueuerDispatcher:
         self._builder = QueryQueueBuilder(settings=DBSettings(db_schema=schema))
 
     def within(self, connection: psycopg.Connection[Any], jobs: Sequence[JobRef]) -> None:
-        """Hand over jobs in the transaction of this connection; what waits there already is left as it is.
+        """Hand over jobs in the transaction of this connection; jobs that already wait there are left unchanged.
 
         Raises:
             StorageUnavailable: PgQueuer's tables are missing.
-            psycopg.Error: What the server says.
+            psycopg.Error: The server reported an error.
         """
         queries = self._queries(connection)
         with self._tables.known():
@@ -99,7 +99,7 @@ class PgQueuerDispatcher:
 
 @frozen
 class _Joined:
-    """A driver of PgQueuer's on a connection that is in a transaction, which its own refuses."""
+    """A PgQueuer driver for a connection inside a transaction, which PgQueuer's own driver refuses."""
 
     connection: psycopg.Connection[Any]
 
@@ -114,7 +114,7 @@ class _Joined:
 
 
 def _now(driver: SyncDriver, jobs: Sequence[JobRef]) -> datetime:
-    """Give the server's present, which times are told from, or where all are due by ours, that."""
+    """Return the server's time, from which delays are counted, or the local time if all jobs are due by it."""
     here = datetime.now(UTC)
     if all(job.run_at <= here for job in jobs):
         return here
@@ -131,19 +131,19 @@ async def carrying(
     concurrency_limits: Mapping[str, int] | None = None,
     grace: timedelta = timedelta(seconds=10),
 ) -> AsyncGenerator[PgQueuer]:
-    """Have a worker of PgQueuer run these briefs, plan them, and put right what dead workers left.
+    """Let a PgQueuer worker run these briefs, plan them, and recover jobs of dead workers.
 
-    Use it in the factory that ``pgq run`` is given; then that is all that is to be started, on any number of machines.
-    Told to stop, it begins nothing more, lets what runs finish within ``grace``, and gives the rest back, which another
-    worker then runs at once.
+    Use it in the factory that you pass to ``pgq run``; nothing else needs to be started. Run it on any number of
+    machines. When told to stop, the worker starts no more jobs, lets running ones finish within ``grace``, and gives
+    the rest back; another worker then runs them at once.
 
     Args:
-        pgq: The worker, best on asyncpg: on psycopg, PgQueuer waits for notifications, up to a second at a time, on the
-            connection by which it also asks for jobs.
-        briefs: What to run; open while this is entered.
-        every: How often to plan; None leaves that to others.
-        concurrency_limits: By job type, how many run at once in all workers together; without it as many as they take.
-        grace: How long running jobs may take to finish once the worker is told to stop.
+        pgq: The worker, preferably on asyncpg. On psycopg, PgQueuer waits for notifications, up to a second at a time,
+            on the connection that it also fetches jobs with.
+        briefs: The briefs to run; they are open while the context is entered.
+        every: How often to plan; None leaves planning to other processes.
+        concurrency_limits: By job type, how many jobs run at once in all workers together; unlimited by default.
+        grace: How long running jobs may take to finish after the worker is told to stop.
     """
     if isinstance(pgq.connection, PsycopgDriver):
         _log.warning("PgQueuer takes jobs up to a second late on psycopg; give it a connection of asyncpg's")
@@ -172,7 +172,7 @@ async def carrying(
 
 
 class _Stopping:
-    """Ends what a worker runs some time after it was told to stop; by itself PgQueuer waits for it, however long."""
+    """Cancels running jobs some time after the worker was told to stop; PgQueuer itself would wait indefinitely."""
 
     def __init__(self, pgq: PgQueuer, grace: timedelta) -> None:
         self.draining = anyio.Event()
@@ -192,7 +192,7 @@ class _Stopping:
                 self._scopes.discard(scope)
 
     async def watch(self) -> None:
-        # The worker's event takes the place of this one's only after the factory has given it; by its first job it has.
+        # PgQueuer replaces the shutdown event after the factory has yielded, but before the first job runs.
         await self._has_begun.wait()
         await self._pgq.shutdown.wait()
         self.draining.set()

@@ -1,7 +1,7 @@
 """A storage in PostgreSQL: for any number of machines, planners and workers.
 
-It needs a server of version 13 or newer and psycopg 3, used synchronously in threads, which is right on asyncio and
-on trio. The tables stand in a schema of the host's choosing, beside the host's own.
+Requires PostgreSQL 13 or newer and psycopg 3, which is used synchronously in threads and so works on asyncio and
+trio. The tables live in a schema of your choice, beside your own.
 """
 
 from __future__ import annotations
@@ -58,33 +58,34 @@ __all__ = ["OnPending", "PoolUse", "PostgresPreferences", "PostgresStorage"]
 
 _T = TypeVar("_T")
 OnPending: TypeAlias = Callable[[psycopg.Connection[Any], Sequence[JobRef]], object]
-"""Told, in a thread and inside the transaction, of jobs that become pending when it commits."""
+"""Called, in a thread and inside the transaction, with the jobs that become pending when it commits."""
 
 _CHUNK: Final = 10_000
-"""Rows a statement: more are no faster, and other planners get their turn between them."""
+"""Rows per statement: more are no faster, and other planners get their turn in between."""
 
 
 class PostgresStorage:
     """Keeps everything in the tables of one schema.
 
     Args:
-        dsn: How to reach the database: a ``postgresql://`` address or ``key=value`` pairs, as libpq reads them. What
-            is not said there comes from the environment (``PGPASSWORD``, a password file).
-        schema: Where the tables are.
-        migrate: Make the schema and its tables, or bring them to the newest version, when the storage is opened.
-            False leaves that to you, and opening fails while they are missing or old.
-        pool_size: How many connections to have at most; at least 2, one of which is for heartbeats.
+        dsn: A libpq connection string: a ``postgresql://`` address or ``key=value`` pairs. Anything it leaves out comes
+            from the environment (``PGPASSWORD``, a password file).
+        schema: The schema of the tables.
+        migrate: Create the schema and its tables, or bring them to the newest version, when the storage is opened.
+            If False, you do that yourself, and opening fails while they are missing or old.
+        pool_size: The maximum number of connections; at least 2, one of which is reserved for heartbeats.
         statement_timeout: How long the server lets one statement run, and so how long a cancelled call may take
-            to end. Half of it is how long a statement waits for a lock.
-        on_pending: Called in every transaction that makes jobs pending, with its connection and their references, so
-            that an engine in the same database takes them over in that very transaction; see the dispatchers for
-            Procrastinate and PgQueuer. Its ``search_path`` is ``pg_catalog``. If it raises, the transaction is undone,
-            and errors of the driver are told as the storage's own. It may be called again for the same jobs.
-        trace: For diagnostics: called with each statement of SQL before it runs, in a thread; never with values.
-            If it raises, the transaction is undone.
+            to end. A statement waits for a lock for at most half of it.
+        on_pending: Called in every transaction that makes jobs pending, with the connection and the references of the
+            jobs, so that an engine in the same database takes them over in the same transaction; see the dispatchers
+            for Procrastinate and PgQueuer. The connection's ``search_path`` is ``pg_catalog``. If the callable raises,
+            the transaction is rolled back, and psycopg's errors surface as the storage's own. It may be called again
+            for the same jobs.
+        trace: For diagnostics: called in a thread with each SQL statement before it runs, without the values. If it
+            raises, the transaction is rolled back.
 
     Raises:
-        ValueError: Arguments are bad; all of them are named.
+        ValueError: Arguments are bad; the message names all of them.
     """
 
     tells_standings = True
@@ -103,7 +104,7 @@ class PostgresStorage:
         refuse(
             [
                 *_bad_place(dsn, schema),
-                *bad_counts({"pool_size": pool_size}, least=2),  # heartbeats have a connection of their own
+                *bad_counts({"pool_size": pool_size}, least=2),  # heartbeats have their own connection
                 *bad_spans({"statement_timeout": statement_timeout}, least=timedelta(milliseconds=1)),
                 *bad_hooks({"trace": trace}),
             ]
@@ -124,7 +125,7 @@ class PostgresStorage:
     async def __aenter__(self) -> Self:
         if self._guest is not None:
             return self
-        # No await before the count is right: another task may enter or leave at any.
+        # No await before the count is right: another task may enter or leave at any await.
         session = self._session = self._session or Session(self._database)
         session.users += 1
         try:
@@ -157,7 +158,7 @@ class PostgresStorage:
         return self._session
 
     def _told(self, unit: Callable[[Tables], tuple[_T, Iterable[JobRef]]]) -> Callable[[Tables], _T]:
-        """Have what a unit made pending told in the unit's own transaction."""
+        """Wrap a unit so that ``on_pending`` gets its pending jobs in the unit's own transaction."""
         tell = self.on_pending
         if tell is None:
             return lambda tables: unit(tables)[0]
@@ -172,15 +173,15 @@ class PostgresStorage:
         return told
 
     def on(self, connection: psycopg.Connection[Any]) -> PostgresStorage:
-        """Give the same storage on a connection of yours: whatever it does is part of your transaction.
+        """Return the same storage on your connection: everything it does is part of your transaction.
 
-        It needs no opening, and its tables must be there. It neither commits nor rolls back, tries nothing again and
-        never closes; psycopg's own errors surface, after which your transaction is to be rolled back.
+        The returned storage needs no opening, but its tables must exist. It never commits, rolls back, retries or
+        closes. psycopg's own errors surface; after one, roll your transaction back.
 
         Args:
-            connection: Synchronous, to the same database. In autocommit mode it must be inside
-                ``connection.transaction()``, else each call is a ``ValueError``. Use it for nothing else while a
-                call of this storage runs.
+            connection: A synchronous connection to the same database. In autocommit mode it must be inside
+                ``connection.transaction()``, or each call raises ``ValueError``. Do not use it for anything else while
+                a call of the storage runs.
         """
         here, nowhere = self._database, "dbname="  # it never connects by itself
         joined = PostgresStorage(nowhere, schema=here.schema, on_pending=self.on_pending, trace=here.trace)
@@ -188,18 +189,18 @@ class PostgresStorage:
         return joined
 
     async def migrate(self) -> None:
-        """Make the schema and its tables, or bring them to the newest version. Harmless where they are.
+        """Create the schema and its tables, or bring them to the newest version; harmless if they are current.
 
-        Whether the storage is open makes no difference. Of those who migrate at once, one does and the others wait.
+        The storage may be open or closed. Of several concurrent calls, one migrates and the others wait.
 
         Raises:
-            SchemaTooNew: A newer release of this library made them; nothing was changed.
-            StorageUnavailable: The server cannot be reached, or the role may not do it.
+            SchemaTooNew: A newer release of this library created them; nothing was changed.
+            StorageUnavailable: The server cannot be reached, or the role lacks the privileges.
         """
         await self._database.in_thread(self._database.bring_up_to_date)
 
     def pool_use(self) -> PoolUse:
-        """Tell how the pool of connections stands at this moment."""
+        """Return the current use of the connection pool."""
         return self._open_session().use()
 
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
@@ -372,7 +373,7 @@ class PostgresStorage:
 
 
 class PostgresPreferences:
-    """The preferences that a ``PostgresStorage`` keeps, in order of their user ids; they can be read by schedule."""
+    """The preferences in a ``PostgresStorage``, ordered by user id; they can be read by schedule."""
 
     schedule_index = True
 
@@ -406,25 +407,25 @@ class PostgresPreferences:
         return {row[0]: convert.to_preference(row) for row in rows}
 
     async def put(self, preferences: Iterable[Preference]) -> None:
-        """Store these preferences, each in place of what was stored for its user; all of them or none.
+        """Store these preferences, replacing those of the same users; all of them or none.
 
         Raises:
-            InvalidPreferences: Some hold values that cannot be stored. Whether they make a schedule is the
-                planner's question.
+            InvalidPreferences: Some contain values that cannot be stored. Whether they form a valid schedule is
+                checked by the planner, not here.
         """
         lanes = self._lanes()
         columns = convert.from_preferences(storable(preferences))
         await lanes.work(lambda tables: tables.count(sql.PUT_PREFERENCES, columns))
 
     async def remove(self, user_ids: Collection[str]) -> None:
-        """Remove the preferences of these users; the others stay, and so do slots and briefs."""
+        """Remove the preferences of these users, but not their slots and briefs."""
         asked = (convert.askable(user_ids),)
         await self._lanes().work(lambda tables: tables.count(sql.REMOVE_PREFERENCES, asked))
 
 
 def _bad_place(dsn: object, schema: object) -> Iterator[BadValue | str]:
     if not isinstance(dsn, str) or not dsn.strip():
-        # An empty one would quietly be libpq's default.
+        # libpq would silently use its defaults for an empty one.
         yield "dsn: must be a postgresql:// address or key=value pairs, such as 'dbname=app'; it is not shown"
     if not isinstance(schema, str) or not schema or "\0" in schema or len(schema.encode()) > 63:
         yield BadValue("schema", schema, "must be a name of 1 to 63 bytes")
@@ -435,7 +436,7 @@ def _rows(statement: str, values: Any) -> Callable[[Tables], list[tuple[Any, ...
 
 
 def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
-    # In order of the keys, so that planners wait for each other in one order; within a chunk the statements see to it.
+    # In order of the keys, so that planners lock rows in the same order; within a chunk the statements ensure that.
     ordered = list(keys)
     if len(ordered) > _CHUNK:
         ordered.sort()
@@ -451,7 +452,7 @@ def _enqueue(tables: Tables, jobs: Sequence[Job]) -> tuple[dict[str, Enqueued], 
     paused = {job.dedup_key: job for job in jobs if job.code is SkipReason.PAUSED and job.status is JobStatus.SKIPPED}
     if not paused:
         outcomes = _recorded(tables, jobs)
-    else:  # Hardly anybody says so by themselves.
+    else:  # Rare: hardly any caller sets this code.
         with tables.transaction():
             outcomes = _recorded(tables, [job for job in jobs if job.dedup_key not in paused])
             outcomes |= _recorded(tables, [*paused.values()], sql.ENQUEUE_PAUSED)
@@ -517,7 +518,7 @@ def _end(tables: Tables, values: Mapping[str, Any], follow_ups: Sequence[FollowU
 
 
 def _behind_the_fence(tables: Tables, statement: str, values: Any) -> int:
-    # Locked before what is erased: by then, nobody who saw the old fence is still about to make a slot.
+    # Lock the fence before erasing: from then on, nobody who saw the old fence is still about to create a slot.
     with tables.transaction():
         tables.count(sql.LOCK_FENCE)
         ((erased,),) = tables.rows(statement, values)
@@ -531,7 +532,7 @@ def _forget(tables: Tables, user_id: str) -> int:
 def _resume(tables: Tables, types: Sequence[str], since: datetime) -> tuple[int | None, Sequence[JobRef]]:
     values = {"types": types, "since": since}
     with tables.transaction():
-        # By itself: it waits for planners that have seen the pause, and what they recorded is seen after that.
+        # A statement of its own: it waits for planners that saw the pause, and the next ones see what they recorded.
         values["types"] = [kind for (kind,) in tables.rows(sql.UNPAUSE, values)]
         if not values["types"]:
             return None, ()
@@ -541,7 +542,7 @@ def _resume(tables: Tables, types: Sequence[str], since: datetime) -> tuple[int 
 
 
 def _overviews(tables: Tables, types: Collection[str], values: Mapping[str, Any]) -> dict[str, Overview]:
-    # Of one moment.
+    # All answers describe the same moment.
     with tables.transaction(sql.SNAPSHOT):
         answers = [tables.rows(question, values) for question in sql.OVERVIEW]
     return convert.to_overviews(types, answers)

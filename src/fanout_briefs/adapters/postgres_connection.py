@@ -1,11 +1,11 @@
-"""How a PostgreSQL storage reaches its server: connections, transactions, threads, and errors in our words.
+"""How a PostgreSQL storage reaches its server: connections, transactions, threads and error messages.
 
-A unit of work is one hop to a thread, alone on its connection, and one transaction. It always runs to its end,
-whoever is cancelled meanwhile; the server's ``statement_timeout`` bounds how long that can be.
+A unit of work is one hop to a thread, alone on its connection, and one transaction. It always runs to completion, even
+if its caller is cancelled; the server's ``statement_timeout`` limits how long that takes.
 
-The pool is our own, not psycopg_pool's. Work queues on a limiter anyway, so what is left of a pool is a list of
-idle connections; and by connecting in the caller's own thread, a refusal is told at once and with its reason, and
-a stale connection is replaced at once, where psycopg_pool tries again in the background, with pauses.
+The pool is our own, not psycopg_pool's. Work queues on a limiter anyway, so all a pool needs is a list of idle
+connections. And because the caller's own thread connects, a refusal is reported at once, with its reason, and a stale
+connection is replaced at once; psycopg_pool would try again in the background, with pauses.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ Connection: TypeAlias = psycopg.Connection[Any]
 
 _LONGEST_PAUSE: Final = 0.1
 _TRUSTED_FOR: Final = 1.0
-"""Seconds for which an idle connection is taken to live unless its socket says otherwise."""
+"""Seconds for which an idle connection is assumed to be alive unless its socket says otherwise."""
 
 
 class Tables:
-    """Our tables on one connection: statements name them ``@jobs``, whatever schema they are in."""
+    """Our tables on one connection: statements name them ``@jobs``, regardless of the schema."""
 
     def __init__(
         self, connection: Connection, schema: str, *, joins: bool = False, trace: Callable[[str], None] | None = None
@@ -54,24 +54,24 @@ class Tables:
         self._trace = trace
 
     def rows(self, statement: str, values: Any = None) -> list[TupleRow]:
-        """Run a statement and give what it answers."""
+        """Run a statement and return its rows."""
         return self._run(statement, values).fetchall()
 
     def count(self, statement: str, values: Any = None) -> int:
-        """Run a statement and give how many rows it concerned."""
+        """Run a statement and return the number of affected rows."""
         return self._run(statement, values).rowcount
 
     def _run(self, statement: str, values: Any) -> psycopg.Cursor[TupleRow]:
         if self._trace is not None:
             self._trace(statement)
-        # A cursor of our own, for a caller's connection may have been set up to make rows of another kind.
+        # Our own cursor: the caller's connection may have a different row factory.
         cursor = psycopg.Cursor(self.connection, row_factory=tuple_row)
         return cursor.execute(
             statement.replace("@", self._prefix).encode(), () if values is None else values, binary=True
         )
 
     def transaction(self, mode: str | None = None) -> AbstractContextManager[None]:
-        """Make one transaction of what follows; where the caller has one, it is part of that."""
+        """Run the body in a transaction, or in the caller's if there is one."""
         return nullcontext() if self._joins else self._begin(mode)
 
     @contextmanager
@@ -83,7 +83,7 @@ class Tables:
 
 
 Unit = Callable[[Tables], _T]
-"""Some statements that belong together, run in a thread. One alone is a transaction of its own."""
+"""Statements that belong together, run in a thread. A single statement is its own transaction."""
 
 
 class Lanes(Protocol):
@@ -94,19 +94,19 @@ class Lanes(Protocol):
         ...
 
     async def beat(self, unit: Unit[_T]) -> _T:
-        """Run a unit on a connection that other work never holds: a lease must not run out behind a long insert."""
+        """Run a unit on a connection that no other work uses, so that no lease expires behind a long insert."""
         ...
 
 
 @frozen(kw_only=True)
 class PoolUse:
-    """How a pool stands at a moment.
+    """The use of a connection pool at one moment.
 
     Attributes:
-        size: How many connections it may have.
-        open: How many it has.
-        busy: How many of these are working.
-        waiting: How many tasks wait for one.
+        size: The maximum number of connections.
+        open: How many are open.
+        busy: How many of the open ones are in use.
+        waiting: How many tasks are waiting for a connection.
     """
 
     size: int
@@ -117,7 +117,7 @@ class PoolUse:
 
 @frozen(kw_only=True)
 class Database:
-    """Where the tables are, and how they are to be used."""
+    """Where the tables are, and how to use them."""
 
     target: Target = field(converter=Target)
     schema: str
@@ -128,11 +128,11 @@ class Database:
 
     @property
     def place(self) -> str:
-        """What messages call it; never with a password."""
+        """The name to use in messages; never contains a password."""
         return f"{self.target.place}, schema {self.schema!r}"
 
     def open(self) -> Connection:
-        """Open the first connection, to tables that are known to be of this release."""
+        """Open the first connection, and make sure that the tables fit this release."""
         return self._open(self.migrate)
 
     def bring_up_to_date(self) -> None:
@@ -164,11 +164,11 @@ class Database:
                 "search_path": "pg_catalog",
                 "default_transaction_isolation": "read committed",
                 "statement_timeout": str(wait),
-                # Less, so that what waits for somebody's lock is told from what is slow.
+                # Shorter, to tell a statement that waits for a lock from a slow one.
                 "lock_timeout": str(max(1, wait // 2)),
-                # Whoever is suspended in the middle does not keep locks for ever.
+                # A process suspended in the middle does not keep its locks forever.
                 "idle_in_transaction_session_timeout": str(wait),
-                # Compiling costs more than our statements, whose cost is guessed by their arrays' length.
+                # Compiling costs more than running our statements, whose cost is estimated from array lengths.
                 "jit": "off",
             }
             connection.execute(
@@ -179,12 +179,12 @@ class Database:
         return connection
 
     def explain(self, error: psycopg.Error, *, connecting: bool = False) -> StorageUnavailable:
-        """Give our error for the driver's."""
+        """Convert the driver's error into ours."""
         told = explain(error, self.target, self.schema, self.statement_timeout, connecting=connecting)
         return StorageUnavailable(f"{self.place}: {told}")
 
     async def in_thread(self, work: Callable[[], _T], limiter: CapacityLimiter | None = None) -> _T:
-        """Run work in a thread, again where it lost against other transactions, and tell failures in our words."""
+        """Run work in a thread, retry it after conflicts with other transactions, and convert the driver's errors."""
         deadline = monotonic() + self.statement_timeout.total_seconds()
         while True:
             try:
@@ -194,14 +194,14 @@ class Database:
                     raise self.explain(error) from error
             except psycopg.Error as error:
                 raise self.explain(error) from error
-            await anyio.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311  # Spreads them; no secret.
+            await anyio.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311  # Jitter, not a secret.
 
 
 class Pool:
-    """Idle connections, and seats for those who use one. Lives among threads, knows of no event loop.
+    """Idle connections, and seats for the threads that use one. Thread-safe; independent of any event loop.
 
-    A task cancelled by asyncio itself leaves a limiter while its thread still works (anyio shields only from its
-    own scopes); so the seats belong to threads, and no more connections are ever open than there are seats.
+    A task cancelled by asyncio itself leaves a limiter while its thread is still working (anyio only shields from its
+    own scopes). So the seats belong to threads, and there are never more open connections than seats.
     """
 
     def __init__(self, database: Database) -> None:
@@ -215,19 +215,19 @@ class Pool:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many connections are open, and how many of them work."""
+        """How many connections are open, and how many of them are in use."""
         with self._guard:
             return self._open, self._open - len(self._idle)
 
     def open(self, first: Connection) -> None:
-        """Begin with this connection."""
+        """Open the pool with this connection."""
         with self._guard:
             self._open, self._closed = 1, False
             self._idle.append((first, monotonic()))
 
     @contextmanager
     def connection(self, seats: threading.Semaphore) -> Generator[Connection]:
-        """Give a connection that lives, and take it back."""
+        """Yield a live connection, and take it back."""
         with seats:
             connection = self._take()
             try:
@@ -269,7 +269,7 @@ class Pool:
             self._open -= 1
 
     def close(self) -> None:
-        """Close all connections once the units that run on them have ended."""
+        """Close all connections once the units running on them have ended."""
         with self._guard:
             self._closed = True
         everyone = [self.pulse, *[self.seats] * (self._database.pool_size - 1)]
@@ -277,7 +277,7 @@ class Pool:
             seat.acquire()
         while self._idle:
             self._drop(self._idle.pop()[0])
-        # Whoever still waits for a seat is to learn that it is closed.
+        # Threads still waiting for a seat must learn that the pool is closed.
         for seat in everyone:
             seat.release()
 
@@ -286,20 +286,20 @@ def _lives(connection: Connection, since: float) -> bool:
     try:
         if monotonic() - since > _TRUSTED_FOR or _has_news(connection):
             connection.execute("")
-    except (psycopg.Error, OSError, ValueError):  # The last two: its socket is closed, or none any more.
+    except (psycopg.Error, OSError, ValueError):  # The last two: its socket is closed or gone.
         return False
     return True
 
 
 def _has_news(connection: Connection) -> bool:
-    # A server that ends says so, or at least closes the socket; a connection in order is silent between statements.
+    # A server that stops says so, or at least closes the socket; a healthy connection is silent between statements.
     with selectors.DefaultSelector() as selector:
         selector.register(connection.fileno(), selectors.EVENT_READ)
         return bool(selector.select(0))
 
 
 class Session:
-    """The time from the first opening to the last closing; what it holds belongs to one event loop."""
+    """The time from the first opening to the last closing; its contents belong to one event loop."""
 
     def __init__(self, database: Database) -> None:
         self.users = 0
@@ -308,7 +308,7 @@ class Session:
         self._limiter = CapacityLimiter(database.pool_size - 1)
         self._pulse = CapacityLimiter(1)
         self._turn = anyio.Lock()
-        # An opening whose task asyncio cancelled still runs, and must not outlive the closing.
+        # After asyncio cancels an opening task, its thread still runs; it must not outlive the closing.
         self._mutex = threading.Lock()
         self._opened = self._closed = False
 
@@ -317,7 +317,7 @@ class Session:
         return await self._database.in_thread(partial(self._run, unit, self._pool.seats), self._limiter)
 
     async def beat(self, unit: Unit[_T]) -> _T:
-        """Run a unit on the connection that other work never holds."""
+        """Run a unit on the connection that no other work uses."""
         return await self._database.in_thread(partial(self._run, unit, self._pool.pulse), self._pulse)
 
     def _run(self, unit: Unit[_T], seats: threading.Semaphore) -> _T:
@@ -325,13 +325,13 @@ class Session:
             return unit(Tables(connection, self._database.schema, trace=self._database.trace))
 
     def use(self) -> PoolUse:
-        """Tell how the pool stands."""
+        """Return the current use of the pool."""
         open_now, busy = self._pool.counts
         waiting = sum(limiter.statistics().tasks_waiting for limiter in (self._limiter, self._pulse))
         return PoolUse(size=self._database.pool_size, open=open_now, busy=busy, waiting=waiting)
 
     async def open(self) -> None:
-        """Open the pool, unless somebody has."""
+        """Open the pool, unless it is open already."""
         async with self._turn:
             await self._database.in_thread(self._open)
 
@@ -353,19 +353,19 @@ class Session:
 
 
 class Guest:
-    """The lanes on a caller's connection: in the caller's transaction, and with the driver's own errors."""
+    """The lanes on a caller's connection: in the caller's transaction, with the driver's own errors."""
 
     def __init__(self, connection: Connection, schema: str, trace: Callable[[str], None] | None) -> None:
         self._tables = Tables(connection, schema, joins=True, trace=trace)
-        # Two tasks must not put their statements between each other's.
+        # The statements of two tasks must not interleave.
         self._mutex = threading.Lock()
 
     async def work(self, unit: Unit[_T]) -> _T:
-        """Run a unit on the connection, after whatever runs there."""
+        """Run a unit on the connection, after any unit already running there."""
         return await to_thread.run_sync(self._run, unit)
 
     async def beat(self, unit: Unit[_T]) -> _T:
-        """Run a unit likewise: there is but one connection."""
+        """Run a unit in the same way: there is only one connection."""
         return await self.work(unit)
 
     def _run(self, unit: Unit[_T]) -> _T:

@@ -1,4 +1,4 @@
-"""What a PostgreSQL storage says when it fails: the place, the reason, and what to do. Never a password."""
+"""Error messages of a PostgreSQL storage: the place, the reason, and what to do. Never a password."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Target", "explain"]
 _DEFAULTS: Final[Mapping[str, Any]] = {
     "application_name": "fanout_briefs",
     "connect_timeout": 10,
-    # A server that vanished without a word is noticed within about a minute, also where nothing is being sent.
+    # Notices a vanished server within about a minute, even on an idle connection.
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
@@ -26,7 +26,7 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 
 
 class Target:
-    """A connection string, which may hold a password, and what may be said of it."""
+    """A connection string, which may contain a password, and the parts that messages may show."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
@@ -40,14 +40,14 @@ class Target:
 
     @property
     def conninfo(self) -> str:
-        """What to connect with: what was given, and our defaults for the rest.
+        """The given connection string, completed with our defaults.
 
         Raises:
-            StorageUnavailable: It is no connection string.
+            StorageUnavailable: The DSN is not a valid connection string.
         """
         given = _parsed(self._dsn)
         if given is None:
-            # What is wrong with it is not repeated: the driver would quote a part of it, maybe the password.
+            # Do not repeat the driver's reason: it quotes a part of the string, maybe the password.
             raise StorageUnavailable(
                 "the DSN is no connection string: write postgresql://user:password@host:5432/database or "
                 "'host=... dbname=... user=...', and percent-encode special characters of a password in the first "
@@ -57,14 +57,14 @@ class Target:
 
 
 def _parsed(dsn: str) -> dict[str, Any] | None:
-    """Give the parts of a connection string; None where it is no good one."""
+    """Return the parts of a connection string; None if it is not valid."""
     if dsn.startswith(("postgresql://", "postgres://")) and len(dsn.split()) > 1:
-        return None  # A password with a blank: older drivers take it, newer ones do not.
+        return None  # A password with a space: older drivers accept it, newer ones do not.
     try:
         given = conninfo_to_dict(dsn)
     except psycopg.Error:
         return None
-    # A password with an @ or / that is not encoded ends up in these, and would then in messages.
+    # Parts of a password with an unencoded @ or / end up in these, and would then appear in messages.
     host, database, port = (str(given.get(name) or "") for name in ("host", "dbname", "port"))
     is_good = "@" not in host + database and (not port or port.replace(",", "").isdecimal())
     return given if is_good else None
@@ -73,8 +73,8 @@ def _parsed(dsn: str) -> dict[str, Any] | None:
 def explain(
     error: psycopg.Error, target: Target, schema: str, statement_timeout: timedelta, *, connecting: bool = False
 ) -> str:
-    """Give the driver's reason and what to do about it."""
-    # The primary message alone: details of an error may hold values.
+    """Return the driver's reason and what to do about it."""
+    # Only the primary message: the details of an error may contain values.
     reason = "; ".join((error.diag.message_primary or str(error)).split("\n"))
     for secret in target.secrets:
         reason = reason.replace(secret, "***")
@@ -127,4 +127,4 @@ _ADVICE: Final = {
     "57P05": _LOST,
     "25P03": _LOST,
 }
-"""By SQLSTATE, or by its first two characters, its class."""
+"""By SQLSTATE, or by its class, the first two characters."""

@@ -1,6 +1,6 @@
-"""How values become the parameters of a PostgreSQL storage, and its rows values.
+"""Conversion of values to parameters for PostgreSQL, and of its rows to values.
 
-A batch travels as columns, each of which is one array; instants go and come in UTC.
+A batch is sent as columns, each of them one array. Instants are in UTC both ways.
 """
 
 from __future__ import annotations
@@ -60,31 +60,31 @@ __all__ = [
 _Rows: TypeAlias = Sequence[Sequence[Any]]
 
 _STATUSES: Final = {status.value: status for status in JobStatus}
-"""Looking one up is much faster than making it of its value, and every row has one."""
+"""A lookup is much faster than calling ``JobStatus``, and every row has a status."""
 
 
 def askable(texts: Iterable[str]) -> list[str]:
-    """Give the texts that PostgreSQL can be asked about, each once, in order of its keys."""
+    """Return the texts that PostgreSQL can store, without duplicates, in order."""
     return sorted({text for text in texts if is_storable(text)})
 
 
 def words(text: str | None) -> str | None:
-    """Give text for people that PostgreSQL can hold."""
+    """Return a text for people in a form that PostgreSQL can store."""
     return None if text is None else (readable(text) or "").replace("\0", r"\x00")
 
 
 def columns(rows: Iterable[tuple[object, ...]], width: int) -> list[list[Any]]:
-    """Give rows as columns, of which each is one parameter."""
+    """Transpose rows into columns, each of them one parameter."""
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
 
 
 def from_jobs(jobs: Iterable[Job]) -> list[list[Any]]:
-    """Give jobs as columns, in the order of the table."""
+    """Convert jobs to columns, in the order of ``COLUMNS``."""
     return columns(map(_from_job, jobs), len(COLUMNS))
 
 
 def are_plain(jobs: Iterable[Job]) -> bool:
-    """Whether ``from_plain_jobs`` says all there is to say of these jobs."""
+    """Whether ``from_plain_jobs`` represents these jobs completely."""
     return all(
         job.epoch == 1 and not job.attempts and job.error is None and job.progress is None and job.demand is None
         for job in jobs
@@ -92,14 +92,14 @@ def are_plain(jobs: Iterable[Job]) -> bool:
 
 
 def from_plain_jobs(jobs: Iterable[Job]) -> list[list[Any]]:
-    """Give new slots as columns: what each has of its own, and what they share, once."""
+    """Convert new slots to columns: their own values, and each set of shared values once."""
     places: dict[tuple[object, ...], int] = {}
     shared: list[tuple[object, ...]] = []
     users: list[str] = []
     run_ats: list[datetime] = []
     own: list[int] = []
     for job in jobs:
-        # Planned slots of one schedule have the same values, so identity finds what is equal, and is quick to compare.
+        # Planned slots of one schedule share the same objects, so comparing identities suffices, and is fast.
         traits = (job.type, id(job.occurrence), id(job.window), job.status, job.code, job.reason)
         place = places.get(traits)
         if place is None:
@@ -112,7 +112,7 @@ def from_plain_jobs(jobs: Iterable[Job]) -> list[list[Any]]:
 
 
 def from_follow_ups(follow_ups: Collection[FollowUp]) -> dict[str, list[Any]]:
-    """Give follow-ups as columns by their names."""
+    """Convert follow-ups to columns by name."""
     given = from_jobs(follow_up.job for follow_up in follow_ups)
     return {**dict(zip(COLUMNS, given, strict=True)), "payload": [follow_up.payload for follow_up in follow_ups]}
 
@@ -138,7 +138,7 @@ def _from_job(job: Job) -> tuple[object, ...]:
 
 
 def _shared(job: Job) -> tuple[object, ...]:
-    """Give the shared columns of a job."""
+    """Return the values of a job's shared columns."""
     occurrence, window = job.occurrence, job.window
     return (
         job.type,
@@ -153,7 +153,7 @@ def _shared(job: Job) -> tuple[object, ...]:
 
 
 def to_job(row: Sequence[Any]) -> Job:
-    """Give the job of a row of job columns."""
+    """Convert a row of job columns to a job."""
     _, kind, user_id, on, at, run_at, start, end, status, code, reason, error, epoch, attempts, progress, demand = row
     return Job(
         type=kind,
@@ -173,7 +173,7 @@ def to_job(row: Sequence[Any]) -> Job:
 
 
 def to_standings(rows: _Rows) -> dict[str, Standing]:
-    """Give how slots stand, by their keys, of rows of ``STANDINGS``."""
+    """Convert rows of ``STANDINGS`` to standings by key."""
     found: dict[str, Standing] = {}
     for status, at, code, reason, keys in rows:
         standing = Standing(_STATUSES[status], utc(at), None if code is None else SkipReason(code), reason)
@@ -181,7 +181,7 @@ def to_standings(rows: _Rows) -> dict[str, Standing]:
     return found
 
 
-# Many jobs are of the same moment.
+# Many jobs share the same occurrence.
 @lru_cache(maxsize=4096)
 def _occurrence(on: date, at: datetime) -> Occurrence:
     return Occurrence(local_date=on, deliver_at=utc(at))
@@ -193,13 +193,13 @@ def _window(start: datetime, end: datetime) -> Window:
 
 
 def to_claim(row: Sequence[Any], until: datetime) -> Claim:
-    """Give the claim of a row of ``CLAIM``."""
+    """Convert a row of ``CLAIM`` to a claim."""
     job = to_job(row[1:17])
     return Claim(job=job, token=row[17], until=until, payload=row[18], progress=job.progress)
 
 
 def from_claims(claims: Iterable[Claim]) -> dict[str, list[Any]]:
-    """Give claims as columns."""
+    """Convert claims to columns by name."""
     asked = [
         (claim.job.dedup_key, claim.token, _from_progress(claim.progress))
         for claim in claims
@@ -215,7 +215,7 @@ def _from_progress(progress: Progress | None) -> str | None:
 
 
 def from_brief(brief: Brief | None) -> dict[str, list[Any]]:
-    """Give a brief, or none, as columns."""
+    """Convert a brief, or None, to columns by name."""
     names = ("brief_user", "brief_type", "brief_date", "brief_at", "brief_end", "brief_body")
     if brief is None:
         return {name: [] for name in names}
@@ -225,7 +225,7 @@ def from_brief(brief: Brief | None) -> dict[str, list[Any]]:
 
 
 def from_preferences(preferences: Iterable[Preference]) -> list[list[Any]]:
-    """Give preferences as columns."""
+    """Convert preferences to columns."""
     return columns(map(_from_preference, preferences), len(PREFERENCE))
 
 
@@ -244,7 +244,7 @@ def _from_preference(preference: Preference) -> tuple[object, ...]:
 
 
 def to_preference(row: Sequence[Any]) -> Preference:
-    """Give the preference of a row."""
+    """Convert a row to a preference."""
     user_id, frequency, time_of_day, timezone, day_of_week, days, is_active, effective_from = row
     return Preference(
         user_id=user_id,
@@ -259,7 +259,7 @@ def to_preference(row: Sequence[Any]) -> Preference:
 
 
 def to_scheduled(rows: _Rows, schedules: Sequence[str]) -> list[Scheduled]:
-    """Give who is scheduled of rows, each of which names a schedule by its place among these, from 1."""
+    """Convert rows to scheduled people; each row names a schedule by its position in ``schedules``, from 1."""
     people: list[Scheduled] = []
     for place, user_ids, since in rows:
         schedule = schedules[int(place) - 1]
@@ -272,7 +272,7 @@ def to_scheduled(rows: _Rows, schedules: Sequence[str]) -> list[Scheduled]:
 
 
 def to_schedules(rows: _Rows) -> dict[str, ScheduleFields]:
-    """Give the schedules of rows that begin with their ids."""
+    """Convert rows, each of which begins with an id, to schedule fields by id."""
     return {
         schedule: ScheduleFields(frequency, time_of_day, timezone, day_of_week, _days(days))
         for schedule, frequency, time_of_day, timezone, day_of_week, days in rows
@@ -285,18 +285,18 @@ def _days(stored: str | None) -> tuple[int, ...] | None:
 
 
 def to_page_cursor(job: Job) -> str:
-    """Give where the page after this slot begins."""
+    """Return the cursor of the page after this slot."""
     return json.dumps([job.occurrence.deliver_at.isoformat(), job.dedup_key])
 
 
 def from_page_cursor(cursor: str) -> tuple[datetime, str]:
-    """Give the time and the key after which a page begins."""
+    """Return the time and the key after which a page begins."""
     at, key = json.loads(cursor)
     return datetime.fromisoformat(at), key
 
 
 def to_overviews(types: Iterable[str], answers: Iterable[_Rows]) -> dict[str, Overview]:
-    """Give the overview of each type from the answers to ``OVERVIEW``, whose rows begin with the type."""
+    """Convert the answers to ``OVERVIEW``, whose rows begin with the type, to overviews by type."""
     by_type = [_by_type(rows) for rows in answers]
     return {kind: _overview(*(rows.get(kind, []) for rows in by_type)) for kind in types}
 

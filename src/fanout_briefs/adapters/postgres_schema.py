@@ -1,7 +1,7 @@
-"""The tables of a PostgreSQL storage, and how a schema comes to have them.
+"""The tables of a PostgreSQL storage, and their migrations.
 
-Each version is a file of plain SQL beside this module, which a host may read and run. Migrations only go forward;
-the schema knows by its own row how many it has seen.
+Each version is a plain SQL file beside this module, which a host may read and run. Migrations only go forward; a row
+in the schema records how many have been applied.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FOLDER: Final = resources.files("fanout_briefs.adapters") / "postgres_schema"
 
 
 def scripts() -> list[tuple[str, str]]:
-    """Give place and content of each script, the first version's first."""
+    """Return path and content of each script, in order of the versions."""
     files = sorted((file for file in _FOLDER.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
     return [(str(file), file.read_text(encoding="utf-8")) for file in files]
 
@@ -31,11 +31,11 @@ NEWEST: Final = len(scripts())
 
 
 def examine(connection: Connection[Any], schema: str, place: str) -> int:
-    """Give the version of the schema: 0 where it has no tables of ours, or is not there at all.
+    """Return the version of the schema: 0 if it contains none of our tables or does not exist.
 
     Raises:
-        SchemaTooNew: A newer release of this library made it.
-        StorageUnavailable: The server, the database or the role cannot serve.
+        SchemaTooNew: A newer release of this library created it.
+        StorageUnavailable: The server is too old, the database is not in UTF-8, or it is read-only.
     """
     if connection.info.server_version < OLDEST_SERVER * 10_000:
         raise StorageUnavailable(
@@ -63,8 +63,8 @@ def examine(connection: Connection[Any], schema: str, place: str) -> int:
     return version
 
 
-# Asked of the catalogue, since to_regclass fails where the role may not use the schema. What it may not use is told
-# by the question that follows.
+# Queries the catalogue, since to_regclass fails if the role may not use the schema. The query that follows then
+# reports the missing privilege.
 _FACTS: Final = """
 SELECT current_setting('server_encoding'), current_setting('transaction_read_only'), EXISTS (
     SELECT FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
@@ -74,7 +74,7 @@ SELECT current_setting('server_encoding'), current_setting('transaction_read_onl
 
 
 def advice(schema: str, version: int) -> str:
-    """Say what to run where the tables are missing or old."""
+    """Return what to run if the tables are missing or old."""
     files = " ".join(f"-f {place}" for place, _ in scripts()[version:])
     old = f"has version {version} of the tables, and this release needs {NEWEST}"
     return (
@@ -85,17 +85,20 @@ def advice(schema: str, version: int) -> str:
 
 
 def quoted(schema: str) -> str:
-    """Give the name as SQL writes it."""
+    """Return the name as a quoted SQL identifier."""
     return '"' + schema.replace('"', '""') + '"'
 
 
 def migrate(connection: Connection[Any], schema: str, place: str, trace: Callable[[str], None] | None = None) -> None:
-    """Bring the schema to the newest version in one transaction; of those who do so at once, one does and the others wait."""
+    """Bring the schema to the newest version in one transaction.
+
+    Of several concurrent calls, one migrates and the others wait.
+    """
     if examine(connection, schema, place) == NEWEST:
         return
     name = sql.Identifier(schema)
     with connection.transaction():
-        # An index on a large table takes its time; what bounds the work of every day does not bound this.
+        # Building an index on a large table takes long, so the timeout for everyday work does not apply.
         connection.execute("SET LOCAL statement_timeout = 0")
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('fanout_briefs ' || %s, 0))", (schema,))
         if connection.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s", (schema,)).rowcount == 0:

@@ -1,11 +1,11 @@
 """The SQL of a PostgreSQL storage.
 
-Tables are named ``@jobs``; ``Tables`` puts the schema there. Parameters are binary and sets of them are arrays, so
-that a batch is one statement of any size. Rows are locked in the order of their keys, or not waited for. What is
-spliced in are names of columns and values of our own enums, taken from the rules.
+Statements name tables as ``@jobs``; ``Tables`` inserts the schema. Parameters are binary and sets of them are arrays,
+so a batch of any size is one statement. Rows are locked in the order of their keys, or skipped if locked. Only names
+of columns and values of our own enums, taken from the rules, are spliced into the SQL.
 """
 
-# ruff: noqa: S608  # As said above: nothing that is spliced in comes from outside.
+# ruff: noqa: S608  # Nothing that is spliced in comes from outside, as said above.
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ _USUAL: Final = {"error": "NULL", "epoch": "1", "attempts": "0", "progress": "NU
 SHARED_COLUMNS: Final = {
     name: kind for name, kind in COLUMNS.items() if name not in {"dedup_key", "user_id", "run_at", *_USUAL}
 }
-"""What many new slots of a planner have in common; ``_USUAL`` is so with all of them."""
+"""Columns whose values many new slots of a planner share; ``_USUAL`` is the same in all of them."""
 
 
 def _job(table: str) -> str:
@@ -109,14 +109,14 @@ def _among(statuses: Iterable[JobStatus]) -> str:
     return "(" + ", ".join(f"'{status}'" for status in statuses) + ")"
 
 
-# In the very words of the index of ended slots.
+# Must match the condition of the index of ended slots exactly.
 _HAS_ENDED: Final = f"status IN {_among(ENDED)}"
 _PENDING: Final = f"status = '{JobStatus.PENDING}'"
 _HELD: Final = f"status = '{JobStatus.PROCESSING}'"
 
 
 def _takeable(slot: str) -> str:
-    """Say in SQL which slots a plan takes up."""
+    """Return the SQL condition for slots that a plan takes up."""
     codes: dict[JobStatus, list[SkipReason | None]] = {}
     for status, code in sorted(TAKEN_UP_FROM, key=str):
         codes.setdefault(status, []).append(code)
@@ -129,7 +129,7 @@ def _takeable(slot: str) -> str:
 
 
 def _replaced(epoch: str) -> str:
-    """Say in SQL what a slot of the same key becomes; it keeps its window's start if a brief is saved from it."""
+    """Return the SQL that replaces a slot with the same key; it keeps its window's start if it has a saved brief."""
     keeps = """old.window_fixed AND EXISTS (
         SELECT FROM @briefs AS brief
         WHERE brief.user_id = old.user_id AND brief.type = old.type AND brief.local_date = old.local_date
@@ -142,12 +142,12 @@ def _replaced(epoch: str) -> str:
     """
 
 
-# The row of the fence is shared, so that no slot begins at a token that somebody who erases is just raising; and so
-# is that of a pause, so that its end finds every slot that was recorded as paused. Looking all keys up first would
-# spare known ones their lock: a quarter faster where all are known, a sixth slower where none is, and planners have
-# looked already. What comes as paused by itself takes up nothing; a conflict could not tell it from the others.
+# Locks the fence row FOR SHARE, so that no slot begins at a token that a concurrent erasure is raising, and the pause
+# rows, so that resuming finds every slot recorded as paused. Looking up all keys first would avoid locking known ones:
+# a quarter faster if all are known, a sixth slower if none is, and planners have looked already. Slots that arrive as
+# paused take up nothing, and ON CONFLICT could not tell them from the others, so they have a statement of their own.
 def _enqueue(asked: str, on_conflict: str) -> str:
-    # The last row says whether every slot was recorded, as most often. Then only the uncommon ones are told.
+    # The last row says whether every slot was recorded, the usual case; then only unusual ones are returned.
     return f"""
     WITH asked AS (
         {asked}
@@ -196,9 +196,9 @@ JOIN unnest(%b::text[], {_arrays(SHARED_COLUMNS.values())}) WITH ORDINALITY
 """,
     _TAKE_UP,
 )
-"""What new slots have in common is sent once, with the beginning of their keys: a quarter of the time goes by what is sent."""
+"""Sends values that new slots share once, with the start of their keys: sending takes a quarter of the time."""
 ENQUEUE_PAUSED: Final = _enqueue(_EVERYTHING, "DO NOTHING")
-"""For slots that come as paused by themselves."""
+"""For slots that arrive already marked as paused."""
 
 
 def _find(what: str) -> str:
@@ -210,7 +210,7 @@ def _find(what: str) -> str:
 
 
 FIND: Final = _find(_job("job"))
-# Many slots stand alike, so what they have in common is sent once.
+# Many slots have the same standing, so each standing is sent once.
 STANDINGS: Final = f"""
 SELECT status, deliver_at, code, reason, array_agg(dedup_key)
 FROM ({_find("job.dedup_key, job.status, job.deliver_at, job.code, job.reason")}) AS job
@@ -304,11 +304,11 @@ WHERE place <= {TROUBLES} ORDER BY type, place
 """
 
 OVERVIEW: Final = (MARKS_OF, PAUSES, STANDING, ENDINGS, TROUBLE)
-"""What is asked for an overview, of all types at once."""
+"""The queries behind an overview, each for all types at once."""
 
 
 def _slots(where: str) -> str:
-    # Time and key are compared as one, and the time once more by itself, which the index can use.
+    # Compares time and key as a pair, and the time again by itself, for which the index can be used.
     return f"""
     SELECT {_job("slot")} FROM unnest(%(types)b::text[]) AS asked (type) CROSS JOIN LATERAL (
         SELECT * FROM @jobs AS job
@@ -319,7 +319,7 @@ def _slots(where: str) -> str:
     """
 
 
-# Each of the three indexes holds slots of some statuses only.
+# Each of the three indexes covers only some statuses.
 SELECT: Final = f"""
 SELECT * FROM ({" UNION ALL ".join(map(_slots, (_PENDING, _HELD, _HAS_ENDED)))}) AS slot
 ORDER BY deliver_at, dedup_key LIMIT %(limit)b
@@ -402,8 +402,8 @@ def _claim(held: str, due: str) -> str:
     """
 
 
-# Per type, each answer comes from its index in order, and the limit ends it. More than is taken may be locked for the
-# moment of the statement, where there are expired leases or several types; others then look further.
+# For each type, every subquery reads its index in order and stops at the limit. With expired leases or several types,
+# the statement may briefly lock more rows than it takes; concurrent claims skip those.
 CLAIM: Final = _claim(
     "asked JOIN @jobs AS job ON job.type = asked.type",
     f"""
@@ -421,8 +421,8 @@ CLAIM: Final = _claim(
     ORDER BY run_at LIMIT %(limit)b
     """,
 )
-# Each slot is looked up by its key. The subquery keeps the index of what is held out of this: it knows no keys, so all
-# that anybody holds would be read for each claim.
+# Looks up each slot by its key. The subquery prevents use of the index of held slots: that index has no keys, so each
+# claim would read every held slot.
 _THESE: Final = """(
     SELECT job.* FROM unnest(%(keys)b::text[]) AS wanted (dedup_key) CROSS JOIN LATERAL (
         SELECT * FROM @jobs AS job WHERE job.dedup_key = wanted.dedup_key LIMIT 1
@@ -479,7 +479,7 @@ asked AS (
     ON CONFLICT (dedup_key) DO UPDATE SET payload = excluded.payload
 )
 """
-# One statement, whatever comes with it. The fence is shared before the slot is locked, in the order of those who erase.
+# Always one statement. Locks the fence (shared) before the slot, in the same order as statements that erase.
 FINISH: Final = f"""
 WITH ground AS (
     SELECT token FROM @fence WHERE cardinality(%(dedup_key)b::text[]) > 0 FOR SHARE
@@ -501,7 +501,8 @@ WITH ground AS (
 ), {_CARRY}
 SELECT count(*) FROM ended
 """
-# One after the other, for those that are of one slot; a statement would change it once.
+# For follow-ups that share a slot, with each other or with the finished job, one after the other: a single statement
+# would change a slot only once.
 CARRY: Final = f"WITH ended AS (SELECT token FROM @fence FOR SHARE), {_CARRY} SELECT FROM renewed"
 
 BRIEF_ON: Final = "SELECT body FROM @briefs WHERE type = %(type)b AND user_id = %(user)b AND local_date = %(on)b"
@@ -520,11 +521,11 @@ PREFERENCE: Final = {
     "effective_from": "timestamptz",
 }
 _WISHES: Final = ", ".join(PREFERENCE)
-# Few different ones come, so each text of JSON is read once.
+# There are few distinct values, so each JSON text is decoded only once.
 _READ: Final = _WISHES.replace("days", "days::text")
 PREFERENCES_AFTER: Final = f"SELECT {_READ} FROM @preferences WHERE user_id > %b::text ORDER BY user_id LIMIT %b"
 PREFERENCES: Final = f"SELECT {_READ} FROM @preferences WHERE user_id = ANY (%b::text[])"
-# From one schedule to the next by the index, so that it costs their number and not that of the people who have them.
+# Jumps from one schedule to the next in the index, so the cost depends on the number of schedules, not of people.
 SCHEDULES: Final = """
 WITH RECURSIVE one AS (
     (SELECT * FROM @preferences WHERE is_active ORDER BY schedule LIMIT 1)
@@ -535,9 +536,9 @@ WITH RECURSIVE one AS (
 )
 SELECT schedule, frequency, time_of_day, timezone, day_of_week, days::text FROM one
 """
-# In the order of the schedules that are asked for, and of users, as the index gives them: PostgreSQL then stops at the
-# limit, and never looks into the table. A schedule is told once, and by its place, since its id is long; and nothing of
-# those who have had theirs always.
+# In the order of the requested schedules and of users, as in the index: PostgreSQL then stops at the limit and never
+# reads the table. Each schedule is returned once, as its position, since ids are long. effective_from is left out if
+# nobody with the schedule has one.
 PREFERENCES_FOR: Final = """
 SELECT place::integer, array_agg(user_id ORDER BY user_id),
     CASE WHEN count(effective_from) > 0 THEN array_agg(effective_from ORDER BY user_id) END

@@ -1,7 +1,7 @@
-"""Jobs carried by Procrastinate: tasks in the PostgreSQL of the ledger, taken over in the ledger's own transaction.
+"""Runs jobs on Procrastinate: tasks in the ledger's PostgreSQL, deferred in the ledger's own transactions.
 
-Each job type is a task, on a queue of its own, so that workers may be given to types by ``--queues`` and
-``--concurrency``. A message holds a key and nothing else.
+Each job type is a task on its own queue, so you can assign workers to types with ``--queues`` and ``--concurrency``.
+A message contains only a key.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class ProcrastinateDispatcher:
     """Hands jobs over to Procrastinate.
 
     Args:
-        dsn: How to reach the database where Procrastinate's tables are, as libpq reads it.
-        schema: Where they are in it.
-        priorities: By job type; 0 where there is none. Higher ones are taken first.
+        dsn: The libpq connection string of the database that holds Procrastinate's tables.
+        schema: The schema of these tables.
+        priorities: Priority by job type; the default is 0. Higher ones are taken first.
 
-    Give ``within`` to a ledger in the same database, ``PostgresStorage(dsn, on_pending=dispatcher.within)``, and the
-    dispatcher to ``Briefs``. With any other ledger jobs are handed over after its commits.
+    Pass ``within`` to a ledger in the same database, ``PostgresStorage(dsn, on_pending=dispatcher.within)``, and the
+    dispatcher to ``Briefs``. With any other ledger, jobs are handed over after it commits.
     """
 
     powers: DispatcherPowers = DispatcherPowers(transactional=True, reports_duplicates=True, cancels=True)
@@ -54,13 +54,13 @@ class ProcrastinateDispatcher:
         self._defer = _DEFER.replace("@", f"{quoted(schema).replace('%', '%%')}.").encode()
 
     def within(self, connection: psycopg.Connection[Any], jobs: Sequence[JobRef]) -> None:
-        """Hand over jobs in the transaction of this connection; what waits there already is left as it is.
+        """Hand over jobs in the transaction of this connection; jobs that already wait there are left unchanged.
 
         Raises:
             StorageUnavailable: Procrastinate's tables are missing.
-            psycopg.errors.SerializationFailure: Somebody hands over the same at this moment; try the transaction again, as
-                the ledger does.
-            psycopg.Error: What else the server says.
+            psycopg.errors.SerializationFailure: Another transaction is handing over the same jobs; try the transaction
+                again, as the ledger does.
+            psycopg.Error: The server reported another error.
         """
         cursor = psycopg.Cursor(connection, row_factory=tuple_row)
         with self._tables.known():
@@ -68,7 +68,7 @@ class ProcrastinateDispatcher:
                 try:
                     cursor.execute(self._defer, self._columns(chunk), binary=True)
                 except psycopg.errors.UniqueViolation as e:
-                    # Somebody who reconciles has just handed over the same; whoever begins anew sees it.
+                    # A concurrent reconcile has just handed over the same job; a new transaction will see it.
                     raise psycopg.errors.SerializationFailure(f"{e}; try the transaction again") from e
 
     def _columns(self, jobs: Sequence[JobRef]) -> dict[str, Any]:
@@ -102,10 +102,10 @@ class ProcrastinateDispatcher:
         await self._tables.in_thread(cancel)
 
     async def rescue(self, tasks: Sequence[str], stalled_after: timedelta) -> None:
-        """Take tasks from workers of Procrastinate's that died, which it leaves in their hands for ever.
+        """Take tasks away from dead Procrastinate workers, which would otherwise keep them forever.
 
         Args:
-            tasks: Names of tasks.
+            tasks: The names of the tasks.
             stalled_after: How long after its last heartbeat a worker counts as dead.
         """
 
@@ -116,10 +116,10 @@ class ProcrastinateDispatcher:
         await self._tables.in_thread(rescue)
 
 
-# Procrastinate's own bulk call takes its connections from an asynchronous app and refuses a whole batch for one
-# duplicate. So this calls the function beneath it, whose version is in its name, with what does not wait already.
-# The function and the triggers name their tables without a schema, so these are looked in while it runs, and no longer:
-# all in one statement, for one is sent with each brief.
+# Procrastinate's own bulk call takes its connections from an async app and refuses a whole batch for one duplicate.
+# So this calls the underlying SQL function, whose version is in its name, with the jobs that are not waiting already.
+# The function and the triggers name their tables without a schema, so search_path is set while it runs, and restored:
+# all in one statement, since one is sent with each brief.
 _DEFER: Final = """
 WITH path AS MATERIALIZED (
     SELECT current_setting('search_path') AS before, set_config('search_path', %(path)b, true) AS now
@@ -143,8 +143,8 @@ FROM unnest(%(ids)b::text[]) AS asked (id)
 JOIN procrastinate_jobs AS job ON job.queueing_lock = asked.id AND job.status = 'todo'
 """
 
-# A worker that is only stopped may keep a row locked, for which nobody else must wait. What waits again already, since
-# the ledger handed it over anew, is ended; so is what comes again by itself, and of equal ones all but the newest.
+# A suspended worker may keep a row locked, and nobody must wait for that row. A stalled task is ended instead of
+# retried if the ledger has handed its job over again, if it is periodic, or if a newer equal one is stalled too.
 _RESCUE: Final = """
 WITH stalled AS (
     SELECT job.id, job.queueing_lock FROM procrastinate_jobs AS job
@@ -169,11 +169,11 @@ FROM stalled
 def autocommit_pool(
     *, configure: Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]] | None = None, **options: Any
 ) -> AsyncConnectionPool[Any]:
-    """Make the pool of an app's connector so that each of Procrastinate's statements commits by itself.
+    """Create a pool for an app's connector in which each of Procrastinate's statements commits by itself.
 
-    It is for ``procrastinate.PsycopgConnector(..., pool_factory=autocommit_pool)``. Without it each statement is a
-    transaction of three messages to the server. That is slower, and a worker that is stopped between them keeps what it
-    has just locked: a task that it was about to take is passed over by all others for as long as it sleeps.
+    Use it as ``procrastinate.PsycopgConnector(..., pool_factory=autocommit_pool)``. Without it, each statement is a
+    transaction of three messages to the server. That is slower, and a worker suspended between them keeps its locks:
+    all other workers skip the task that it was about to take for as long as it is suspended.
     """
 
     async def autocommit(connection: psycopg.AsyncConnection[Any]) -> None:
@@ -193,24 +193,24 @@ def add_tasks(
     reconcile: timedelta | None = None,
     stalled_after: timedelta = timedelta(seconds=30),
 ) -> None:
-    """Give an app the tasks that run these briefs; then ``procrastinate --app=... worker`` is all that is to be started.
+    """Add the tasks that run these briefs to an app; then only ``procrastinate --app=... worker`` needs to be started.
 
-    Any number of workers may be. They plan, run and put right what dead ones left, each at a time, by the app's periodic
-    tasks; those are on the queue of the brief's name.
+    Start any number of workers. They run jobs. Through the app's periodic tasks, on the queue named after the brief,
+    they also plan and recover what dead workers left behind; each of these runs on one worker at a time.
 
     Args:
-        app: Yours. Its database is the one of the dispatcher.
-        briefs: What to run; opened in a worker when it is first needed, until the worker ends.
-        dispatcher: The one of the briefs.
-        plan: How often to plan, in the words of cron; None leaves that to others.
-        reconcile: How often to put right what was left behind, in whole seconds that divide a minute; None: about three
-            times in a lease.
-        stalled_after: How long after its worker's last heartbeat a task of Procrastinate's is taken from it; more than
-            twice the workers' ``update_heartbeat_interval``.
+        app: Your Procrastinate app. It uses the same database as the dispatcher.
+        briefs: The briefs to run. A worker opens them when it first needs them and keeps them open until it ends.
+        dispatcher: The dispatcher of these briefs.
+        plan: When to plan, as a cron expression; None leaves planning to other processes.
+        reconcile: How often to recover what was left behind, in whole seconds that divide a minute. None means about
+            three times per lease.
+        stalled_after: How long after its last heartbeat a worker loses its tasks. Must be more than twice the workers'
+            ``update_heartbeat_interval``.
 
     Raises:
         ValueError: ``reconcile`` does not divide a minute.
-        procrastinate.exceptions.TaskAlreadyRegistered: The app has tasks of briefs of this name.
+        procrastinate.exceptions.TaskAlreadyRegistered: The app already has tasks for briefs of this name.
     """
     every = dividing_a_minute(briefs.lease / 3 if reconcile is None else reconcile)
     if reconcile not in (None, every):
@@ -247,20 +247,20 @@ class _Tasks:
         for what, cron, do in (("plan", plan, self._plan), ("reconcile", reconcile, self._reconcile)):
             if cron is not None:
                 task_name = f"fanout_briefs.{what}.{name}"
-                # One waits at most: what was missed while all workers were down is done once.
-                # And not behind all the briefs that are due.
+                # At most one waits, so after an outage of all workers it runs once. The priority puts it ahead of
+                # all due briefs.
                 task = self._app.task(name=task_name, queue=name, queueing_lock=task_name, priority=_FIRST)(do)
                 self._app.periodic(cron=cron)(task)
 
     async def _run_job(self, key: str) -> None:
         await self._opener.open()
-        async with self._briefs:  # So that it stays open while this runs, also when the worker ends.
+        async with self._briefs:  # Keeps them open while this runs, even if the worker is ending.
             run = await self._briefs.run_job(key)
             if run.again_at is not None:
                 kind = key.partition(":")[0]
                 await self._dispatcher.dispatch([JobRef(key, kind, run.again_at)])
 
-    async def _plan(self, timestamp: int) -> None:  # noqa: ARG002  # Procrastinate gives it by this name.
+    async def _plan(self, timestamp: int) -> None:  # noqa: ARG002  # Procrastinate passes it by this name.
         await self._opener.open()
         async with self._briefs:
             await self._briefs.plan(datetime.now(UTC))

@@ -1,7 +1,7 @@
-"""A mailer over SMTP: it says of each mail that it was accepted, that it surely was not sent, or that nobody can know.
+"""A mailer over SMTP: it reports each mail as accepted, as certainly not sent, or as unknown.
 
-The moment that parts the last two is the dot that ends a mail (RFC 5321, section 4.1.1.4). Until it leaves, nothing
-was sent, whatever happens. Once it left, only the server's reply tells; without one the mail ends ``unknown``.
+The line between the last two is the dot that ends a mail (RFC 5321, section 4.1.1.4). Until the dot leaves, the mail
+has not been sent, whatever happens. After that, only the server's reply tells; without it, the mail ends ``unknown``.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ Security = Literal["starttls", "tls", "none"]
 
 _PORTS: dict[Security, int] = {"starttls": 587, "tls": 465, "none": 25}
 _LOCAL_NAME = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*|\[[A-Za-z0-9.:]+\]")
-_NOT_IN_HOST = re.compile(r"[^\w.:%-]|\A\.|\A[^:]*:[^:]*\Z")  # The last is a name with a port.
+_NOT_IN_HOST = re.compile(r"[^\w.:%-]|\A\.|\A[^:]*:[^:]*\Z")  # The last alternative is a name with a port.
 _LONGEST_WAIT = timedelta(days=1)
-_SLICE = 16 * 1024  # One TLS record: what is larger takes several writes, each with a timeout of its own.
+_SLICE = 16 * 1024  # One TLS record: anything larger takes several writes, each with its own timeout.
 _GOODBYE_SECONDS = 2.0
 _SHOWN = 300  # Characters of a server's reply.
 _ABOUT_THE_LOGIN = (530, 534, 535, 538)  # RFC 4954, section 6. Never about the recipient.
@@ -52,22 +52,21 @@ _ENHANCED_CODE = re.compile(rb"[245]\.\d{1,3}\.\d{1,3}\b")  # RFC 3463.
 
 
 class OutcomeUnknown(Exception):
-    """The whole mail was handed over, and the server never said what became of it. The message says what happened."""
+    """The server received the whole mail but gave no clear answer. The message says what happened."""
 
 
 class SmtpMailer:
     """Sends mails through one SMTP server, with ``smtplib`` in threads.
 
-    Each mail has a connection of its own. One that is kept would have to be closed by somebody, would be dropped by
-    servers while it idles between the briefs of two days, and would carry one mail's failure into the next; what
-    it could save is a handshake, and that is made while other mails wait for the server anyway.
+    Each mail has its own connection. A kept connection would have to be closed by somebody, would be dropped by the
+    server while idle between the briefs of two days, and would carry one mail's failure into the next. All it could
+    save is a handshake, which happens while other mails wait for the server anyway.
 
-    SMTP knows no idempotency key: sending twice delivers twice, though under the same ``Message-ID``. So a mail
-    whose outcome is unknown is not sent again unless somebody asks for it.
+    SMTP has no idempotency key: sending twice delivers twice, though under the same ``Message-ID``. So a mail whose
+    outcome is unknown is not sent again unless somebody asks for it.
 
-    A call that is cancelled ends with its conversation, which ``timeout`` bounds; no thread is left behind. What
-    the conversation came to is told all the same.
-    One object may serve several event loops, also at once; ``connections`` counts for each.
+    A cancelled call ends when its SMTP conversation does, within ``timeout``; no thread is left behind, and the outcome
+    is still reported. One object may serve several event loops, even at once; ``connections`` applies to each of them.
     """
 
     idempotent = False
@@ -87,30 +86,31 @@ class SmtpMailer:
         local_hostname: str | None = None,
         connections: int = 4,
     ) -> None:
-        """Check everything; nothing is connected, resolved or read before the first mail.
+        """Check all arguments; nothing is connected, resolved or read before the first mail.
 
         Args:
-            host: The server's name or IP address, as its certificate has it, without a port.
-            port: None is 587 for ``starttls``, 465 for ``tls`` and 25 for ``none``.
-            sender: What stands in ``From``, and where mails that bounce go: an address, or a name and an address as
-                in ``Briefs <briefs@example.com>``. The address must be ASCII, save for its domain.
-            security: ``starttls`` begins in plain text and sends nothing before TLS is agreed; ``tls`` is TLS from
-                the first byte; ``none`` sends everything in plain text, the password too, and is for a server on
-                this machine. There is no falling back from one to another.
-            username: To log in with; None does not log in.
-            password: Goes with ``username``. ASCII, which is all that ``smtplib`` sends.
-            timeout: How long the whole conversation about one mail may take, from connecting to the last reply. Only
-                finding the host's address is left to the system's own limits. A mail waits as long, and no longer,
-                for one of the connections; so a send takes at most twice this, and who calls should allow for it.
-            unsubscribe: Gives the ``https`` URL where one POST unsubscribes that person (RFC 8058), for the
-                ``List-Unsubscribe`` headers, or None. Synchronous, and called in a thread; sign what is in the URL.
-            tls_context: What to trust; None is ``ssl.create_default_context()``, made when it is first needed.
-            local_hostname: What this machine calls itself; None is its name where it has a full one, or else the
-                address it connects from.
-            connections: How many mails may be in the sending at once.
+            host: The server's name or IP address, as in its certificate, without a port.
+            port: None means 587 for ``starttls``, 465 for ``tls`` and 25 for ``none``.
+            sender: The ``From`` header and the address for bounces: an address, or a name and an address as in
+                ``Briefs <briefs@example.com>``. The address must be ASCII, except for its domain.
+            security: ``starttls`` begins in plain text and sends no mail or password before TLS is established;
+                ``tls`` uses TLS from the first byte; ``none`` sends everything in plain text, including the password,
+                and is for a server on this machine. There is no fallback from one to another.
+            username: The name to log in with; None does not log in.
+            password: Goes with ``username``. Must be ASCII, since ``smtplib`` sends nothing else.
+            timeout: How long the whole conversation for one mail may take, from connecting to the last reply. Only
+                resolving the host is left to the system's own limits. A mail also waits at most this long for a free
+                connection, so a send takes at most twice this; set the caller's timeout accordingly.
+            unsubscribe: Returns the ``https`` URL where a single POST unsubscribes the recipient (RFC 8058), for the
+                ``List-Unsubscribe`` headers, or None. Synchronous, and called in a thread; sign the URL's contents.
+            tls_context: Decides which certificates to trust; None means ``ssl.create_default_context()``, created on
+                first use.
+            local_hostname: The name that this machine gives the server; None means its host name if that has a domain,
+                or else the address it connects from.
+            connections: How many mails may be sent at once.
 
         Raises:
-            ValueError: Arguments are bad; all of them are named.
+            ValueError: Arguments are bad; the message names all of them.
         """
         problems: list[BadValue | str] = [
             *_address_problems(host, port, local_hostname),
@@ -136,26 +136,26 @@ class SmtpMailer:
         self._post = _Post(server, sender_address(sender), unsubscribe)
         self._server = server
         self._connections = connections
-        # What counts them belongs to one event loop, and one mailer may serve several.
+        # A semaphore belongs to one event loop, and one mailer may serve several.
         self._turns_of_loop: RunVar[anyio.Semaphore] = RunVar("smtp")
 
     def __repr__(self) -> str:
         return self._shown
 
     async def send(self, mail: Mail, key: str) -> Receipt:
-        """Send one mail; the receipt's reference is its ``Message-ID`` and the server's reply, in one line.
+        """Send one mail; the receipt's reference is its ``Message-ID`` and the server's reply, on one line.
 
         Raises:
-            NotSent: The mail has surely not left. Permanent where the server refused this recipient, or this mail
-                after reading it, for good (5xx), and where the address cannot be written. Whatever else goes
-                wrong, the sender and the login included, would fail everybody's mail alike, so it is not.
-            OutcomeUnknown: The server had the whole mail, and its reply did not come.
-            RetryLater: ``unsubscribe`` raised it; the mail has not left.
-            PermanentFailure: Likewise.
+            NotSent: The mail has certainly not left. Permanent if the server refused this recipient, or this mail
+                after reading it, for good (5xx), or if the address cannot be used. Any other problem, such as
+                with the sender or the login, would affect every mail, so it is not permanent.
+            OutcomeUnknown: The server received the whole mail, but gave no clear answer.
+            RetryLater: Raised by ``unsubscribe``; the mail has not left.
+            PermanentFailure: Raised by ``unsubscribe``; the mail has not left.
         """
         turns = self._turns()
-        # Not left to the limiter of the threads: a caller that gives up on a mail in the queue could not tell that it
-        # never left, and would have to call it unknown.
+        # Not left to the thread limiter: a caller that gives up on a queued mail could not know that it never left,
+        # and would have to treat it as unknown.
         with anyio.move_on_after(self._server.seconds) as waiting:
             await turns.acquire()
         if waiting.cancelled_caught:
@@ -208,7 +208,7 @@ class _Post:
                 conversation.hand_over(self._sender.addr_spec, to, content)
             except NotSent:
                 raise
-            except Exception as error:  # Whatever it is, the dot has not left.
+            except Exception as error:  # Whatever happened, the dot has not left.
                 raise NotSent(f"{conversation.explain(error)}; the mail was not sent") from error
             reply = conversation.end_mail(to)
         finally:
@@ -222,10 +222,10 @@ class _Post:
 
 
 class _Conversation(smtplib.SMTP):
-    """What ``smtplib`` speaks, under one deadline for all of it.
+    """An ``smtplib`` conversation with one deadline for all of it.
 
-    Its own timeout begins anew with each byte, so that a slow server could hold a thread for ever. And it does not
-    tell a connection that was lost before the last dot from one that was lost after it.
+    The timeout of ``smtplib`` restarts with each byte, so a slow server could hold a thread forever. Nor does it
+    distinguish a connection lost before the final dot from one lost after it.
     """
 
     def __init__(self, server: _Server) -> None:
@@ -235,7 +235,7 @@ class _Conversation(smtplib.SMTP):
         self._stage = "connecting"
 
     def open(self, tls_context: Callable[[], ssl.SSLContext]) -> None:
-        """Connect, agree on TLS and log in, as the server's settings ask."""
+        """Connect, set up TLS and log in, as configured for the server."""
         security = self._server.security
         self.sock = self._connect()
         self.local_hostname = self._server.local_hostname or _local_name(self.sock)
@@ -250,7 +250,7 @@ class _Conversation(smtplib.SMTP):
             self._log_in(self._server.username, cast("str", self._server.password))
 
     def hand_over(self, sender: str, to: str, content: bytes) -> None:
-        """Give the server everything but the dot that makes it a mail."""
+        """Send everything except the dot that completes the mail."""
         options = ""
         if not to.isascii():
             if not self.has_extn("smtputf8"):
@@ -270,11 +270,11 @@ class _Conversation(smtplib.SMTP):
             self.send(stuffed[start : start + _SLICE])
 
     def end_mail(self, to: str) -> str:
-        """Send the dot, and give the server's word that it has taken the mail.
+        """Send the dot, and return the reply with which the server accepts the mail.
 
         Raises:
-            NotSent: The server said no.
-            OutcomeUnknown: It said nothing, or nothing that could be understood.
+            NotSent: The server refused the mail.
+            OutcomeUnknown: It did not answer, or its answer means neither yes nor no.
         """
         self._stage = f"the end of the mail to {to}"
         try:
@@ -289,7 +289,7 @@ class _Conversation(smtplib.SMTP):
         return _shown(code, text)
 
     def leave(self) -> None:
-        """Say goodbye as RFC 5321 asks, though without waiting long: what matters has been said."""
+        """Send QUIT as RFC 5321 requires, without waiting long: the outcome is already known."""
         self._deadline = min(self._deadline, time.monotonic() + _GOODBYE_SECONDS)
         with contextlib.suppress(Exception):
             self.docmd("QUIT")
@@ -297,7 +297,7 @@ class _Conversation(smtplib.SMTP):
             self.close()
 
     def explain(self, error: Exception) -> str:
-        """Say what went wrong with the connection, and what to do where something can be done."""
+        """Describe what went wrong with the connection, and where possible what to do about it."""
         server = self._server
         if isinstance(error, ssl.SSLCertVerificationError):
             reason = f"the certificate of {server} is not trusted ({error.verify_message})"
@@ -315,7 +315,7 @@ class _Conversation(smtplib.SMTP):
 
     def send(self, s: object) -> None:
         """Send bytes or text, by the deadline."""
-        if self.sock is not None:  # If it is, smtplib says so.
+        if self.sock is not None:  # If it is, smtplib raises.
             self.sock.settimeout(self._left())
         super().send(cast("bytes", s))
 
@@ -345,7 +345,7 @@ class _Conversation(smtplib.SMTP):
             try:
                 sock.settimeout(self._left() / (len(found) - position))
                 sock.connect(address)
-                # Without this the dot, being small, would wait until the content is acknowledged.
+                # Without this, the small packet with the dot would wait until the content is acknowledged.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError as error:
                 failure = error
@@ -375,7 +375,7 @@ class _Conversation(smtplib.SMTP):
         sock = cast("socket.socket", self.sock)
         sock.settimeout(self._left())
         self.sock = context.wrap_socket(sock, server_hostname=self._server.host)
-        self.file = None  # What was sent before TLS, and not yet read, is thrown away: it may be anybody's.
+        self.file = None  # Discards unread bytes from before TLS: anybody may have sent them.
 
     def _log_in(self, username: str, password: str) -> None:
         self._stage = "AUTH"
@@ -383,7 +383,7 @@ class _Conversation(smtplib.SMTP):
             self.login(username, password)
         except smtplib.SMTPServerDisconnected:
             raise
-        # What the server says here is not shown, and neither are these errors: it may repeat what it was sent.
+        # Shows neither the server's reply nor these errors: they may repeat the password.
         except smtplib.SMTPAuthenticationError as error:
             enhanced = _ENHANCED_CODE.match(cast("bytes", error.smtp_error))
             code = f"{error.smtp_code} {enhanced[0].decode()}" if enhanced else f"{error.smtp_code}"
@@ -422,7 +422,7 @@ def _shown(code: int, text: bytes) -> str:
 
 
 def _local_name(sock: socket.socket) -> str:
-    """Give a name for EHLO without asking the network for it: RFC 5321, section 4.1.4, allows the address."""
+    """Return a name for EHLO without a DNS lookup: RFC 5321, section 4.1.4, allows the address."""
     name = socket.gethostname()
     if "." in name and _LOCAL_NAME.fullmatch(name):
         return name

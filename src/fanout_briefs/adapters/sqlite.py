@@ -1,7 +1,7 @@
-"""A storage in one SQLite file: for one machine, and as many processes on it as like.
+"""A storage in one SQLite file: for one machine, with any number of processes.
 
-It needs nothing but Python. Writes are transactions that hold the write lock from their beginning, so what one
-reads cannot have changed by the time it writes; readers wait for nobody. Not for network file systems.
+It needs nothing but Python. Every write transaction takes the write lock at its start, so the data it reads cannot
+change before it writes. Readers never wait. Not for network file systems.
 """
 
 from __future__ import annotations
@@ -59,22 +59,22 @@ __all__ = ["SqlitePreferences", "SqliteStorage"]
 _T = TypeVar("_T")
 
 _CHUNK: Final = 4_000
-"""Rows a transaction, so that other writers get their turn within some hundredths of a second."""
+"""Rows per transaction, so that other writers get their turn within some hundredths of a second."""
 
 
 class SqliteStorage:
-    """Keeps everything in the file at ``path``, which is made if there is none.
+    """Keeps everything in the file at ``path``, which is created if it does not exist.
 
     Args:
-        path: The file; its folder must exist. Next to it SQLite keeps ``-wal`` and ``-shm`` files.
-        durability: ``normal`` survives every crash of the process, and after a power cut may lack the last
-            moments, never a part of a transaction. ``full`` waits for the disk at each transaction.
+        path: The file; its folder must exist. SQLite keeps ``-wal`` and ``-shm`` files next to it.
+        durability: ``normal`` survives every crash of the process; a power failure may lose the most recent
+            transactions, but never part of one. ``full`` waits for the disk at each transaction.
         busy_timeout: How long to wait for the file while another process writes.
-        trace: For diagnostics: called with each statement of SQL before it runs, in a thread; never with values.
-            If it raises, the transaction is undone.
+        trace: For diagnostics: called in a thread with each SQL statement before it runs, without the values. If it
+            raises, the transaction is rolled back.
 
     Raises:
-        ValueError: Arguments are bad; all of them are named.
+        ValueError: Arguments are bad; the message names all of them.
     """
 
     tells_standings = True
@@ -95,7 +95,7 @@ class SqliteStorage:
         self.preferences: Final = SqlitePreferences(self._open_session)
 
     async def __aenter__(self) -> Self:
-        # No await before the count is right: another task may enter or leave at any.
+        # No await before the count is right: another task may enter or leave at any await.
         session = self._session = self._session or Session(self._database)
         session.users += 1
         try:
@@ -288,7 +288,7 @@ class SqliteStorage:
 
 
 class SqlitePreferences:
-    """The preferences that a ``SqliteStorage`` keeps, in order of their user ids; they can be read by schedule."""
+    """The preferences in a ``SqliteStorage``, ordered by user id; they can be read by schedule."""
 
     schedule_index = True
 
@@ -322,11 +322,11 @@ class SqlitePreferences:
         return {row.user_id: row for row in rows}
 
     async def put(self, preferences: Iterable[Preference]) -> None:
-        """Store these preferences, each in place of what was stored for its user; all of them or none.
+        """Store these preferences, replacing those of the same users; all of them or none.
 
         Raises:
-            InvalidPreferences: Some hold values that cannot be stored. Whether they make a schedule is the
-                planner's question.
+            InvalidPreferences: Some contain values that cannot be stored. Whether they form a valid schedule is
+                checked by the planner, not here.
         """
         writer = self._session().writer
         rows = sorted(storable(preferences), key=lambda preference: preference.user_id)
@@ -335,7 +335,7 @@ class SqlitePreferences:
         )
 
     async def remove(self, user_ids: Collection[str]) -> None:
-        """Remove the preferences of these users; the others stay, and so do slots and briefs."""
+        """Remove the preferences of these users, but not their slots and briefs."""
         await self._session().writer.write(_all(sql.REMOVE_PREFERENCES, (sql.array(user_ids),)))
 
 
@@ -360,7 +360,7 @@ def _preferences(statement: str, values: Any) -> Unit[list[Preference]]:
 
 
 def _scheduled(connection: Connection, asked: Mapping[str, str], limit: int) -> list[Scheduled]:
-    """Give who has these schedules, of each those after a user; all in one unit of work."""
+    """Return the people who have these schedules, for each schedule only those after the given user."""
     found: list[Scheduled] = []
     for schedule, after in asked.items():
         for user_id, since in connection.execute(sql.PREFERENCES_FOR, (schedule, after, limit - len(found))):
@@ -371,7 +371,7 @@ def _scheduled(connection: Connection, asked: Mapping[str, str], limit: int) -> 
 
 
 def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
-    # In order of the keys: pages of the indexes are then visited once.
+    # In order of the keys, so that each index page is visited once.
     ordered = sorted(keys)
     for begin in range(0, len(ordered), _CHUNK):
         yield ordered[begin : begin + _CHUNK]
@@ -418,7 +418,7 @@ def _resume(connection: Connection, types: Collection[str], since: int) -> int |
 
 def _snapshot(unit: Unit[_T]) -> Unit[_T]:
     def ask(connection: Connection) -> _T:
-        # A transaction that only reads, so that all answers are of one moment.
+        # A read-only transaction, so that all answers describe the same moment.
         connection.execute("BEGIN")
         try:
             return unit(connection)
@@ -455,7 +455,7 @@ def _turn(job: Job) -> tuple[int, str]:
 
 
 def _prune(connection: Connection, types: Sequence[str], values: Mapping[str, Any]) -> int:
-    # Of each type the oldest ones; which of them go first is all the same.
+    # The oldest ones of each type; the order among types does not matter.
     asked = ({**values, "type": kind} for kind in types)
     seqs = [seq for each in asked for (seq,) in connection.execute(sql.PRUNABLE, each)][: values["limit"]]
     erased = (json.dumps(seqs),)
@@ -466,7 +466,7 @@ def _prune(connection: Connection, types: Sequence[str], values: Mapping[str, An
 
 
 def _forget(connection: Connection, user_id: str) -> int:
-    # A slot of the same key may be planned again; a worker of the old one must not pass for its own.
+    # A slot with the same key may be planned again; a claim on the old one must not fit the new one.
     connection.execute(sql.RAISE_FENCE, (user_id,))
     return sum(connection.execute(statement, (user_id,)).rowcount for statement in sql.FORGET)
 
@@ -475,7 +475,7 @@ def _claim(connection: Connection, values: Mapping[str, Any], types: Sequence[st
     held_of, due_of = (sql.HELD, sql.DUE) if values["keys"] is None else (sql.HELD_OF_THESE, sql.DUE_OF_THESE)
     held: list[int] = []
     due: list[tuple[int, int]] = []
-    # Asked type by type, each answer comes from its index in order, and the limit ends it.
+    # Type by type, so that each query reads its index in order and stops at the limit.
     for asked in ({**values, "type": kind} for kind in types):
         held += (end for (end,) in connection.execute(held_of, asked) if end is not None)
         for question in due_of:

@@ -1,10 +1,10 @@
-"""How a SQLite storage reaches its file: connections, transactions, threads, and errors in our words.
+"""How a SQLite storage reaches its file: connections, transactions, threads and error messages.
 
-A unit of work is one hop to a thread, alone on its connection, and one transaction. It always runs to its
-end, whoever is cancelled meanwhile, so a connection is never left inside a transaction.
+A unit of work is one hop to a thread, alone on its connection, and one transaction. It always runs to completion, even
+if its caller is cancelled, so a connection is never left inside a transaction.
 """
 
-# ruff: noqa: PTH110, PTH112  # Path.exists and Path.is_dir raise where a folder may not be searched.
+# ruff: noqa: PTH110, PTH112  # Path.exists and Path.is_dir raise if a folder may not be searched.
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ __all__ = ["Database", "Lane", "Session", "Unit", "transaction"]
 
 _T = TypeVar("_T")
 Unit = Callable[[sqlite3.Connection], _T]
-"""Some statements that belong together, run in a thread."""
+"""Statements that belong together, run in a thread."""
 
 _LONGEST_WAIT: Final = 1.0
-"""Seconds that a thread waits for a busy file at a stretch; whoever was cancelled meanwhile is free after that."""
+"""Seconds that a thread waits for a busy file before it returns, so that a cancelled call ends within that time."""
 _LONGEST_PAUSE: Final = 0.1
 _WRITERS_CACHE: Final = 16_000
-"""KiB: the pages that a batch changes are to stay in memory until it commits."""
+"""KiB: enough to keep the pages that a batch changes in memory until it commits."""
 _READERS_CACHE: Final = 8_000
 _OLDEST: Final = (3, 35)
 
 
 class _Connection(sqlite3.Connection):
-    """Shows each statement to an observer first, who may refuse it by raising; SQLite's own callback cannot."""
+    """Passes each statement to ``trace``, which may refuse it by raising; SQLite's own callback cannot."""
 
     trace: Callable[[str], None] | None = None
 
@@ -61,7 +61,7 @@ class _Connection(sqlite3.Connection):
 
 @frozen(kw_only=True)
 class Database:
-    """Where the file is, and how it is to be used."""
+    """Where the file is, and how to use it."""
 
     path: Path
     durability: Literal["normal", "full"]
@@ -69,7 +69,7 @@ class Database:
     trace: Callable[[str], None] | None
 
     def open(self) -> sqlite3.Connection:
-        """Open a connection to the file, which is made where there is none, and brought to the newest schema."""
+        """Open a connection to the file; create the file if needed, and bring it to the newest schema."""
         if sqlite3.sqlite_version_info < _OLDEST:
             raise StorageUnavailable(
                 f"SQLite {sqlite3.sqlite_version} is too old for {self.path}: use a Python built with 3.35 or later"
@@ -100,22 +100,22 @@ class Database:
             connection.execute(f"PRAGMA synchronous = {self.durability}")
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute(f"PRAGMA cache_size = -{_READERS_CACHE}")
-            # What is erased about a user is to be gone from the file, too.
+            # Data erased about a user must also be gone from the file.
             connection.execute("PRAGMA secure_delete = ON")
             undo.pop_all()
         return connection
 
     def _refuse_read_only(self) -> None:
-        # SQLite would find out, too, but leave read-only files beside it that outlast a corrected permission.
+        # SQLite would notice too, but leave read-only files beside it that stay when the permission is corrected.
         effective = os.access in os.supports_effective_ids
         readable, writable = (os.access(self.path, mode, effective_ids=effective) for mode in (os.R_OK, os.W_OK))
         if readable and not writable:
             raise StorageUnavailable(f"{self.path}: {_ADVICE[sqlite3.SQLITE_READONLY]}")
 
     def _refuse_foreign(self) -> None:
-        # Leaving a file as its last user writes its log back. With mode=ro it does not, but leaves files behind
-        # where there was no log, so each is used where it leaves no trace. Reading the header ourselves would
-        # be simpler, and on closing would drop every lock this process holds on the file.
+        # The last connection to close a file writes its log back. With mode=ro it does not, but leaves files behind
+        # if there was no log, so each mode is used where it leaves no trace. Reading the header ourselves would be
+        # simpler, but closing the file would drop every lock that this process holds on it.
         mode = "ro" if self.path.with_name(self.path.name + "-wal").exists() else "rw"
         address = f"{self.path.absolute().as_uri()}?mode={mode}"
         seconds = min(self.busy_timeout.total_seconds(), _LONGEST_WAIT)
@@ -124,7 +124,7 @@ class Database:
             examine(connection, str(self.path))
 
     def explain(self, error: sqlite3.Error) -> StorageUnavailable:
-        """Give our error for SQLite's: the file, the reason, and what to do."""
+        """Convert SQLite's error into ours: the file, the reason, and what to do."""
         code = _code(error)
         advice = _ADVICE.get(code, "this is what SQLite says; if it is not about the file or the disk, report it")
         if code == sqlite3.SQLITE_CANTOPEN:
@@ -161,21 +161,21 @@ _ADVICE: Final = {
 
 
 def _code(error: sqlite3.Error) -> int:
-    # The lowest byte is the primary code. Errors of the Python module itself have none.
+    # The lowest byte is the primary code. Errors raised by the sqlite3 module itself have none.
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def transaction(connection: sqlite3.Connection, unit: Unit[_T]) -> _T:
-    """Run a unit as one transaction that holds the write lock from its beginning; any exception undoes it.
+    """Run a unit as one transaction that takes the write lock at its start; any exception rolls it back.
 
-    A transaction that begins by reading fails at once when another one wrote before it could.
+    A transaction that started with a read would fail at once if another one wrote before it did.
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
         result = unit(connection)
         connection.execute("COMMIT")
     except BaseException:
-        # SQLite has rolled back by itself after some errors; then there is nothing to undo.
+        # After some errors SQLite has already rolled back; then there is nothing left to undo.
         with suppress(sqlite3.Error):
             connection.rollback()
         raise
@@ -183,7 +183,7 @@ def transaction(connection: sqlite3.Connection, unit: Unit[_T]) -> _T:
 
 
 async def _in_thread(database: Database, work: Callable[[], _T], limiter: CapacityLimiter | None = None) -> _T:
-    """Run work in a thread, again as long as the file may be busy, and tell failures in our words."""
+    """Run work in a thread, retry it while the file is busy, until the timeout, and convert SQLite's errors."""
     deadline = monotonic() + database.busy_timeout.total_seconds()
     while True:
         try:
@@ -191,7 +191,7 @@ async def _in_thread(database: Database, work: Callable[[], _T], limiter: Capaci
         except sqlite3.Error as error:
             if _code(error) not in _BUSY or monotonic() >= deadline:
                 raise database.explain(error) from error
-        await anyio.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311  # Spreads writers; no secret.
+        await anyio.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311  # Jitter, not a secret.
 
 
 class Lane:
@@ -202,12 +202,12 @@ class Lane:
         self._database = database
         self._limiter = CapacityLimiter(1)
         self._closing = False
-        # A task cancelled by asyncio itself leaves the limiter while its thread still works (anyio shields only
+        # A task cancelled by asyncio itself leaves the limiter while its thread is still working (anyio only shields
         # from its own scopes), so the connection has a lock that belongs to the thread.
         self._mutex = threading.Lock()
 
     async def read(self, unit: Unit[_T]) -> _T:
-        """Run a unit that only reads. One statement is its own snapshot; several need a transaction of their own."""
+        """Run a unit that only reads. One statement is its own snapshot; several need their own transaction."""
         return await _in_thread(self._database, partial(self._work, unit), self._limiter)
 
     async def write(self, unit: Unit[_T]) -> _T:
@@ -221,11 +221,11 @@ class Lane:
             return unit(self.connection)
 
     def refuse(self) -> None:
-        """Begin no more work: what waits for its turn is told so, and what runs ends."""
+        """Refuse new and waiting work; a running unit still completes."""
         self._closing = True
 
     def close(self) -> None:
-        """Close the connection once the unit that runs on it has ended."""
+        """Close the connection once the unit running on it has ended."""
         with self._mutex:
             connection, self.connection = self.connection, None
             if connection is not None:
@@ -233,10 +233,10 @@ class Lane:
 
 
 class Session:
-    """The time from the first opening to the last closing; what it holds belongs to one event loop.
+    """The time from the first opening to the last closing; its contents belong to one event loop.
 
-    Heartbeats have a lane of their own, for a lease must not run out behind a long insert. Reads have one, too:
-    under WAL they wait for nobody, whereas the writer may be waiting for another process.
+    Heartbeats have their own lane, so that no lease expires behind a long insert. So do reads: under WAL they never
+    wait, whereas the writer may be waiting for another process.
     """
 
     def __init__(self, database: Database) -> None:
@@ -247,12 +247,12 @@ class Session:
         self._lanes = self.reader, self.pulse, self.writer
         self._database = database
         self._turn = anyio.Lock()
-        # As in Lane: an opening whose task asyncio cancelled still runs, and must not outlive the closing.
+        # As in Lane: after asyncio cancels an opening task, its thread still runs; it must not outlive the closing.
         self._mutex = threading.Lock()
         self._closed = False
 
     async def open(self) -> None:
-        """Open all lanes, unless somebody has."""
+        """Open all lanes, unless they are open already."""
         async with self._turn:
             await _in_thread(self._database, self._open)
 
@@ -271,7 +271,7 @@ class Session:
 
     async def close(self) -> None:
         """Close all lanes, even while being cancelled."""
-        # Said before a thread is asked for, so that what waits is refused whichever thread is next on a lane.
+        # Refuse before waiting for a thread, so that waiting work is refused whichever thread gets a lane next.
         for lane in self._lanes:
             lane.refuse()
         with anyio.CancelScope(shield=True):

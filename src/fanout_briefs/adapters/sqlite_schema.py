@@ -1,7 +1,7 @@
-"""The tables of a SQLite storage, and how a file comes to have them.
+"""The tables of a SQLite storage, and their migrations.
 
-A file is either empty, ours and known, ours and too new, or somebody else's; the last two are refused before
-anything is written. Migrations only go forward, each file knows by ``user_version`` how many it has seen.
+A file is empty, ours with a known version, ours but too new, or another program's; the last two are refused before
+anything is written. Migrations only go forward; ``user_version`` records how many a file has had.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from fanout_briefs.rules import ENDED
 __all__ = ["APPLICATION_ID", "HAS_ENDED", "MIGRATIONS", "examine", "migrate"]
 
 APPLICATION_ID: Final = 0x46_42_52_46
-"""``FBRF`` in the file's header, so that ``file`` and this module know whose it is."""
+"""``FBRF`` in the file's header, so that ``file`` and this module recognise it as ours."""
 
 HAS_ENDED: Final = "status IN (" + ", ".join(f"'{status}'" for status in ENDED) + ")"
-"""SQLite uses the index of ended slots only where a question says this in the very same words."""
+"""SQLite uses the index of ended slots only if a query contains exactly this condition."""
 
-# Instants are microseconds since 1970 in UTC, exact from year 1 to 9999. Local dates are ISO texts.
+# Instants are microseconds since 1970 in UTC, exact from year 1 to 9999. Local dates are ISO strings.
 _FIRST: Final = f"""
 CREATE TABLE jobs (
     seq          INTEGER PRIMARY KEY,
@@ -99,18 +99,18 @@ INSERT INTO fence VALUES (0);
 """  # noqa: S608  # Only values of our own enums are spliced in.
 
 MIGRATIONS: Final = (_FIRST,)
-"""What makes each version of the schema from the one before. Scripts are split at every semicolon."""
+"""The scripts that turn each version of the schema into the next. They are split at every semicolon."""
 
-# Changes nothing, and yet fails on a read-only file: better told at opening than at the first job.
+# Changes nothing, but fails on a read-only file: better at opening than at the first job.
 _TOUCH: Final = "DELETE FROM fence WHERE false"
 
 
 def examine(connection: sqlite3.Connection, place: str) -> int:
-    """Give the file's schema version, 0 for an empty one. To be called inside a transaction.
+    """Return the file's schema version, 0 for an empty file. Call it inside a transaction.
 
     Raises:
-        SchemaTooNew: A newer release of this library made it.
-        StorageUnavailable: Another program did.
+        SchemaTooNew: A newer release of this library created the file.
+        StorageUnavailable: Another program created it.
     """
     application, version, tables = (
         connection.execute(question).fetchone()[0]
@@ -128,7 +128,7 @@ def examine(connection: sqlite3.Connection, place: str) -> int:
 
 
 def migrate(connection: sqlite3.Connection, place: str) -> None:
-    """Bring the file to the newest version. To be called inside a transaction that holds the write lock."""
+    """Bring the file to the newest version. Call it inside a transaction that holds the write lock."""
     known = examine(connection, place)
     for script in MIGRATIONS[known:]:
         for statement in filter(str.strip, script.split(";")):

@@ -1,10 +1,10 @@
-"""The SQL of a SQLite storage, and how its rows become values.
+"""The SQL of a SQLite storage, and the conversion of its rows to values.
 
-Parameters are ``?`` or ``:name``; sets of them come as one JSON array, so that a batch is one statement of
-any size. What is spliced in are names of columns and values of our own enums, taken from the rules.
+Parameters are ``?`` or ``:name``; sets of them are one JSON array, so a batch of any size is one statement. Only names
+of columns and values of our own enums, taken from the rules, are spliced into the SQL.
 """
 
-# ruff: noqa: S608  # As said above: nothing that is spliced in comes from outside.
+# ruff: noqa: S608  # Nothing that is spliced in comes from outside, as said above.
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ SELECT status, error, count(*) AS times, max(deliver_at) FROM jobs
 WHERE type = :type AND deliver_at >= :since AND {HAS_ENDED} AND status IN {_among(TROUBLED)}
 GROUP BY status, error ORDER BY times DESC, status, error LIMIT {TROUBLES}
 """
-# One for each status, since each of the three indexes holds slots of some statuses only.
+# One for each status, since each of the three indexes covers only some statuses.
 SELECT: Final = {
     status: f"""
     SELECT {_JOB} FROM jobs
@@ -314,7 +314,7 @@ RETURNING seq, {_JOB}, token, (SELECT payload FROM outbox WHERE outbox.seq = job
 """
 
 _OURS: Final = f"dedup_key = :key AND token = :token AND status = '{JobStatus.PROCESSING}'"
-# Of many claims, each an array of key, token and progress.
+# For many claims, each an array of key, token and progress.
 _ALL_OURS: Final = f"""
 FROM json_each(:claims) AS held
 WHERE dedup_key = json_extract(held.value, '$[0]') AND token = json_extract(held.value, '$[1]')
@@ -353,7 +353,7 @@ PREFERENCES_AFTER: Final = f"SELECT {_PREFERENCE} FROM preferences WHERE user_id
 PREFERENCES: Final = f"""
 SELECT {_PREFERENCE} FROM (SELECT value AS asked FROM json_each(?)) CROSS JOIN preferences ON user_id = asked
 """
-# From one schedule to the next by the index, so that it costs their number and not that of the people who have them.
+# Jumps from one schedule to the next in the index, so the cost depends on the number of schedules, not of people.
 SCHEDULES: Final = """
 WITH RECURSIVE one (schedule) AS (
     SELECT min(schedule) FROM preferences WHERE is_active
@@ -377,25 +377,25 @@ REMOVE_PREFERENCES: Final = "DELETE FROM preferences WHERE user_id IN (SELECT va
 
 
 def micros(instant: datetime) -> int:
-    """Give an aware instant as microseconds since 1970; floats would lose the last digits."""
+    """Convert an aware instant to microseconds since 1970, without floats, which would lose the last digits."""
     return (utc(instant) - _EPOCH) // _MICROSECOND
 
 
 def instant(number: int) -> datetime:
-    """Give the instant back, in UTC."""
+    """Convert microseconds since 1970 to an instant in UTC."""
     return _EPOCH + timedelta(microseconds=number)
 
 
 def array(texts: Iterable[str]) -> str:
-    """Give a set of keys as one parameter.
+    """Convert a set of keys to one parameter.
 
-    SQLite's JSON ends a text at its first NUL, which would then be another key; no key holds one.
+    Texts with a NUL are left out: no key contains one, and SQLite's JSON would cut the text there, giving another key.
     """
     return json.dumps([text for text in texts if "\0" not in text])
 
 
 def from_job(job: Job, epoch: int, token: int) -> tuple[object, ...]:
-    """Give the parameters of ``PUT_JOB``."""
+    """Return the parameters of ``PUT_JOB``."""
     return (
         job.dedup_key,
         job.type,
@@ -418,7 +418,7 @@ def from_job(job: Job, epoch: int, token: int) -> tuple[object, ...]:
 
 
 def to_job(row: tuple[Any, ...]) -> Job:
-    """Give the job of a row of job columns."""
+    """Convert a row of job columns to a job."""
     _, kind, user_id, on, at, run_at, start, end, status, code, reason, error, epoch, attempts, progress, demand = row
     return Job(
         type=kind,
@@ -437,10 +437,10 @@ def to_job(row: tuple[Any, ...]) -> Job:
     )
 
 
-# Many slots stand alike.
+# Many slots have the same standing.
 @lru_cache(maxsize=4096)
 def to_standing(status: str, at: int, code: str | None, reason: str | None) -> Standing:
-    """Give how a slot stands of what stands beside its key in a row of ``STANDINGS``."""
+    """Convert the columns of ``STANDINGS`` other than the key to a standing."""
     return Standing(JobStatus(status), instant(at), None if code is None else SkipReason(code), reason)
 
 
@@ -451,7 +451,7 @@ def to_overview(
     endings: Iterable[tuple[Any, ...]],
     troubles: Iterable[tuple[Any, ...]],
 ) -> Overview:
-    """Give the overview of one type from the answers of its questions."""
+    """Build the overview of one type from the results of its queries."""
     running, abandoned, overdue, oldest, soon, later = standing
     reached, planned_at = mark or (None, None)
     ended: Counter[JobStatus] = Counter()
@@ -481,7 +481,7 @@ def _maybe(number: int | None) -> datetime | None:
 
 
 def from_claims(claims: Iterable[Claim]) -> str:
-    """Give claims as one parameter."""
+    """Convert claims to one parameter."""
     return json.dumps([[claim.job.dedup_key, claim.token, _from_progress(claim.progress)] for claim in claims])
 
 
@@ -492,7 +492,7 @@ def _from_progress(progress: Progress | None) -> str | None:
 
 
 def from_brief(brief: Brief) -> tuple[object, ...]:
-    """Give the parameters of ``PUT_BRIEF``."""
+    """Return the parameters of ``PUT_BRIEF``."""
     return (
         brief.user_id,
         brief.type,
@@ -504,7 +504,7 @@ def from_brief(brief: Brief) -> tuple[object, ...]:
 
 
 def from_preference(preference: Preference) -> tuple[object, ...]:
-    """Give the parameters of ``PUT_PREFERENCE``."""
+    """Return the parameters of ``PUT_PREFERENCE``."""
     return (
         preference.user_id,
         preference.frequency,
@@ -518,13 +518,13 @@ def from_preference(preference: Preference) -> tuple[object, ...]:
 
 
 def to_schedule(stored: str) -> ScheduleFields:
-    """Give the schedule of its column."""
+    """Convert the ``schedule`` column to schedule fields."""
     frequency, time_of_day, timezone, day_of_week, days = json.loads(stored)
     return ScheduleFields(frequency, time_of_day, timezone, day_of_week, None if days is None else tuple(days))
 
 
 def to_preference(row: tuple[Any, ...]) -> Preference:
-    """Give the preference of a row."""
+    """Convert a row to a preference."""
     user_id, frequency, time_of_day, timezone, day_of_week, days, is_active, effective_from = row
     return Preference(
         user_id=user_id,

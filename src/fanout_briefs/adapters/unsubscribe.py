@@ -1,7 +1,7 @@
 """One-click unsubscribing (RFC 8058): signed links for the mail's headers, and a web page that answers them.
 
-A link names a user and nothing else, and is signed, so that nobody can make one for somebody else. Only POST changes
-anything: what mail scanners and browsers open by themselves, they open by GET.
+A link contains only a user id and is signed, so nobody can create one for somebody else. Only POST changes anything:
+mail scanners and browsers that open links on their own use GET.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fanout_briefs.model import Mail
 __all__ = ["UnsubscribeLinks", "UnsubscribePage"]
 
 _LONGEST: Final = 900
-"""Characters of a link that still stands on one line of a header, with its name."""
+"""The most characters of a link that fits on one header line, with the header's name."""
 _SHORTEST_SECRET: Final = 16
 
 _Scope: TypeAlias = Mapping[str, Any]
@@ -33,22 +33,23 @@ _Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class UnsubscribeLinks:
-    """Makes a link for each user, and reads whose it is; for ``SmtpMailer(unsubscribe=links)``.
+    """Creates a link for each user, and finds the user of a link; for ``SmtpMailer(unsubscribe=links)``.
 
-    A link is the same for every mail to a user and does not end: whoever finds an old mail may still unsubscribe.
+    A user's link is the same in every mail and never expires, so links in old mails still work.
     """
 
     def __init__(self, url: str, secret: str | Sequence[str], *, name: str = "daily_brief") -> None:
-        """Check everything; nothing is asked for.
+        """Check all arguments, without network access.
 
         Args:
-            url: Where ``UnsubscribePage`` answers, an ``https`` URL without query; a token is added as its last part.
-            secret: What signs, at least 16 characters that nobody else knows. Of several the last one signs, and all
-                are accepted: so that a new one can be put in place, and links in old mails still work.
-            name: The brief's. A link for one kind of brief says nothing about another.
+            url: The ``https`` URL of ``UnsubscribePage``, without a query; a token is appended as the last part of
+                the path.
+            secret: The signing key: at least 16 characters that nobody else knows. Of several, the last one signs and
+                all are accepted, so that you can introduce a new one while links in old mails still work.
+            name: The name of the brief. A link is only valid for this kind of brief.
 
         Raises:
-            ValueError: Arguments are bad; all of them are named, and what a secret is, is not shown.
+            ValueError: Arguments are bad; the message names all of them, and never shows a secret.
         """
         secrets = [secret] if isinstance(secret, str) else list(secret)
         refuse([*_bad_url(url), *_bad_secrets(secrets), *bad_kinds({"name": name}, str, may_be_none=False)])
@@ -63,14 +64,14 @@ class UnsubscribeLinks:
         return f"UnsubscribeLinks({self._url!r})"
 
     def __call__(self, mail: Mail) -> str:
-        """Give the link for whoever a mail is to; see ``url``."""
+        """Return the link for the user whom the mail is for; see ``url``."""
         return self.url(mail.user_id)
 
     def url(self, user_id: str) -> str:
-        """Give a user's link, also for a section of the brief itself.
+        """Return a user's link, for example to show it in the brief itself.
 
         Raises:
-            PermanentFailure: The id makes a link that is too long for a header.
+            PermanentFailure: The user id makes the link too long for a header.
         """
         link = f"{self._url}/{self._signed.dumps(user_id)}"
         if len(link) > _LONGEST:
@@ -81,19 +82,19 @@ class UnsubscribeLinks:
         return link
 
     def user_of(self, token: str) -> str | None:
-        """Give whose the last part of a link is; None where we did not make it."""
+        """Return the user id of a token, the last part of a link; None if the token is not valid."""
         try:
             found: object = self._signed.loads(token)
-        except BadSignature:  # also of what is no token at all
+        except BadSignature:  # also raised for anything that is not a token
             return None
         return found if isinstance(found, str) else None
 
 
 class UnsubscribePage:
-    """An ASGI application that answers the links, for a host to mount where their ``url`` points.
+    """An ASGI application that answers the links; mount it where their ``url`` points.
 
-    POST unsubscribes and says so; the body does not matter. GET shows a button that does the same. A link that we did
-    not make is answered with 404. Each link may be used any number of times.
+    POST unsubscribes and confirms; the body does not matter. GET shows a button that does the same. An invalid link
+    is answered with 404. Each link may be used any number of times.
     """
 
     def __init__(
@@ -105,15 +106,15 @@ class UnsubscribePage:
         button: str = "Unsubscribe",
         done: str = "You will get no more of these mails.",
     ) -> None:
-        """Take what to call and what to show.
+        """Set what to call and what to show.
 
         Args:
             links: Reads the tokens.
-            unsubscribe: Called with the user's id. It may be called again for the same user. What it raises, the web
-                server answers with 500, and the sender's mail program tries again.
-            question: Shown above the button, in plain text.
-            button: On it.
-            done: Shown once it is done.
+            unsubscribe: Called with the user's id, possibly more than once for the same user. If it raises, the web
+                server answers with 500, and the mail program that sent the request tries again.
+            question: Shown above the button, as plain text.
+            button: The label of the button, and the page's title.
+            done: Shown after unsubscribing, as plain text.
         """
         self._links = links
         self._unsubscribe = unsubscribe
@@ -125,8 +126,8 @@ class UnsubscribePage:
         """Answer one request.
 
         Raises:
-            NotImplementedError: It is none of HTTP's.
-            Exception: What ``unsubscribe`` raises.
+            NotImplementedError: The request is not HTTP.
+            Exception: Raised by ``unsubscribe``.
         """
         if scope["type"] != "http":
             raise NotImplementedError(f"only HTTP is answered here, not {scope['type']!r}")
@@ -168,7 +169,7 @@ async def _answer(send: _Send, status: int, body: bytes, *more: tuple[bytes, byt
         (b"content-type", b"text/html; charset=utf-8"),
         (b"content-length", str(len(body)).encode()),
         (b"cache-control", b"no-store"),
-        (b"referrer-policy", b"no-referrer"),  # The link is a key.
+        (b"referrer-policy", b"no-referrer"),  # The link works as a key.
         *more,
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})

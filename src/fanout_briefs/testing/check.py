@@ -1,4 +1,4 @@
-"""Hold an adapter to its clauses without pytest."""
+"""Check an adapter against its clauses, without pytest."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from fanout_briefs.testing.kit import BrokenClause, Open
 __all__ = ["SOME_PROJECTS", "check_dispatcher", "check_engagement", "check_generator", "check_storage"]
 
 SOME_PROJECTS: Final = (Project("apollo", "Apollo"), Project("gemini", "Gemini"), Project("3", "Projekt Ü <3>"))
-"""What a generator is asked to write about, unless its author gives others."""
+"""The projects that a generator is asked to write about by default."""
 
 
 async def check_storage(open_storage: Open[Storage], *, capabilities: Collection[str] = ()) -> Sequence[BrokenClause]:
-    """Hold a storage to every clause, and give those that it breaks; printed, each tells what went wrong.
+    """Check a storage against every clause, and return those that it breaks; print one to see what went wrong.
 
     Args:
-        open_storage: An async context manager function without arguments that opens a storage: fresh, empty, and sharing
-            nothing with any other. Capabilities may have it take more.
-        capabilities: What the storage offers beyond the port; ``StorageContract`` tells which there are.
+        open_storage: A function without arguments that returns an async context manager, which opens a fresh, empty
+            storage that shares nothing with any other. Some capabilities require it to accept arguments.
+        capabilities: What the storage offers beyond the port; the reference of clauses lists the capabilities.
 
     Raises:
-        ValueError: A capability is unknown; all of them are named.
+        ValueError: A capability is unknown; the message names all of them.
     """
     return await storage_kit.check(open_storage, capabilities)
 
@@ -33,15 +33,15 @@ async def check_storage(open_storage: Open[Storage], *, capabilities: Collection
 async def check_engagement(
     open_engagement: Open[Engagement], *, capabilities: Collection[str] = ()
 ) -> Sequence[BrokenClause]:
-    """Hold an engagement adapter to every clause, and give those that it breaks.
+    """Check an engagement adapter against every clause, and return those that it breaks.
 
     Args:
-        open_engagement: Takes a mapping of user ids to aware instants, or None for never, and opens an adapter for
-            which these are the last visits of these users, and which knows no others.
-        capabilities: What it offers beyond the port; ``EngagementContract`` tells which there are.
+        open_engagement: Takes a mapping of user ids to last visits, each an aware instant or None for never, and opens
+            an adapter that knows exactly these users and visits.
+        capabilities: What the adapter offers beyond the port; the reference of clauses lists the capabilities.
 
     Raises:
-        ValueError: A capability is unknown; all of them are named.
+        ValueError: A capability is unknown; the message names all of them.
     """
     return await engagement_kit.check(open_engagement, capabilities)
 
@@ -49,23 +49,23 @@ async def check_engagement(
 async def check_generator(
     open_generator: Open[Generator], *, capabilities: Collection[str] = (), projects: Sequence[Project] = SOME_PROJECTS
 ) -> Sequence[BrokenClause]:
-    """Hold a generator to every clause, and give those that it breaks.
+    """Check a generator against every clause, and return those that it breaks.
 
     Args:
-        open_generator: An async context manager function without arguments that opens a generator.
-        capabilities: What it offers beyond the port; ``GeneratorContract`` tells which there are.
-        projects: Some that it can write about, with ``data`` as it wants it.
+        open_generator: A function without arguments that returns an async context manager, which opens a generator.
+        capabilities: What the generator offers beyond the port; the reference of clauses lists the capabilities.
+        projects: Some projects that it can write about, with the ``data`` that it needs.
 
     Raises:
-        ValueError: A capability is unknown; all of them are named.
+        ValueError: A capability is unknown; the message names all of them.
     """
     return await generator_kit.check(open_generator, capabilities, projects)
 
 
 async def check_dispatcher(open_dispatcher: Open[Dispatcher]) -> Sequence[BrokenClause]:
-    """Hold a dispatcher to every clause, and give those that it breaks.
+    """Check a dispatcher against every clause, and return those that it breaks.
 
     Args:
-        open_dispatcher: An async context manager function without arguments that opens a dispatcher.
+        open_dispatcher: A function without arguments that returns an async context manager, which opens a dispatcher.
     """
     return await dispatcher_kit.check(open_dispatcher, ())

@@ -1,6 +1,6 @@
-"""What a clause says when a promise is broken: what was done, what came back, and what was promised.
+"""Checks for clauses, whose messages say what was done, what came back and what was promised.
 
-Nothing here needs pytest, and no message depends on its rewriting of assertions.
+Nothing here needs pytest, and no message depends on its assertion rewriting.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ __all__ = ["Broken", "Recorded", "Refusal", "holds", "refuses", "same", "shown"]
 _E = TypeVar("_E", bound=Exception)
 
 _REMEMBERED: Final = 6
-"""How many of the last calls a message tells."""
+"""How many of the last calls a message shows."""
 
 _MISSING: Final = object()
 
 
 class Broken(Exception):
-    """An adapter did something else than a clause promises."""
+    """An adapter broke the promise of a clause."""
 
 
 def same(got: object, promised: object) -> None:
-    """Hold what came back against what was promised: deeply, and an enum's member is no plain string.
+    """Compare what came back with what was promised, recursively.
 
-    Sequences are compared whatever their kind, and so are mappings and sets.
+    Sequences are compared regardless of their type, and so are mappings and sets. A plain string does not equal a
+    member of an enum.
 
     Raises:
-        Broken: They differ; the message shows both, and where.
+        Broken: They differ; the message shows both, and where they differ.
     """
     found = next(_differences(got, promised, ""), None)
     if found is None:
@@ -51,7 +52,7 @@ def same(got: object, promised: object) -> None:
 
 
 def holds(condition: object, promised: str) -> None:
-    """Hold a promise that no value states.
+    """Check a promise that cannot be stated as an expected value.
 
     Raises:
         Broken: The condition is false.
@@ -67,22 +68,22 @@ class Refusal(Generic[_E]):
 
     @property
     def error(self) -> _E:
-        """The error that was raised, once the block has ended."""
+        """The error that was raised; available once the block has ended."""
         if self._error is None:
             raise Broken("came back: nothing yet\npromised:  an error")
         return self._error
 
     def keep(self, error: _E) -> None:
-        """For ``refuses``: what was raised."""
+        """Store the error; called by ``refuses``."""
         self._error = error
 
 
 @contextmanager
 def refuses(*errors: type[_E]) -> Generator[Refusal[_E]]:
-    """Expect the call inside to raise one of these.
+    """Expect the block to raise one of these errors.
 
     Raises:
-        Broken: It did not.
+        Broken: It raised another error, or none.
     """
     names = " or ".join(error.__name__ for error in errors)
     refusal: Refusal[_E] = Refusal()
@@ -136,7 +137,7 @@ def _or_missing(value: object) -> str:
 
 
 class _Short(reprlib.Repr):
-    """Values in a message: enough to tell what they are."""
+    """Short representations of values for messages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,11 +150,11 @@ class _Short(reprlib.Repr):
             return f"{kind.__name__}.{x.name}"
         if not attrs.has(kind):
             return super().repr_instance(x, level)
-        # Fields that say nothing would hide those that do.
+        # Leaves out fields with their default, which would hide the others.
         told = [field.name for field in attrs.fields(kind) if field.init and getattr(x, field.name) != field.default]
         return f"{kind.__name__}({', '.join(f'{name}={self.repr1(getattr(x, name), level - 1)}' for name in told)})"
 
-    # reprlib finds these by the name of the type.
+    # reprlib finds these methods by the name of the type.
     def repr_datetime(self, instant: datetime, _level: int) -> str:
         return instant.isoformat()
 
@@ -178,7 +179,7 @@ _SHORT: Final = _Short()
 
 
 def shown(value: object) -> str:
-    """A value in few words."""
+    """Return a short representation of a value."""
     try:
         return _SHORT.repr(value)
     except Exception:
@@ -186,7 +187,7 @@ def shown(value: object) -> str:
 
 
 class Recorded:
-    """Passes every call on to an adapter, and remembers the last ones with what came back."""
+    """Passes every call on to an adapter, and records it with its result."""
 
     def __init__(self, subject: Any, done: list[str] | None = None, name: str = "") -> None:
         self._subject = subject
@@ -231,6 +232,6 @@ class Recorded:
         return result
 
     def told(self) -> list[str]:
-        """The last calls, each with what came back."""
+        """Return the last calls, each with its result."""
         left_out = len(self.done) - _REMEMBERED
         return [*([f"({left_out} calls before)"] if left_out > 0 else []), *self.done[-_REMEMBERED:]]

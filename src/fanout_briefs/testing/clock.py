@@ -1,6 +1,6 @@
-"""A wall clock in the hand of a test.
+"""A wall clock that a test controls.
 
-Nothing in this library reads the time by itself where it matters: moments are arguments, and leases run by a clock that
+This library never reads the time on its own where it matters: moments are arguments, and leases run by the clock that
 ``Briefs`` and ``Worker`` are given. Give them this one.
 """
 
@@ -14,13 +14,13 @@ __all__ = ["Clock"]
 
 
 class Clock:
-    """Called, it tells ``now``, which stands still until somebody sets it or moves it. Backwards, too, as clocks do.
+    """Returns ``now`` when called. It stands still until you set or advance it; like real clocks, it may go back.
 
     Attributes:
-        now: Aware.
+        now: The current time, aware.
 
     Raises:
-        ValueError: The instant it begins at is naive.
+        ValueError: The initial ``now`` is naive.
     """
 
     def __init__(self, now: datetime) -> None:
@@ -31,7 +31,7 @@ class Clock:
         return self.now
 
     def advance(self, by: timedelta) -> datetime:
-        """Let time pass, or go back where ``by`` is negative; tells ``now`` as it is then."""
+        """Move ``now`` forward, or back if ``by`` is negative, and return it."""
         self.now += by
         return self.now
 

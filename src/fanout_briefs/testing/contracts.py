@@ -1,6 +1,6 @@
-"""Contracts as pytest classes: subclass one, say how to open the adapter and what it offers, and run pytest.
+"""Contracts as pytest classes: subclass one, define how to open the adapter and what it offers, and run pytest.
 
-Every clause runs on asyncio and on trio, by anyio's pytest plugin; neither conftest nor configuration is needed.
+Every clause runs on asyncio and on trio, through anyio's pytest plugin; no conftest or configuration is needed.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ def _every(kit: Kit) -> Callable[[_Test], _Test]:
 
 
 class Contract(Declared):
-    """What the contracts have in common: what an author declares, as data.
+    """The base of the contracts: what an author declares.
 
     Attributes:
-        not_yet: Clauses that the adapter does not keep yet, by id, each with the reason. One that is kept after all fails,
-            so that the entry goes.
+        not_yet: Clauses that the adapter does not keep yet, by id, with the reason. The test of a listed clause that is
+            kept fails, so that you remove the entry.
     """
 
     kit: ClassVar[Kit]
     not_yet: ClassVar[Mapping[str, str]] = {}
 
     def test_declarations(self) -> None:
-        """Each capability and each clause that is declared exists."""
+        """Check that every declared capability and clause exists."""
         if problems := self.kit.problems(self.capabilities, self.not_yet):
             pytest.fail("\n".join(problems), pytrace=False)
 
@@ -73,7 +73,7 @@ class Contract(Declared):
 
 
 def _check_backend(backend: str) -> None:
-    # Another plugin that takes every coroutine for its own would run them all on asyncio.
+    # Another plugin that claims every coroutine would run them all on asyncio.
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -89,17 +89,20 @@ def _check_backend(backend: str) -> None:
 
 
 class StorageContract(Contract):
-    """The contract of ``ports.Storage``, and of the preferences that one may keep."""
+    """The contract of ``ports.Storage``, and of the preferences that a storage may keep."""
 
     kit = storage_kit
 
     def open_storage(self) -> AbstractAsyncContextManager[Storage]:
-        """Open a storage: fresh, empty, and sharing nothing with any other. Capabilities may have it take more."""
+        """Open a fresh, empty storage that shares nothing with any other.
+
+        Some capabilities require this method to accept arguments.
+        """
         raise NotImplementedError(f"{type(self).__name__} has to define open_storage")
 
     @_every(storage_kit)
     async def test_clause(self, clause: Clause, anyio_backend: str) -> None:
-        """Hold the storage to one clause."""
+        """Check the storage against one clause."""
         await self._hold(clause, anyio_backend, self.open_storage)
 
 
@@ -109,12 +112,12 @@ class EngagementContract(Contract):
     kit = engagement_kit
 
     def open_engagement(self, visits: Mapping[str, datetime | None]) -> AbstractAsyncContextManager[Engagement]:
-        """Open an adapter for which these are the last visits of these users, None for never; it knows no others."""
+        """Open an adapter that knows exactly these users and their last visits; None means never."""
         raise NotImplementedError(f"{type(self).__name__} has to define open_engagement")
 
     @_every(engagement_kit)
     async def test_clause(self, clause: Clause, anyio_backend: str) -> None:
-        """Hold the adapter to one clause."""
+        """Check the adapter against one clause."""
         await self._hold(clause, anyio_backend, self.open_engagement)
 
 
@@ -122,7 +125,7 @@ class GeneratorContract(Contract):
     """The contract of ``ports.Generator``.
 
     Attributes:
-        projects: Some that the generator can write about, with ``data`` as it wants it.
+        projects: Some projects that the generator can write about, with the ``data`` that it needs.
     """
 
     kit = generator_kit
@@ -134,7 +137,7 @@ class GeneratorContract(Contract):
 
     @_every(generator_kit)
     async def test_clause(self, clause: Clause, anyio_backend: str) -> None:
-        """Hold the generator to one clause."""
+        """Check the generator against one clause."""
         await self._hold(clause, anyio_backend, self.open_generator, self.projects)
 
 
@@ -149,5 +152,5 @@ class DispatcherContract(Contract):
 
     @_every(dispatcher_kit)
     async def test_clause(self, clause: Clause, anyio_backend: str) -> None:
-        """Hold the dispatcher to one clause."""
+        """Check the dispatcher against one clause."""
         await self._hold(clause, anyio_backend, self.open_dispatcher)

@@ -1,7 +1,7 @@
-"""Have one call of an adapter go wrong, at a place of your choosing, and see what comes of it.
+"""Make chosen calls of an adapter fail, to test how the rest copes.
 
-Calls are counted over everything that one ``Faults`` is put around. A fault is a function that is given a call instead
-of its being made: it may make it, before or after whatever else it does, or never.
+One ``Faults`` counts the calls of everything that it wraps. A fault is a function that receives a call before it is
+made and decides what happens: it can do something before or after the call, or never make it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Call", "Faults", "answer_lost", "broken", "cancelled", "delayed", "u
 _T = TypeVar("_T")
 
 _NESTED: Final = ("preferences",)
-"""Attributes that hold a port of their own."""
+"""Attributes that are themselves adapters."""
 
 
 @frozen
@@ -29,10 +29,10 @@ class Call:
     """A call that is about to be made.
 
     Attributes:
-        number: Its place among all calls, from 1.
-        name: The method's, as in ``enqueue`` or ``preferences.get``.
-        values: Its positional arguments.
-        go: Makes it, and gives what it answers.
+        number: Its position among all calls, from 1.
+        name: The name of the method, as in ``enqueue`` or ``preferences.get``.
+        values: The positional arguments.
+        go: Makes the call and returns its result.
     """
 
     number: int
@@ -45,7 +45,7 @@ Fault: TypeAlias = Callable[[Call], Awaitable[Any]]
 
 
 async def unavailable(call: Call) -> Any:
-    """Fail before the call took effect.
+    """Fail before the call takes effect.
 
     Raises:
         StorageUnavailable: Always.
@@ -54,7 +54,7 @@ async def unavailable(call: Call) -> Any:
 
 
 async def answer_lost(call: Call) -> Any:
-    """Fail after the call took effect, as when the connection breaks before the answer comes.
+    """Fail after the call took effect, as if the connection broke before the answer arrived.
 
     Raises:
         StorageUnavailable: Always.
@@ -64,7 +64,7 @@ async def answer_lost(call: Call) -> Any:
 
 
 async def broken(call: Call) -> Any:
-    """Fail before the call took effect, with an error that is none of the library's, as a driver's that nobody translated.
+    """Fail before the call takes effect, with a foreign error, such as one from a driver that nobody translated.
 
     Raises:
         ConnectionResetError: Always.
@@ -73,7 +73,7 @@ async def broken(call: Call) -> Any:
 
 
 def delayed(by: timedelta) -> Fault:
-    """Let the call wait before it is made."""
+    """Delay the call."""
 
     async def wait(call: Call) -> Any:
         await anyio.sleep(by.total_seconds())
@@ -83,7 +83,7 @@ def delayed(by: timedelta) -> Fault:
 
 
 def cancelled(scope: anyio.CancelScope) -> Fault:
-    """Cancel a scope and then make the call, which meets the cancellation if it is made within."""
+    """Cancel a scope and then make the call, which is cancelled if it runs inside the scope."""
 
     async def cancel(call: Call) -> Any:
         scope.cancel()
@@ -93,15 +93,16 @@ def cancelled(scope: anyio.CancelScope) -> Fault:
 
 
 class Faults:
-    """Counts the calls of everything that it is put around, and has some of them go wrong.
+    """Counts the calls of everything that it wraps, and makes some of them fail.
 
     Args:
-        fault: What befalls them; None lets all of them be.
-        at: Which ones: a number from 1, or several, such as ``range(7, 20)`` for a storage that is away for a while.
+        fault: The fault to inject; None injects none.
+        at: The calls to inject it into: a number from 1, or several, such as ``range(7, 20)`` for a storage that is
+            unavailable for a while.
 
     Attributes:
-        calls: The names of the calls so far, so that a first run without a fault tells how many there are.
-        happened: How often the fault came.
+        calls: The names of the calls so far. A first run without a fault shows how many there are.
+        happened: How often the fault was injected.
     """
 
     def __init__(self, fault: Fault | None = None, at: int | Container[int] = ()) -> None:
@@ -111,20 +112,20 @@ class Faults:
         self._at: Container[int] = (at,) if isinstance(at, int) else at
 
     def around(self, subject: _T, name: str = "") -> _T:
-        """Give something that does as this adapter does, through these faults.
+        """Wrap an adapter so that its calls go through these faults.
 
-        Async methods are what counts, also those of a storage's ``preferences``; opening and closing do not. Whatever else
-        the adapter has is passed on as it is.
+        Calls of async methods count, including those of a storage's ``preferences``; opening and closing do not. All
+        other attributes are passed through.
 
         Args:
             subject: The adapter.
-            name: What to put before the names of its methods, where several adapters are under one ``Faults``.
+            name: A prefix for the names of its methods, if one ``Faults`` wraps several adapters.
         """
         opens = hasattr(type(subject), "__aenter__")
         return cast("_T", (_OpenedSubject if opens else _Subject)(self, subject, name))
 
     async def pass_on(self, name: str, method: Callable[..., Awaitable[Any]], values: Any, named: Any) -> Any:
-        """Make a call, or have it go wrong if its turn has come."""
+        """Make a call, or inject the fault if it is one of the chosen calls."""
         self.calls.append(name)
         number = len(self.calls)
         if self._fault is None or number not in self._at:

@@ -1,7 +1,7 @@
-"""Clauses: promises that an adapter is held to, one async function each, and how they are run.
+"""Clauses, the promises that an adapter is checked against, and how to run them.
 
-A clause has an id that stays, a promise in one sentence, and may need a capability that the adapter declares.
-Nothing here needs pytest.
+A clause is an async function with a stable id and a promise in one sentence. It may need a capability that the adapter
+declares. Nothing here needs pytest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Open: TypeAlias = Callable[..., AbstractAsyncContextManager[_Adapter]]
 """Opens a fresh, empty adapter that shares nothing with any other."""
 
 PATIENCE: Final = 120
-"""Seconds after which a clause is taken to hang."""
+"""Seconds after which a clause counts as hanging."""
 
 
 @frozen
@@ -30,11 +30,12 @@ class Clause:
     """One promise.
 
     Attributes:
-        id: Stays the same from release to release.
+        id: The same in every release.
         promise: What an adapter promises, in one sentence.
-        needs: The capabilities without which it is not asked for.
-        each: What it is held to: each of these in turn, with a fresh adapter.
-        given: What the adapter is opened with.
+        needs: The capabilities that an adapter must declare for this clause to apply.
+        each: The cases, as further arguments of ``hold``; each runs with a fresh adapter.
+        given: The arguments to open the adapter with.
+        hold: Checks the promise, and raises if it is broken.
     """
 
     id: str
@@ -45,13 +46,13 @@ class Clause:
     hold: Callable[..., Awaitable[None]]
 
     def lacking(self, capabilities: Collection[str]) -> list[str]:
-        """Which capabilities an adapter with these would have to declare, to be held to this."""
+        """Return the needed capabilities that are not among these."""
         return [name for name in self.needs if name not in capabilities]
 
 
 @frozen
 class BrokenClause:
-    """A promise that an adapter does not keep. Printed, it says what was done, what came back and what was promised."""
+    """A promise that an adapter breaks. Print it to see what was done, what came back and what was promised."""
 
     id: str
     promise: str
@@ -62,11 +63,11 @@ class BrokenClause:
 
 
 class Declared:
-    """What an author says of an adapter, as data.
+    """What an author declares about an adapter.
 
     Attributes:
-        capabilities: What the adapter offers beyond its port. Clauses about any other are skipped, visibly, and no story
-            tries it.
+        capabilities: What the adapter offers beyond its port. Clauses that need any other capability are reported as
+            skipped, and no story uses it.
     """
 
     capabilities: ClassVar[Collection[str]] = ()
@@ -91,10 +92,10 @@ class Kit:
         each: Iterable[object] = ((),),
         given: tuple[object, ...] = (),
     ) -> Callable[[Callable[..., Awaitable[None]]], Clause]:
-        """Make a clause of a function; its docstring is the promise, and ``each`` gives its further arguments.
+        """Turn a function into a clause: its docstring is the promise, and ``each`` lists its further arguments.
 
         Raises:
-            ValueError: The id is taken, or a capability is none of this kit's.
+            ValueError: The id is taken, or the kit has no such capability.
         """
 
         def register(hold: Callable[..., Awaitable[None]]) -> Clause:
@@ -108,7 +109,7 @@ class Kit:
         return register
 
     def problems(self, capabilities: Collection[str], not_yet: Mapping[str, str]) -> list[str]:
-        """What is wrong with what an adapter declares: each name that means nothing here."""
+        """Return the problems with an adapter's declarations: names that are unknown, or do not apply."""
         known = ", ".join(sorted(self.capabilities)) or "there are none"
         strange = [name for name in capabilities if name not in self.capabilities]
         found = [f"capability {name!r}: no such capability of a {self.port}; known: {known}" for name in strange]
@@ -120,10 +121,10 @@ class Kit:
         return found
 
     async def check(self, open_adapter: Open[Any], capabilities: Collection[str], *more: object) -> list[BrokenClause]:
-        """Hold an adapter to every clause, each of which is given ``more``, and give those that it breaks.
+        """Check an adapter against every clause, passing ``more`` to each, and return the broken ones.
 
         Raises:
-            ValueError: A capability is unknown; all of them are named.
+            ValueError: A capability is unknown; the message names all of them.
         """
         if problems := self.problems(capabilities, {}):
             raise ValueError("; ".join(problems))
@@ -135,7 +136,7 @@ _ENDLESS: Final = Broken(f"came back: nothing within {PATIENCE} seconds\npromise
 
 
 async def run_clause(clause: Clause, open_adapter: Open[Any], *more: object) -> BrokenClause | None:
-    """Hold an adapter to one clause; give what broke it, None where it is kept."""
+    """Check an adapter against one clause; return how it is broken, or None if it is kept."""
     for case in clause.each:
         if (message := await _message(clause, open_adapter, (*more, *case))) is not None:
             with_what = f"\nwith: {', '.join(map(shown, case))}" if case else ""
@@ -155,7 +156,7 @@ async def _message(clause: Clause, open_adapter: Open[Any], case: tuple[object, 
 
 
 async def _hold(clause: Clause, open_adapter: Open[Any], case: tuple[object, ...], done: list[str]) -> Exception | None:
-    # What the clause raises is kept here: an adapter might swallow it when it is closed.
+    # Keeps the error that the clause raises: closing the adapter might swallow it.
     broken: Exception | None = _ENDLESS
     async with AsyncExitStack() as stack:
         statements: list[str] = []
@@ -176,7 +177,7 @@ async def _hold(clause: Clause, open_adapter: Open[Any], case: tuple[object, ...
 
 
 def _first(error: Exception) -> Exception:
-    # What tasks raise comes in groups; a broken promise tells more than what it led to.
+    # Errors from tasks come in groups; prefer a broken promise to the errors that it caused.
     if not isinstance(error, ExceptionGroup):
         return error
     leaves = [_first(each) for each in cast("ExceptionGroup[Exception]", error).exceptions]

@@ -1,4 +1,4 @@
-"""The kits: one for each port that an author may be held to. ``clauses`` fills them."""
+"""The kits, one for each port that has clauses. ``clauses`` fills them."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ __all__ = [
 
 
 class KeptPreferences(Preferences, Protocol):
-    """Preferences that a storage keeps itself. Beyond the port, their last page with rows says that it is the last."""
+    """Preferences that a storage keeps itself. Beyond the port, the last page that has rows has no next cursor."""
 
     async def put(self, preferences: Iterable[Preference]) -> None:
-        """Store these preferences, each in place of what was stored for its user; all of them or none.
+        """Store these preferences, replacing those of the same users; all of them or none.
 
         Raises:
-            InvalidPreferences: Some hold values that cannot be stored. Whether they make a schedule is the
-                planner's question.
+            InvalidPreferences: Some contain values that cannot be stored. Whether they form a valid schedule is
+                checked by the planner, not here.
         """
         ...
 
     async def remove(self, user_ids: Collection[str]) -> None:
-        """Remove the preferences of these users; the others stay, and so do slots and briefs."""
+        """Remove the preferences of these users, but not their slots and briefs."""
         ...
 
 
@@ -47,7 +47,7 @@ class StorageWithPreferences(Storage, Protocol):
 
     @property
     def preferences(self) -> KeptPreferences:
-        """Those that it keeps."""
+        """The preferences that it keeps."""
         ...
 
 
@@ -60,7 +60,7 @@ class StorageWithScheduleIndex(Storage, Protocol):
 
     @property
     def preferences(self) -> IndexedPreferences:
-        """Those that it keeps."""
+        """The preferences that it keeps."""
         ...
 
 

@@ -1,6 +1,6 @@
-"""Slots, claims and briefs in few words, for clauses and for tests of storages.
+"""Helpers that make slots, claims and briefs, for clauses and for tests of storages.
 
-Everything happens at ``NOW`` or some time from it: nothing here reads a clock.
+All times are relative to ``NOW``: nothing here reads a clock.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ __all__ = [
 
 _T = TypeVar("_T")
 _MOST: Final = 5_000
-"""No clause stores more of anything that is read in pages."""
+"""The most items that any clause stores and then reads in pages."""
 _PATIENCE: Final = 3
-"""How many pages of none, one after the other, are taken for a scan that never ends."""
+"""How many consecutive empty pages count as a scan that never ends."""
 
 NOW: Final = datetime(2026, 3, 2, 8, tzinfo=UTC)
 TODAY: Final = date(2026, 3, 2)
@@ -76,7 +76,7 @@ def job(
     run_at: datetime | None = None,
     demand: Demand | None = None,
 ) -> Job:
-    """A slot ``day`` days after today: may run from eight o'clock, is delivered at nine, covers the day before."""
+    """Return a slot ``day`` days after today: due to run at eight, delivered at nine, covering the day before."""
     at = NOW + day * DAY
     return Job(
         type=type,
@@ -91,7 +91,7 @@ def job(
 
 
 def brief_of(slot: Job, *, text: str = "All is well.", end: datetime | None = None) -> Brief:
-    """A brief of this slot with a good section and a failed one; ``end`` is where its window ends."""
+    """Return a brief for this slot with a good and a failed section; ``end`` is the end of its window."""
     return Brief(
         type=slot.type,
         user_id=slot.user_id,
@@ -117,7 +117,7 @@ async def claim(
     key: str | None = None,
     keys: Collection[str] | None = None,
 ) -> Claims:
-    """Claim whatever is due within a month, unless told otherwise."""
+    """Claim jobs, by default all that are due within a month."""
     return await storage.claim(
         due_by, now=now, lease=lease, limit=limit, types=types, keys=keys if key is None else [key]
     )
@@ -127,7 +127,7 @@ async def claim_one(storage: Storage, slot: Job, *, now: datetime = NOW) -> Clai
     """Claim this one slot.
 
     Raises:
-        Broken: It is not to be had, or others come along.
+        Broken: The storage returned no claim, or more than one.
     """
     claims = (await claim(storage, now=now, types=[slot.type], key=slot.dedup_key)).claims
     if len(claims) != 1:
@@ -136,17 +136,17 @@ async def claim_one(storage: Storage, slot: Job, *, now: datetime = NOW) -> Clai
 
 
 async def claimable(storage: Storage, *types: str, now: datetime = NOW) -> list[str]:
-    """Claim all that can be; tell types and users."""
+    """Claim all jobs that can be claimed, and return their types and users."""
     return sorted(f"{held.job.type} {held.job.user_id}" for held in (await claim(storage, now=now, types=types)).claims)
 
 
 def names(got: Claims) -> list[str]:
-    """Whose jobs were claimed."""
+    """Return the user ids of the claimed jobs."""
     return [held.job.user_id for held in got.claims]
 
 
 async def found(storage: Storage, key: str) -> Job:
-    """The slot of this key as it stands.
+    """Return the stored slot with this key.
 
     Raises:
         Broken: There is none.
@@ -158,7 +158,7 @@ async def found(storage: Storage, key: str) -> Job:
 
 
 async def bring(storage: Storage, slot: Job, status: JobStatus, code: SkipReason | None = None) -> Claim | None:
-    """Bring a new slot into a state, by what the port offers; give the claim that was used, if one was."""
+    """Bring a new slot into a state, using only the port, and return the claim if one was needed."""
     if status is JobStatus.SKIPPED and code is not None:
         await storage.enqueue([evolve(slot, status=status, code=code)])
         return None
@@ -172,7 +172,7 @@ async def bring(storage: Storage, slot: Job, status: JobStatus, code: SkipReason
 
 
 async def finished(storage: Storage, slot: Job, end: Finish) -> Job:
-    """Bring a slot to this end, new or not, and give it as it stands then."""
+    """Bring a slot, new or existing, to this end, and return it as stored."""
     if slot.dedup_key not in await storage.find([slot.dedup_key]):
         await storage.enqueue([slot])
     same(await storage.finish(await claim_one(storage, slot), end), True)
@@ -185,7 +185,7 @@ async def briefed(storage: Storage, slot: Job) -> Job:
 
 
 async def scanned(read: Callable[[str | None, int], Awaitable[Page[_T]]], limit: int) -> AsyncIterator[_T]:
-    """Read page by page until there is no more cursor, and hold each page to its limit."""
+    """Read page by page until there is no next cursor, and check each page against its limit."""
     cursor: str | None = None
     given, without_any = 0, 0
     while True:

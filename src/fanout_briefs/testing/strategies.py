@@ -1,7 +1,7 @@
-"""Hypothesis strategies for what the library is about: preferences, schedules, activity, and batches of jobs.
+"""Hypothesis strategies for preferences, schedules, activity, and batches of jobs.
 
-They need Hypothesis: ``pip install 'fanout-briefs[testing]'``. What they draw is small and clashes often, because that is
-where adapters break; each shrinks towards the ordinary case.
+They need Hypothesis: ``pip install 'fanout-briefs[testing]'``. They draw small values that often collide, because that
+is where adapters break; each shrinks towards the ordinary case.
 """
 
 from __future__ import annotations
@@ -70,35 +70,35 @@ CHANGES: Final[Sequence[tuple[str, date]]] = (
     ("Asia/Pyongyang", date(2018, 5, 5)),
     ("America/Caracas", date(2016, 5, 1)),
 )
-"""Zones, each with a local date on which its clock did something odd: gaps and folds of half an hour to two hours, some at
-midnight, dates that never were, offsets that changed for good."""
+"""Time zones, each with a local date on which its clock did something odd: gaps and folds of half an hour to two hours,
+some at midnight; dates that never existed; permanent changes of the offset."""
 
 _STEADY = ("UTC", "Asia/Tokyo", "Asia/Kolkata")
 _AWKWARD = ("boom", "", "quo'te\"\\ -- %s", "line\nbreak\t", "日本語😀", "e\u0301", "\u00e9", "x" * 3_000)
 _ZONES: Sequence[tzinfo] = (UTC, ZoneInfo("America/New_York"), timezone(timedelta(hours=14)))
-# When a slot is delivered, may run, and ends to cover: hours from its own moment. Thirty are behind the next day's.
+# Delivery, start and end of the window of a slot, in hours from its own moment. 31 hours put it after the next day's.
 _SHIFTS = ((1, 0, 0), (1, 0, 0), (2, 1, 0), (0, -1, 0), (1, 0, 2), (31, 0, 0))
-# Those that make a difference to a ledger, and one that makes none.
+# The codes that make a difference to a ledger, and one that makes none.
 _CODES = (SkipReason.ENGAGEMENT, SkipReason.PAUSED, SkipReason.SUPERSEDED)
 _USERS = ("ann", "bob", "a'b:%_ é")
 
 
 def texts() -> st.SearchStrategy[str]:
-    """Text that every storage keeps: short, long, quotes, line breaks, characters of several code points; no NUL."""
-    # Hypothesis seldom comes up with the ones that break things.
+    """Texts that every storage can keep: short, long, quotes, line breaks, combining characters, but no NUL."""
+    # Hypothesis rarely finds the ones that break things.
     plain = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
     return st.sampled_from(_AWKWARD) | plain
 
 
 def user_ids() -> st.SearchStrategy[str]:
-    """Ids that are good: 1 to 255 characters without control characters, many of them alike."""
+    """Valid ids: 1 to 255 characters without control characters, many of them similar."""
     awkward = ("ann", "Ann", " ann", "ann ", "an_", "an%", "a:b", "a'b", "ä", "a\u0308", "😀" * 255, "\u200d", "0")
     good = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
     return st.sampled_from(awkward) | good
 
 
 def zones() -> st.SearchStrategy[str]:
-    """Names of zones: those of ``CHANGES``, and some that have been steady for long."""
+    """Names of time zones: those in ``CHANGES``, and some whose offset has long been constant."""
     return st.sampled_from(list(dict.fromkeys([*_STEADY, *(zone for zone, _ in CHANGES)])))
 
 
@@ -111,7 +111,7 @@ def times_of_day() -> st.SearchStrategy[time]:
 
 @st.composite
 def moments_of_change(draw: st.DrawFn) -> tuple[str, date]:
-    """A zone and a local date, most often within two days of one on which its clock does something."""
+    """A time zone and a local date, usually within two days of one on which its clock changes."""
     if draw(st.integers(0, 3)):
         zone, day = draw(st.sampled_from(CHANGES))
         return zone, day + draw(st.integers(-2, 2)) * DAY
@@ -120,7 +120,7 @@ def moments_of_change(draw: st.DrawFn) -> tuple[str, date]:
 
 @st.composite
 def schedules(draw: st.DrawFn, zone: str | None = None) -> Schedule:
-    """Schedules of every frequency, in this zone or in any of ``zones``."""
+    """Schedules of every frequency, in the given time zone or in any of ``zones``."""
     frequency = draw(st.sampled_from(Frequency))
     days = st.sets(st.integers(1, 31) if frequency is Frequency.MONTHLY else st.integers(0, 6))
     takes_days = frequency in (Frequency.CUSTOM, Frequency.MONTHLY)
@@ -134,7 +134,7 @@ def schedules(draw: st.DrawFn, zone: str | None = None) -> Schedule:
 
 
 def preferences(users: st.SearchStrategy[str] | None = None) -> st.SearchStrategy[Preference]:
-    """Preferences that make a schedule; a few of them are switched off, or begin at some instant."""
+    """Preferences with a valid schedule; a few are switched off, or take effect at some instant."""
     weekdays, days_of_month = (
         st.lists(days, max_size=3).map(tuple) for days in (st.integers(0, 6), st.integers(1, 31))
     )
@@ -157,7 +157,7 @@ def _preference(when: tuple[str | None, Sequence[int] | None], **fields: Any) ->
 
 
 def odd_preferences(users: st.SearchStrategy[str] | None = None) -> st.SearchStrategy[Preference]:
-    """Preferences with a field that makes no schedule. A storage keeps them as they are; the planner reports them."""
+    """Preferences with fields that may not form a valid schedule. Storages keep them; the planner reports them."""
     odd: dict[str, st.SearchStrategy[Any]] = {
         "frequency": st.sampled_from(["hourly", "Daily"]) | texts(),
         "time_of_day": st.sampled_from(["25:00", "24:00"]) | texts(),
@@ -173,7 +173,7 @@ def _changed(preference: Preference, changes: dict[str, Any]) -> Preference:
 
 
 def refused_preferences(users: st.SearchStrategy[str] | None = None) -> st.SearchStrategy[Preference]:
-    """Preferences that no storage may keep: an id that is none, a field of another type, a naive instant."""
+    """Preferences that no storage may accept: an invalid id, a field of the wrong type, a naive instant."""
     bad: dict[str, list[Any]] = {
         "user_id": ["", "x" * 256, "tab\t", "nul\0", "\ud800", None, 7],
         "frequency": [1, b"daily", "\ud800", "nul\0"],
@@ -182,7 +182,7 @@ def refused_preferences(users: st.SearchStrategy[str] | None = None) -> st.Searc
         "day_of_week": ["1", 1.0, True, 2**63],
         "days": ["12", 5, [1, "2"], [None], [True], [2**64]],
         "is_active": [None, 1, "yes"],
-        "effective_from": ["2026-01-01", date(2026, 1, 1), datetime(2026, 1, 1)],  # noqa: DTZ001  # that is what is bad
+        "effective_from": ["2026-01-01", date(2026, 1, 1), datetime(2026, 1, 1)],  # noqa: DTZ001  # naive on purpose
     }
     changes = st.sampled_from([{field: value} for field, values in bad.items() for value in values])
     return st.builds(_changed, preferences(users), changes)
@@ -190,14 +190,14 @@ def refused_preferences(users: st.SearchStrategy[str] | None = None) -> st.Searc
 
 @st.composite
 def spans_of_days(draw: st.DrawFn, first: int = -2, last: int = 75) -> timedelta:
-    """Spans near whole days, where engagement policies change their minds: some to the microsecond, some hours off."""
+    """Spans near whole days, where engagement policies change their decisions: off by a microsecond, or by hours."""
     hours, tick = draw(st.sampled_from([0, 0, -2, -1, 1, 13])), draw(st.integers(-1, 1))
     return draw(st.integers(first, last)) * DAY + hours * HOUR + timedelta(microseconds=tick)
 
 
 @st.composite
 def activities(draw: st.DrawFn, at: datetime, users: st.SearchStrategy[str] | None = None) -> Activity:
-    """What is known of somebody at an instant: last visit and last brief, each near a whole number of days before it."""
+    """The activity of a user at an instant: last visit and last brief, each near a whole number of days before it."""
     visit, brief = (draw(st.none() | spans_of_days()) for _ in range(2))
     return Activity(
         draw(st.just("ann") if users is None else users),
@@ -208,7 +208,7 @@ def activities(draw: st.DrawFn, at: datetime, users: st.SearchStrategy[str] | No
 
 @st.composite
 def histories(draw: st.DrawFn, start: datetime, days: int = 60, visits: int = 8) -> Sequence[datetime]:
-    """Visits of somebody within so many days from ``start``, in order: bursts, gaps, and none at all."""
+    """The visits of a user within ``days`` days from ``start``, in order: bursts, gaps, or none at all."""
     gaps = draw(st.lists(spans_of_days(0, 40).map(abs), max_size=visits))
     at, seen = start, list[datetime]()
     for gap in gaps:
@@ -219,7 +219,7 @@ def histories(draw: st.DrawFn, start: datetime, days: int = 60, visits: int = 8)
 
 
 def progress() -> st.SearchStrategy[Progress]:
-    """How far a brief has come."""
+    """The progress of a brief."""
     steps = st.sampled_from(["starting", "sections", 'sec"tions'])
     return st.builds(Progress, steps, st.integers(0, 3), st.just(3), st.integers(0, 1), alone=st.booleans())
 
@@ -232,19 +232,19 @@ def jobs(
     days: Collection[int] = (0, 1, 2),
     statuses: Collection[JobStatus] = (JobStatus.PENDING, JobStatus.SKIPPED),
 ) -> st.SearchStrategy[Job]:
-    """Slots of a few users, types and dates, so few that they meet all the time.
+    """Slots of few users, types and dates, so that they often collide.
 
     Args:
-        at: The moment they lie around: a slot of day 0 may run then, give or take an hour, and is delivered an hour later.
-        users: Whose they may be.
-        types: The job types.
-        days: Which dates, counted from that of ``at``.
-        statuses: Those that a ledger takes, pending and skipped, unless told otherwise. Skipped and cancelled ones have a
-            code.
+        at: The moment that the slots lie around: a slot of day 0 may usually run then, and is delivered an hour later.
+        users: The users to draw from.
+        types: The job types to draw from.
+        days: The dates to draw from, as days after that of ``at``.
+        statuses: The statuses to draw from; by default pending and skipped, which a ledger accepts. Skipped and
+            cancelled slots have a code.
 
-    No two slots of one user and type have one time of delivery, unless ``days`` has far more than three.
+    Slots of the same user and type have different delivery times, unless ``days`` has far more than three days.
     """
-    # The first of them is as often drawn as all others together.
+    # The first is drawn about as often as all others together.
     usual, *others = statuses
     states = [(usual, code) for code in _codes_of(usual)]
     states += [(status, code) for status in others for code in _codes_of(status)]
@@ -288,13 +288,13 @@ def _job(
 def batches(
     draw: st.DrawFn, each: st.SearchStrategy[Job] | None = None, *, min_size: int = 0, max_size: int = 6
 ) -> list[Job]:
-    """Batches of jobs, some of them with one of their slots once more, alike or not, in any order."""
+    """Batches of jobs, in any order; in some of them a slot appears more than once."""
     batch = draw(st.lists(jobs() if each is None else each, min_size=min_size, max_size=max_size))
     return [*batch, batch[0]] if len(batch) > 1 and draw(st.booleans()) else batch
 
 
 def ends() -> st.SearchStrategy[Finish]:
-    """How a claimed job may end; without a brief."""
+    """The ways in which a claimed job may end, without a brief."""
     live = (JobStatus.PENDING, JobStatus.PROCESSING)
     states = [(status, code) for status in JobStatus if status not in live for code in _codes_of(status)]
     said = st.sampled_from([None, *_AWKWARD])
