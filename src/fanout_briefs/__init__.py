@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         TooManyFailures,
         UnknownUser,
     )
-    from fanout_briefs.explain import Explanation
+    from fanout_briefs.explain import Code, Explanation, Stage
     from fanout_briefs.model import (
         Activity,
         Brief,
@@ -57,9 +57,10 @@ if TYPE_CHECKING:
     )
     from fanout_briefs.operate import Concern, Status
     from fanout_briefs.planner import SchedulePlanner
-    from fanout_briefs.plans import PlanReport, Verdict
+    from fanout_briefs.plans import Phase, PlanReport, Verdict
     from fanout_briefs.runs import Ended, Reconciled, RunReport
     from fanout_briefs.schedule import Frequency, Schedule
+    from fanout_briefs.serve import Round
     from fanout_briefs.settled import (
         Fulfilled,
         Rejected,
@@ -82,6 +83,7 @@ __all__ = [
     "BriefProgress",
     "Briefs",
     "CatchUp",
+    "Code",
     "Concern",
     "Demand",
     "DispatcherPowers",
@@ -107,6 +109,7 @@ __all__ = [
     "Overview",
     "Page",
     "PermanentFailure",
+    "Phase",
     "PlanReport",
     "Preference",
     "Problem",
@@ -120,6 +123,7 @@ __all__ = [
     "Rendered",
     "RetryLater",
     "Retrying",
+    "Round",
     "RunReport",
     "Schedule",
     "SchedulePlanner",
@@ -129,6 +133,7 @@ __all__ = [
     "Settled",
     "SkipReason",
     "SourceError",
+    "Stage",
     "Status",
     "StorageUnavailable",
     "Timing",
@@ -166,7 +171,7 @@ _NAMES = {
         "TooManyFailures",
         "UnknownUser",
     ),
-    "explain": ("Explanation",),
+    "explain": ("Code", "Explanation", "Stage"),
     "model": (
         "Activity",
         "Brief",
@@ -196,9 +201,10 @@ _NAMES = {
     ),
     "operate": ("Concern", "Status"),
     "planner": ("SchedulePlanner",),
-    "plans": ("PlanReport", "Verdict"),
+    "plans": ("Phase", "PlanReport", "Verdict"),
     "runs": ("Ended", "Reconciled", "RunReport"),
     "schedule": ("Frequency", "Schedule"),
+    "serve": ("Round",),
     "settled": (
         "Fulfilled",
         "Rejected",

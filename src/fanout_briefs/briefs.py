@@ -104,6 +104,7 @@ class Briefs:
             that a section failed but not why.
         lead: How long before delivery the content is cut off and generation may start.
         deadline: How long one brief may take to generate; sections that are missing by then are marked as failed.
+            Zero is no limit.
         horizon: How far ahead of ``lead`` a plan looks; plan more often than this.
         catch_up: What happens to occurrences missed while nothing planned: ``skip``, ``latest`` or ``each``.
         max_lateness: Missed occurrences older than this are never sent.
@@ -296,7 +297,12 @@ class Briefs:
             now: The moment to plan for, aware.
             dry_run: Makes the same decisions and writes nothing.
             on_verdict: Called for every preference, also of people who are not due.
-            review: How far back to report slots that already exist, besides what is planned.
+            review: How far back to report slots that already exist, besides what is planned; at least
+                ``max_lateness`` if this moment was planned before.
+
+        Raises:
+            ValueError: An argument is bad, such as a naive ``now``; or ``preferences`` gave a cursor twice.
+            Exception: What ``preferences`` or ``on_verdict`` raises. Pages before it stay planned.
         """
         return await self._planner.plan(now, dry_run, on_verdict, review=review)
 
@@ -314,12 +320,14 @@ class Briefs:
 
         Args:
             now: The moment of the schedule, aware. Leases run by the wall clock all the same.
-            on_ended: Called for every job that ends, is postponed or is lost.
+            on_ended: Called, synchronously, for every job that ends, is postponed or is lost. If it raises, no further
+                job is started, and this raises the same once running ones have finished.
             draining: Once the caller sets it, no further job is started; running ones finish, the rest is given back.
 
         Raises:
-            ValueError: ``now`` is naive.
-            Exception: What the storage raises.
+            ValueError: ``now`` is naive, or ``on_ended`` is not a plain function.
+            Exception: What the storage raises, once running jobs have finished. A result that cannot be recorded is
+                tried again for as long as a lease lasts; after that its job runs again, or a mail ends ``unknown``.
         """
         refuse(bad_hooks({"on_ended": on_ended}))
         return await self._worker.run(_aware("now", now), on_ended, draining=draining)
@@ -358,8 +366,9 @@ class Briefs:
         storage; the ledger distributes the work. What fails is logged, reported and tried again. After a cancel nothing
         more is started, running jobs have ``grace`` to finish, and the rest is given back.
 
-        With a ``dispatcher``, running is left to the engine's workers. Instead, three times per lease, what dead workers
-        left is run again, and what was lost on the way to a worker is dispatched again.
+        With a ``dispatcher``, running is left to the engine's workers. Instead, three times per lease, this puts back
+        what dead workers left; and at an interval that depends on ``redispatch_after``, it dispatches again what was
+        lost on the way to a worker.
 
         Args:
             every: How often to plan; at most the horizon. None leaves planning to others.

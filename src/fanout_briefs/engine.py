@@ -50,7 +50,7 @@ class JobOutcome(enum.StrEnum):
     DONE = "done"
     """The job has already ended."""
     CANCELLED = "cancelled"
-    """The job was cancelled or skipped; a later plan may take a skipped one up again."""
+    """The job was cancelled or skipped; a later plan may take it up again if the code allows that."""
     PAUSED = "paused"
     """Jobs of this type are paused; resuming hands them over again."""
     BLOCKED = "blocked"

@@ -139,7 +139,7 @@ class SkipReason(enum.StrEnum):
     SWITCHED_OFF = "switched_off"
     """The preference is not active."""
     INVALID_USER_ID = "invalid_user_id"
-    """The id is empty, longer than 255 characters, contains control characters, or is not a string."""
+    """The id is not a string, empty, longer than 255 characters, or contains control characters or lone surrogates."""
     INVALID_SCHEDULE = "invalid_schedule"
     """The preference's fields do not make a schedule."""
     DUPLICATE_USER = "duplicate_user"
@@ -205,7 +205,7 @@ class Preference:
     the planner check, and name what is wrong. None takes the default.
 
     Attributes:
-        user_id: 1 to 255 characters without control characters, compared exactly.
+        user_id: 1 to 255 characters without control characters and lone surrogates, compared exactly.
         frequency: ``daily`` (default), ``weekdays``, ``weekly``, ``custom`` or ``monthly``.
         time_of_day: Wall-clock time ``HH:MM[:SS]`` in ``timezone``; default 09:00.
         timezone: An IANA name; default UTC.
@@ -533,7 +533,7 @@ class Overview:
     """How the slots of one type stand at a moment.
 
     Attributes:
-        planned_at: When a plan last ended; None for types that are not planned.
+        planned_at: The moment that the last finished plan was made for; None if there is none.
         mark: The instant up to which planning is complete.
         paused_since: When the type was paused; None while it is not.
         running: Slots that a worker holds under a lease.

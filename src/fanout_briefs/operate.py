@@ -55,10 +55,10 @@ class Concern(StrEnum):
     """No plan has ended yet, so nobody gets anything."""
 
     PLAN_OVERDUE = "plan_overdue"
-    """The last plan ended longer ago than it looked ahead: what came due since is queued by nobody."""
+    """The last plan was made for a moment longer ago than the horizon, and than five minutes: nobody queues what is due."""
 
     WORK_OVERDUE = "work_overdue"
-    """Work has waited for longer than the horizon: nobody works, or too few; not during a pause."""
+    """Work has waited for longer than the horizon, and than five minutes: nobody works, or too few; not in a pause."""
 
 
 @frozen(kw_only=True)
@@ -71,7 +71,8 @@ class Status:
         since: Slots that have ended are told about if they were to be delivered at this instant or later.
         briefs: The brief's own slots.
         mails: The slots of its mails; None where nothing is mailed.
-        horizon: How far ahead a plan looks: as old may a plan get, and as long may work wait; at least five minutes.
+        horizon: How far ahead a plan looks. ``concerns`` allows a plan to be this old and work to wait this long, and
+            five minutes if the horizon is shorter.
     """
 
     name: str

@@ -210,6 +210,7 @@ class Mailer(Protocol):
         Raises:
             NotSent: The mail has certainly not left; it is tried again unless the error is permanent.
             RetryLater: The same, and not before the given time.
+            PermanentFailure: The mail has not left and never will; it ends ``failed``.
             Exception: Nobody knows whether it left. It ends ``unknown``, or is sent again if the mailer is idempotent.
         """
         ...
@@ -371,10 +372,12 @@ class Work(Protocol):
         user and type is pending or in processing, so that content windows never overlap. ``due_by`` and ``now``
         are two clocks on purpose: a run may be made for a past moment, while leases always run by the wall clock.
 
-        A claimed job is in processing, its attempts raised by one, and its lease ends at ``now + lease``. Its token is
-        higher than any that was ever given for its key, also for a slot that was erased meanwhile. The first claim of a slot fixes its window's start: at the window's end of the user's
-        latest saved brief of that type, but not beyond its own end; or else as enqueued. Progress stays as the last holder
-        left it, so that the next one sees how far it came.
+        A claimed job is in processing, its attempts raised by one, and its lease ends at ``now + lease``. Its token
+        is higher than any that was ever given for its key, also for a slot that was erased meanwhile.
+
+        The first claim of a slot fixes the start of its window: at the window's end of the user's latest saved brief
+        of that type, but not beyond its own end; or else as enqueued. Progress stays as the last holder left it, so
+        that the next one sees how far it came.
 
         Args:
             due_by: The moment of the schedule up to which to look.
@@ -452,7 +455,8 @@ class Oversight(Protocol):
         """End a pause, in one transaction.
 
         Slots that are skipped or cancelled as ``paused`` and were to be delivered at ``since`` or later become
-        pending, in a new epoch. Pending ones that were to be delivered before become cancelled as ``paused``.
+        pending, in a new epoch. Pending ones that were to be delivered before become cancelled as ``paused``, except
+        those with a ``demand``, which are never too late.
 
         Returns:
             How many became pending; None if nothing was paused, and nothing was changed.

@@ -100,7 +100,7 @@ TRANSITIONS: Final = {
 }
 
 PAUSED: Final = (JobStatus.SKIPPED, JobStatus.CANCELLED)
-"""A slot in one of these, with the code ``paused``, is resumed."""
+"""A slot in one of these, with the code ``paused``, becomes pending again when the pause ends, unless it is too late."""
 
 TROUBLED: Final = (JobStatus.FAILED, JobStatus.UNKNOWN)
 """A slot in one of these is reported as a ``Trouble``."""

@@ -45,7 +45,8 @@ class Timing:
 
     Attributes:
         lead: How long before delivery the content is cut off; generation happens in between.
-        deadline: How long one brief may take to generate; at most ``lead``, unless ``lead`` is zero.
+        deadline: How long one brief may take to generate; zero is no limit. One that is longer than ``lead`` makes
+            late briefs possible.
         horizon: How far ahead of ``lead`` a plan looks. Plan more often than this.
         catch_up: What happens to missed occurrences.
         max_lateness: Missed occurrences older than this are never sent.

@@ -107,7 +107,7 @@ class Telemetry:
     | ``fanout_briefs.errors`` | counter: errors in rounds of ``serve`` | ``error.type`` |
     | ``fanout_briefs.waiting`` | gauge: number of slots | ``kind``, and ``state``: overdue, running, abandoned, failed, unknown |
     | ``fanout_briefs.oldest`` | gauge, seconds: how long the oldest overdue or abandoned slot has waited | ``kind`` |
-    | ``fanout_briefs.plan.age`` | gauge, seconds: time since a plan last ended; not set before the first | |
+    | ``fanout_briefs.plan.age`` | gauge, seconds: time since the moment of the last finished plan; not set before the first | |
     """
 
     def __init__(
@@ -135,8 +135,12 @@ class Telemetry:
         self._made = meter.create_histogram("fanout_briefs.brief.duration", "s", "From its projects to its saving.")
         self._errors = meter.create_counter("fanout_briefs.errors", "{error}", "Turns that failed.")
         self._waiting = meter.create_gauge("fanout_briefs.waiting", "{slot}", "How slots stand.")
-        self._oldest = meter.create_gauge("fanout_briefs.oldest", "s", "How long the first overdue slot waits.")
-        self._plan_age = meter.create_gauge("fanout_briefs.plan.age", "s", "How long ago a plan last ended.")
+        self._oldest = meter.create_gauge(
+            "fanout_briefs.oldest", "s", "How long the oldest overdue or abandoned slot has waited."
+        )
+        self._plan_age = meter.create_gauge(
+            "fanout_briefs.plan.age", "s", "Time since the moment of the last finished plan."
+        )
 
     def on_round(self, told: _Round, /) -> None:
         """Record a round of ``Briefs.serve``."""
