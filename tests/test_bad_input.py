@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 import stat
@@ -363,3 +364,95 @@ def test_an_application_that_may_not_be_read_is_named(tmp_path: Path, unprivileg
         ran = run(tmp_path, before=unprivileged)
     assert ran.returncode == 2
     assert "importing 'myapp' failed: PermissionError" in ran.stderr
+
+
+# what the host's code and the system do ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["preview", "myapp:briefs", "ana"], ["run", "myapp:briefs", "--as-of", AS_OF]])
+def test_an_application_that_exits_ends_the_command_and_says_where(tmp_path: Path, command: Sequence[str]) -> None:
+    write_app(tmp_path, "async def leave(self, request):\n    raise SystemExit(0)\nHost.generate = leave")
+    left = cli(tmp_path, *command)
+    assert left.returncode == 1
+    (told,) = (line for line in left.stderr.splitlines() if line.startswith("Error "))
+    assert "stopped by the application's own sys.exit(0) in " in told
+    assert "myapp.py, line " in told
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run", "myapp:briefs", "--as-of", AS_OF],
+        ["explain", "myapp:briefs", "ana"],
+        ["status", "myapp:briefs", "--json"],
+    ],
+)
+def test_a_disk_that_is_full_where_output_goes_stops_no_work_and_is_told(
+    tmp_path: Path, command: Sequence[str]
+) -> None:
+    write_app(tmp_path)
+    with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123  # a device
+        ran = subprocess.run(
+            [sys.executable, "-m", "fanout_briefs.cli", *command],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert ran.returncode == 1
+    assert ran.stderr == "Error     standard output could not be written: No space left on device\n"
+    assert len(mails(tmp_path)) == (2 if command[0] == "run" else 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder that is in use cannot be removed there")
+def test_a_working_directory_that_is_gone_is_told(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    in_it = ["sh", "-c", f'rmdir {gone} && exec "$@"', "sh"]
+    is_refused(cli(gone, "status", "myapp:briefs", before=in_it), "the working directory cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def __getattr__(name):\n    raise RuntimeError('no settings')", "reading 'briefs' of module 'lazy' failed"),
+        ("def __getattr__(name):\n    raise AttributeError(name)", "module 'lazy' has no attribute 'briefs'"),
+    ],
+)
+def test_an_application_that_cannot_be_read_is_told(tmp_path: Path, source: str, said: str) -> None:
+    (tmp_path / "lazy.py").write_text(source, encoding="utf-8")
+    ran = cli(tmp_path, "status", "lazy:briefs")
+    assert ran.returncode == 2
+    assert said in ran.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["explain", "cancel", "retry", "regenerate"])
+@pytest.mark.parametrize("on", ["0001-01-01", "9999-12-31"])
+def test_a_date_at_the_end_of_the_calendar_is_refused(tmp_path: Path, command: str, on: str) -> None:
+    write_app(tmp_path)
+    ran = cli(tmp_path, command, "myapp:briefs", "ana", "--on", on)
+    assert ran.returncode == 2
+    assert "must be in the years 1970 to 8999" in ran.stderr
+
+
+def test_a_command_that_is_told_works_for_an_id_that_looks_like_an_option(tmp_path: Path) -> None:
+    write_app(tmp_path, "PEOPLE.append(Preference(user_id='-x y'))")
+    nothing = cli(tmp_path, "retry", "myapp:briefs", "--on", "2026-11-23", "--", "-x y")
+    told = nothing.stderr.partition("; fanout-briefs ")[2].partition(" tells more")[0]
+    explained = cli(tmp_path, *shlex.split(told))
+    assert explained.returncode == 0, explained.stderr
+    assert explained.stdout.startswith("-x y on 2026-11-23: ")
+
+
+def test_a_folder_with_a_blank_is_told_as_a_shell_reads_it(tmp_path: Path) -> None:
+    told = cli(tmp_path, "init", "my folder").stdout.splitlines()[-1]
+    assert told.endswith("cd 'my folder' && fanout-briefs run app:briefs")
+
+
+def test_ctrl_c_while_the_command_line_is_imported_leaves_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt", encoding="utf-8")  # found before the real one
+    ran = cli(tmp_path, "--help")
+    assert (ran.returncode, ran.stderr) == (130, "")

@@ -272,9 +272,9 @@ class TestRetry:
         told = inside("retry", "myapp:briefs", "ana", "--json")
         assert told.exit_code == 1
         assert document(told) == {"retried": 0}
-        assert " is completed; fanout-briefs explain myapp:briefs ana --on 20" in labelled(told.stderr)["Error"]
+        assert " is completed; fanout-briefs explain myapp:briefs --on 20" in labelled(told.stderr)["Error"]
         never = inside("retry", "myapp:briefs", "it's me", "--on", "2020-01-01")
-        assert "fanout-briefs explain myapp:briefs 'it'\"'\"'s me' --on 2020-01-01" in labelled(never.stderr)["Error"]
+        assert "fanout-briefs explain myapp:briefs --on 2020-01-01 'it'\"'\"'s me'" in labelled(never.stderr)["Error"]
 
     @pytest.mark.parametrize(
         ("arguments", "advice"),

@@ -555,6 +555,15 @@ async def test_a_date_that_is_none_is_refused_by_name(method: str, on: object) -
             await getattr(briefs, method)("ada", on)
 
 
+@pytest.mark.parametrize("method", ["explain", "retry", "cancel", "regenerate"])
+@pytest.mark.parametrize("on", [date.min, date.max])
+async def test_a_date_at_the_end_of_the_calendar_is_refused(method: str, on: date) -> None:
+    async with MemoryStorage() as storage:
+        briefs = World(storage).briefs()
+        with pytest.raises(ValueError, match=r"on=.*: must be in the years 2 to 9998"):
+            await getattr(briefs, method)("ada", on)
+
+
 @pytest.mark.parametrize("method", ["explain", "preview", "next", "retry", "cancel", "regenerate", "generate_now"])
 async def test_preferences_that_are_none_are_told_by_their_port(method: str) -> None:
     class Wrong:

@@ -55,6 +55,8 @@ _log = logging.getLogger("fanout_briefs")
 _BRIEF_RETRYING = Retrying(attempts=6)
 _MAIL_RETRYING = Retrying(attempts=12)
 _DAY = timedelta(days=1)
+_YEARS = range(2, 9999)
+"""Those whose dates have others before and after them, in every zone."""
 _MICROSECOND = timedelta(microseconds=1)
 _PORTS = {
     "storage": Storage,
@@ -707,9 +709,13 @@ def _user(user_id: str) -> str:
 
 
 def _plain_date(on: object) -> date | None:
-    if on is None or (isinstance(on, date) and not isinstance(on, datetime)):
-        return on
-    raise ValueError(f"on={on!r}: must be a datetime.date without a time, or None")
+    if on is None:
+        return None
+    if not isinstance(on, date) or isinstance(on, datetime):
+        raise ValueError(f"on={on!r}: must be a datetime.date without a time, or None")  # noqa: TRY004  # as with any
+    if on.year not in _YEARS:
+        raise ValueError(f"on={on!r}: must be in the years {_YEARS[0]} to {_YEARS[-1]}")
+    return on
 
 
 def _bad_ports(**given: object) -> Iterator[BadValue]:

@@ -29,14 +29,20 @@ def load(name: str) -> Briefs:
         raise NoApplication(f"{name!r} names no application: write module:attribute, such as myapp:briefs{hint}")
     found = _import(module_name)
     for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise NoApplication(f"module {module_name!r} has no attribute {attribute!r}{_hint(found)}")
-        found = getattr(found, part)
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise NoApplication(f"module {module_name!r} has no attribute {attribute!r}{_hint(found)}") from None
+        except (Exception, SystemExit) as error:
+            raise NoApplication(f"reading {attribute!r} of module {module_name!r} failed: {_told(error)}") from error
     return _briefs(name, found)
 
 
 def _import(module_name: str) -> object:
-    here = str(Path.cwd())
+    try:
+        here = str(Path.cwd())
+    except OSError as error:
+        raise NoApplication(f"the working directory cannot be read: {error.strerror}; change to another one") from None
     if here not in sys.path:
         sys.path.insert(0, here)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -47,7 +48,7 @@ def init(
         fail(f"cannot write the starter to {error.filename}: {error.strerror}; name a folder that you may write to")
     for path in written:
         show.text(out, f"wrote {path}")
-    change = "" if folder == Path() else f"cd {folder} && "
+    change = "" if folder == Path() else f"cd {shlex.quote(str(folder))} && "
     show.text(out, f"\nNow run:  {change}fanout-briefs run app:briefs")
 
 

@@ -7,8 +7,11 @@ is SIGTERM, as shells have it.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -27,7 +30,7 @@ from fanout_briefs.errors import (
     UnknownUser,
 )
 
-__all__ = ["do", "fail", "load_or_exit", "log", "out"]
+__all__ = ["do", "ended", "fail", "load_or_exit", "log", "out"]
 
 out: show.Printer = show.Printer()
 log: show.Printer = show.Printer(stderr=True)
@@ -56,7 +59,25 @@ def do(work: Callable[[], Awaitable[_Got]]) -> _Got:
         _show_code_of_the_host(error)
         fail(f"stopped by {type(error).__name__}: {error}", 1)
     except KeyboardInterrupt:
-        fail("stopped; run it again and it goes on where it was", 130)
+        fail("stopped", 130)
+    except SystemExit as error:
+        # It tore down the event loop, whose threads may never end, so Python must not wait for them.
+        *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+        where = f"{frame.f_code.co_filename}, line {line}"
+        show.line(log, "Error", f"stopped by the application's own sys.exit({error.code!r}) in {where}", "red")
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(1)
+
+
+def ended(status: object) -> object:
+    """The exit status of a command that ended with this one: not 0 if something could not be printed."""
+    for name, printer in (("output", out), ("error", log)):
+        if printer.failure is not None:
+            show.line(log, "Error", f"standard {name} could not be written: {printer.failure.strerror}", "red")
+            status = status or 1
+    return status
 
 
 def fail(message: str, status: int = 2) -> NoReturn:

@@ -122,7 +122,7 @@ def cancel(application: App, user: KnownUser, on: On = None, json: Json = False)
         _nothing(application, before, "there is nothing to withdraw", json=json, data={"cancelled": False})
     is_mail = before.job is not None and before.job.status is JobStatus.COMPLETED
     what = "mail" if is_mail else "brief"
-    undo = f"to undo that: fanout-briefs retry {_app(application)} {shlex.quote(user)} --on {before.on}"
+    undo = f"to undo that: fanout-briefs retry {_app(application)} --on {before.on} {_user(user)}"
     _tell(f"the {what} of {user} for {before.on} is withdrawn", {"cancelled": True}, json=json, then=undo)
 
 
@@ -311,7 +311,7 @@ def _tell(told: str, data: Mapping[str, object], *, json: bool, label: str = "Do
 def _nothing(application: str, found: Explanation, what: str, *, json: bool, data: Mapping[str, object]) -> NoReturn:
     """Say that nothing was changed, and who can tell why."""
     code = found.code.replace("_", " ")
-    told = f"fanout-briefs explain {_app(application)} {shlex.quote(found.user_id)} --on {found.on}"
+    told = f"fanout-briefs explain {_app(application)} --on {found.on} {_user(found.user_id)}"
     _no(f"{what}: {found.user_id} on {found.on} is {code}; {told} tells more", data, json=json)
 
 
@@ -327,6 +327,11 @@ def _run(application: str) -> str:
 
 def _app(application: str) -> str:
     return shlex.quote(application)
+
+
+def _user(user_id: str) -> str:
+    """As the last argument of a command, which an id that looks like an option is by itself only after ``--``."""
+    return f"{'-- ' if user_id.startswith('-') else ''}{shlex.quote(user_id)}"
 
 
 def _slots(count: int) -> str:

@@ -50,9 +50,12 @@ def _instant(text: str) -> datetime:
 
 def _date(text: str) -> date:
     try:
-        return date.fromisoformat(text)
+        on = date.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no date, such as 2026-11-23") from None
+    if on.year not in _YEARS:
+        raise typer.BadParameter(f"{text!r}: must be in the years {_YEARS[0]} to {_YEARS[-1]}")
+    return on
 
 
 def _length(text: str) -> timedelta:

@@ -82,7 +82,8 @@ def plan(
 
     report, stopped = do(planned)
     if report is None:
-        fail("the time to finish was up before the plan was whole; plan again and it goes on where it was", stopped)
+        kept = "" if dry_run else "; plan again and it goes on where it was"
+        fail(f"the time to finish was up before the plan was whole{kept}", stopped)
     ok = _is_well(report)
     if json:
         show.text(out, show.as_json({"as_of": now, "plan": report, "verdicts": verdicts, "ok": ok}))

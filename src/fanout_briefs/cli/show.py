@@ -33,17 +33,31 @@ __all__ = [
 
 
 class Printer(Console):
-    """Prints lines as they are, however wide the terminal. When nobody reads any more, the work goes on unseen."""
+    """Prints lines as they are, however wide the terminal. If nothing can be printed any more, the work goes on unseen.
+
+    Attributes:
+        failure: Why something could not be printed, such as a full disk; None also if the reader has gone, as ``head``
+            does.
+    """
 
     def __init__(self, *, stderr: bool = False) -> None:
         """Print to standard output, or to standard error."""
         super().__init__(stderr=stderr, soft_wrap=True, highlight=False, emoji=False)
+        self.failure: OSError | None = None
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich does; an error of the file never ends the work."""
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            self.failure = error
+            self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
-        """Whoever read is gone; rich would end the process here, in the middle of the work."""
+        """The reader has gone; rich would end the process here, in the middle of the work."""
         self.quiet = True
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.file.fileno())
+        os.dup2(nowhere, self.file.fileno())  # Also what is still buffered goes there when Python exits.
         os.close(nowhere)
 
 

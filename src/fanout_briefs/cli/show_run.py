@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import cast
@@ -126,8 +126,10 @@ def _sections(brief: Brief) -> str:
 
 def _mailed(ended: Ended) -> str:
     if ended.status is JobStatus.COMPLETED and ended.detail:
-        here = os.path.join(Path.cwd(), "")  # noqa: PTH118 - the separator at the end is the point.
-        return ended.detail.removeprefix(here)
+        with suppress(OSError):  # The working directory may be gone.
+            here = os.path.join(Path.cwd(), "")  # noqa: PTH118 - the separator at the end is the point.
+            return ended.detail.removeprefix(here)
+        return ended.detail
     return _status(ended)
 
 
