@@ -14,6 +14,7 @@ import pytest
 from anyio import get_cancelled_exc_class
 from attrs import evolve
 
+from fanout_briefs.engine import DispatcherPowers
 from fanout_briefs.model import JobRef, ProjectBrief, SectionRequest
 from fanout_briefs.testing import check_dispatcher, check_engagement, check_generator
 from fanout_briefs.testing.clauses import dispatcher_kit, engagement_kit, generator_kit
@@ -178,12 +179,35 @@ class Dispatcher:
         self.carried: dict[str, JobRef] = {}
         self.busy = False
 
+    @property
+    def powers(self) -> DispatcherPowers:
+        return DispatcherPowers(cancels=True)
+
+    async def cancel(self, jobs: Sequence[JobRef]) -> None:
+        await anyio.lowlevel.checkpoint()
+        for job in jobs:
+            self.carried.pop(job.dedup_key, None)
+
     async def dispatch(self, jobs: Sequence[JobRef]) -> None:
         await anyio.lowlevel.checkpoint()
         self.carry(jobs)
 
     def carry(self, jobs: Sequence[JobRef]) -> None:
         self.carried.update((job.dedup_key, job) for job in jobs)
+
+
+class SaysWhatItCanDo(Dispatcher):
+    powers: Any = "everything"
+
+
+class CannotTakeBackWhatItSaysItCan(Dispatcher):
+    cancel: Any = None
+
+
+class TakesBackOnlyWhatItHas(Dispatcher):
+    async def cancel(self, jobs: Sequence[JobRef]) -> None:
+        for job in jobs:
+            del self.carried[job.dedup_key]
 
 
 class WantsJobs(Dispatcher):
@@ -297,6 +321,9 @@ GENERATORS: Mapping[type[Generator], set[str]] = {
 }
 DISPATCHERS: Mapping[type[Dispatcher], set[str]] = {
     Dispatcher: set(),
+    SaysWhatItCanDo: {"dispatcher.powers"},
+    CannotTakeBackWhatItSaysItCan: {"dispatcher.powers"},
+    TakesBackOnlyWhatItHas: {"dispatcher.powers"},
     WantsJobs: {"dispatcher.nothing"},
     RefusesJobsThatItHas: {"dispatcher.again-does-no-harm", "dispatcher.many-tasks"},
     CarriesNoMoreThan999: {"dispatcher.thousands-at-once"},

@@ -287,9 +287,7 @@ CLAIMING = [
     ),
     Wrong(
         "checks then claims",
-        {
-            "        # All are chosen": "        free = tuple(free)\n        await checkpoint()\n        # All are chosen"
-        },
+        {"        # Choose all": "        free = tuple(free)\n        await checkpoint()\n        # Choose all"},
         fails=(
             "at-once.claim.never-the-same-job",
             "at-once.claim.one-wins",

@@ -233,6 +233,7 @@ MARKS = [
         "keeps a mark in the zone it was given in",
         {"(None if at is None else utc(at) for at in (start, to, planned_at))": "(start, to, planned_at)"},
         fails=(
+            "values.instants.answers-in-utc",
             "ledger.mark.in-utc",
             "values.instants.naive-refused",
             "values.instants.naive-refused-by-oversight",

@@ -154,7 +154,11 @@ PAUSING = [
     Wrong(
         "keeps the moment of a pause in its zone",
         {"        at = utc(at)\n        running": "        running"},
-        fails=("pausing.paused.types-asked-for-in-utc", "values.instants.naive-refused-by-oversight"),
+        fails=(
+            "values.instants.answers-in-utc",
+            "pausing.paused.types-asked-for-in-utc",
+            "values.instants.naive-refused-by-oversight",
+        ),
     ),
     Wrong(
         "skips follow-ups that are paused",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wrong import Wrong
+from wrong import SQLITE, Wrong
 
 FRESH = "        fresh = [normal(job) for job in jobs]\n"
 
@@ -59,6 +59,7 @@ VALUES = [
         "keeps instants in their zone",
         {FRESH: "        fresh = list(jobs)\n"},
         fails=(
+            "values.instants.answers-in-utc",
             "values.instants.exact-and-in-utc",
             "values.instants.outside-utc-refused",
         ),
@@ -100,6 +101,28 @@ VALUES = [
             "values.instants.naive-refused",
             "values.instants.naive-refused-by-oversight",
         ),
+    ),
+    Wrong(
+        "puts off until a naive instant",
+        {
+            "        at = utc(at)\n        slot": "        at = utc(at.replace(tzinfo=at.tzinfo or UTC))\n        slot",
+            "__all__ = [": "from datetime import UTC\n\n__all__ = [",
+        },
+        fails=("values.instants.naive-refused",),
+    ),
+    Wrong(
+        "answers in a zone of its own",
+        {
+            "                latest[user_id] = at\n": "                latest[user_id] = at.astimezone(timezone(timedelta(hours=9)))\n",
+            "__all__ = [": "from datetime import timezone\n\n__all__ = [",
+        },
+        fails=("values.instants.answers-in-utc",),
+    ),
+    Wrong(
+        "erases whoever has an id that has no encoding",
+        {" if is_storable(user_id) else 0\n": "\n"},
+        fails=("values.ids.impossible-found-nowhere",),
+        right=SQLITE,
     ),
     Wrong(
         "stores errors as they are",

@@ -190,7 +190,8 @@ class SqliteStorage:
         return sql.instant(rows[0][0]) if rows else None
 
     async def forget(self, user_id: str) -> int:
-        return await self._open_session().writer.write(partial(_forget, user_id=user_id))
+        writer = self._open_session().writer
+        return await writer.write(partial(_forget, user_id=user_id)) if is_storable(user_id) else 0
 
     async def claim(
         self,
@@ -238,6 +239,8 @@ class SqliteStorage:
 
     async def brief(self, type: str, user_id: str, on: date | None = None) -> Brief | None:  # noqa: A002  # the port's name
         reader = self._open_session().reader
+        if not is_storable(user_id + type):
+            return None
         if on is None:
             rows = await reader.read(_all(sql.LAST_BRIEF, (type, user_id)))
         else:

@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, Self, TypeVar, cast
 
 import attrs
 
+from fanout_briefs.engine import DispatcherPowers
 from fanout_briefs.model import Brief, Claim, Job
 
 __all__ = ["Broken", "Recorded", "Refusal", "holds", "refuses", "same", "shown"]
@@ -206,7 +207,8 @@ class Recorded:
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._subject, name)
         if not callable(value):
-            return value if isinstance(value, str | bool | None) else Recorded(value, self.done, f"{name}.")
+            is_plain = isinstance(value, str | bool | DispatcherPowers | None)
+            return value if is_plain else Recorded(value, self.done, f"{name}.")
 
         async def call(*values: Any, **named: Any) -> Any:
             return await self._called(name, value, *values, **named)

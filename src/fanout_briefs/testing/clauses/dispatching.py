@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import anyio
 import anyio.lowlevel
 
+from fanout_briefs.engine import DispatcherPowers
 from fanout_briefs.model import JobRef
-from fanout_briefs.ports import Dispatcher
-from fanout_briefs.testing.checks import same
+from fanout_briefs.ports import CancellingDispatcher, Dispatcher
+from fanout_briefs.testing.checks import holds, same
 from fanout_briefs.testing.kits import dispatcher_kit
 from fanout_briefs.testing.slots import DAY, NOW, job
 
@@ -15,6 +18,18 @@ from fanout_briefs.testing.slots import DAY, NOW, job
 def _reference(user_id: str, day: int = 0) -> JobRef:
     slot = job(user_id, day)
     return JobRef(slot.dedup_key, slot.type, slot.run_at)
+
+
+@dispatcher_kit.clause("dispatcher.powers")
+async def _powers_are_declared(dispatcher: Dispatcher) -> None:
+    """Its powers are declared as ``DispatcherPowers``; one that cancels takes back jobs, also any it does not have."""
+    powers = cast("object", getattr(dispatcher, "powers", None))  # by the adapter's own code
+    holds(isinstance(powers, DispatcherPowers), "an attribute powers that is a DispatcherPowers")
+    if isinstance(powers, DispatcherPowers) and powers.cancels:
+        cancelling = cast("CancellingDispatcher", dispatcher)
+        await dispatcher.dispatch([_reference("ann")])
+        for jobs in ([], [_reference("ann")], [_reference("ann"), _reference("nobody"), _reference("nobody")]):
+            await cancelling.cancel(jobs)
 
 
 @dispatcher_kit.clause("dispatcher.nothing")

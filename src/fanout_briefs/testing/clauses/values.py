@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, MutableSequence
-from datetime import UTC, date, datetime, timedelta, timezone
-from typing import cast
+from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence, Sequence
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from typing import TypeVar, cast
 from zoneinfo import ZoneInfo
 
-from attrs import evolve
+from attrs import AttrsInstance, evolve, fields, has
 
-from fanout_briefs.model import Change, Enqueued, Finish, Job, JobStatus, Occurrence, Section, Window
+from fanout_briefs.model import Brief, Change, Enqueued, Finish, Job, JobStatus, Occurrence, Section, Window
 from fanout_briefs.ports import Storage
 from fanout_briefs.testing.checks import holds, refuses, same
 from fanout_briefs.testing.kits import storage_kit
-from fanout_briefs.testing.slots import DAY, HOUR, NOW, brief_of, claim_one, found, job
+from fanout_briefs.testing.slots import DAY, HOUR, NOW, brief_of, claim, claim_one, found, job
 
 _AWKWARD = [
     "' OR 1=1 --",
@@ -61,11 +61,14 @@ async def _asking_for_impossible_ids_finds_nothing(storage: Storage) -> None:
     same(set(await storage.change(keys, Change.CANCEL)), set[str]())
     same(await storage.last_briefs("daily", dict.fromkeys(odd, NOW + DAY)), {})
     same(await storage.advance("nul\0"), None)
+    same((await claim(storage, keys=keys)).claims, [])
+    same([await storage.brief("daily", user_id) for user_id in odd], [None] * len(odd))
+    same([await storage.forget(user_id) for user_id in odd], [0] * len(odd))
 
 
 @storage_kit.clause("values.instants.naive-refused")
 async def _naive_instants_are_refused(storage: Storage) -> None:
-    """Naive instants are refused, and nothing is stored."""
+    """Naive instants are refused by all that planners and workers call, and nothing is changed."""
     naive = NOW.replace(tzinfo=None)
     with refuses(ValueError):
         await storage.enqueue([evolve(job(), run_at=naive)])
@@ -74,6 +77,68 @@ async def _naive_instants_are_refused(storage: Storage) -> None:
     with refuses(ValueError):
         await storage.advance("daily", start=naive)
     same(await storage.find([job().dedup_key]), {})
+    await storage.enqueue([job("bob")])
+    for due_by, now in ((naive, NOW), (NOW, naive)):
+        with refuses(ValueError):
+            await storage.claim(due_by, now=now, lease=HOUR, limit=1, types=["daily"])
+    held = await claim_one(storage, job("bob"))
+    with refuses(ValueError):
+        await storage.heartbeat([held], naive)
+    with refuses(ValueError):
+        await storage.retry(held, naive, "error")
+    same(await storage.finish(held, Finish(status=JobStatus.EMPTY)), True)
+
+
+@storage_kit.clause("values.instants.answers-in-utc")
+async def _instants_are_answered_in_utc(storage: Storage) -> None:
+    """Every answer gives its instants in UTC, also those that were given in another zone."""
+    zone = timezone(timedelta(hours=9))
+    now = NOW.astimezone(zone)
+    ann, bob = (_in_zone(job(user_id), zone) for user_id in ("ann", "bob"))
+    await storage.enqueue([ann, bob])
+    await storage.pause(["mail"], now)
+    answers: list[object] = [
+        await storage.advance("daily", now, start=now, planned_at=now),
+        await storage.paused(["mail"]),
+        await storage.last_briefs("daily", {"ann": now + DAY}),
+    ]
+    claims = await storage.claim(now, now=now, lease=HOUR, limit=2, types=["daily"])
+    answers += [claims, await storage.claim(now, now=now, lease=HOUR, limit=1, types=["daily"])]
+    done = Finish(status=JobStatus.COMPLETED, brief=_in_zone(brief_of(ann), zone))
+    same(await storage.finish(next(each for each in claims.claims if each.job.user_id == "ann"), done), True)
+    answers += [
+        await storage.find([ann.dedup_key, bob.dedup_key]),
+        await storage.brief("daily", "ann"),
+        await storage.overview(["daily", "mail"], now=now + DAY, since=now - DAY),
+        (await storage.select(["daily"], [*JobStatus], since=now - DAY)).items,
+    ]
+    for answer in answers:
+        instants = list(_instants(answer))
+        holds(instants, f"an instant in {answer!r}")
+        same({instant.tzinfo for instant in instants}, {UTC})
+
+
+_Slot = TypeVar("_Slot", Job, Brief)
+
+
+def _in_zone(slot: _Slot, zone: tzinfo) -> _Slot:
+    occurrence = evolve(slot.occurrence, deliver_at=slot.occurrence.deliver_at.astimezone(zone))
+    window = Window(slot.window.start.astimezone(zone), slot.window.end.astimezone(zone))
+    return evolve(slot, occurrence=occurrence, window=window)
+
+
+def _instants(value: object) -> Iterator[datetime]:
+    """Yield the instants anywhere in an answer."""
+    if isinstance(value, datetime):
+        yield value
+    elif has(type(value)):
+        for attribute in fields(cast("type[AttrsInstance]", type(value))):
+            yield from _instants(getattr(value, attribute.name))
+    elif isinstance(value, Mapping):
+        yield from _instants([*cast("Mapping[object, object]", value).values()])
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for each in cast("Sequence[object]", value):
+            yield from _instants(each)
 
 
 @storage_kit.clause("values.ids.awkward-told-apart")
@@ -155,7 +220,7 @@ async def _an_error_with_lone_surrogates_is_stored_readably(storage: Storage) ->
 
 @storage_kit.clause("values.briefs.awkward-content")
 async def _a_brief_comes_back_with_awkward_content_and_instants_in_utc(storage: Storage) -> None:
-    """A brief comes back whole with awkward content, and with its instants in UTC."""
+    """A brief comes back whole with awkward content, and with its window in UTC."""
     zone = ZoneInfo("America/New_York")
     slot = job("日本語 '\" 😀")
     await storage.enqueue([slot])
