@@ -10,13 +10,11 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from fanout_briefs.model import Job, JobStatus, Slot
+from fanout_briefs.model import LIVE, Job, Slot
 
 __all__ = ["BatchDeduplicator"]
 
 _SlotT = TypeVar("_SlotT", bound=Slot)
-
-_LIVE = frozenset({JobStatus.PENDING, JobStatus.PROCESSING})
 
 
 class BatchDeduplicator:
@@ -80,7 +78,7 @@ class BatchDeduplicator:
 def _live_times(jobs: Iterable[Job]) -> dict[tuple[str, str], list[datetime]]:
     times: dict[tuple[str, str], list[datetime]] = {}
     for job in jobs:
-        if job.status in _LIVE:
+        if job.status in LIVE:
             times.setdefault((job.user_id, job.type), []).append(job.occurrence.deliver_at.astimezone(UTC))
     for instants in times.values():
         instants.sort()

@@ -15,10 +15,10 @@ from fanout_briefs.arguments import answered
 from fanout_briefs.engagement import EngagementPolicy
 from fanout_briefs.errors import BadValue, InvalidSchedule
 from fanout_briefs.model import (
+    BRIEFED,
     Activity,
     EngagementDecision,
     Job,
-    JobStatus,
     Preference,
     ScheduleFields,
     SkipReason,
@@ -40,8 +40,6 @@ __all__ = [
     "superseded",
     "withdrawn",
 ]
-
-_COUNTS_AS_BRIEF = frozenset({JobStatus.PENDING, JobStatus.PROCESSING, JobStatus.COMPLETED})
 
 EVERYONE = EngagementDecision(send=True, is_reengagement=False, reason="everyone")
 """The decision where no engagement is plugged in."""
@@ -229,7 +227,7 @@ def _briefs_of(
     briefs: dict[str, list[datetime]] = {}
     for slot in slots:
         standing = standings.get(slot.dedup_key)
-        if standing is not None and standing.status in _COUNTS_AS_BRIEF and slot.user_id in users:
+        if standing is not None and standing.status in BRIEFED and slot.user_id in users:
             briefs.setdefault(slot.user_id, []).append(standing.deliver_at)
     return briefs
 

@@ -11,14 +11,23 @@ from attrs import frozen
 from fanout_briefs.delivery import mail_type
 from fanout_briefs.eligibility import Eligibility, Refusal, invalid_fields, parse, preference_of
 from fanout_briefs.errors import InvalidSchedule, UnknownUser
-from fanout_briefs.model import Job, JobStatus, Occurrence, Preference, SkipReason, Window, check_user_id, slot_key
+from fanout_briefs.model import (
+    LIVE,
+    Job,
+    JobStatus,
+    Occurrence,
+    Preference,
+    SkipReason,
+    Window,
+    check_user_id,
+    slot_key,
+)
 from fanout_briefs.ports import Preferences, Storage
 from fanout_briefs.schedule import Schedule
 from fanout_briefs.timing import CatchUp, Timing
 
 __all__ = ["Code", "Explainer", "Explanation", "Stage"]
 
-_LIVE = (JobStatus.PENDING, JobStatus.PROCESSING)
 _LOOK_BACK = 7
 """Days in which to look for an earlier brief that is still to be made."""
 
@@ -80,7 +89,7 @@ class Explainer:
         slots = await self.storage.find([*keys, *earlier])
         job, mail = map(slots.get, keys)
         if job is not None:
-            before = [slot for key in earlier if (slot := slots.get(key)) is not None and slot.status in _LIVE]
+            before = [slot for key in earlier if (slot := slots.get(key)) is not None and slot.status in LIVE]
             code = await self._from_slots(job, mail, before, stages)
             return Explanation(
                 user_id=user_id, on=on, occurrence=job.occurrence, code=code, stages=stages, job=job, mail=mail
@@ -218,6 +227,6 @@ def _code(job: Job) -> Code:
 def _describe(job: Job) -> str:
     parts: list[str] = [job.status.value]
     parts += [str(extra) for extra in (job.code, job.reason, job.error) if extra]
-    if job.status in (JobStatus.PENDING, JobStatus.PROCESSING):
+    if job.status in LIVE:
         parts.append(f"starts at {_moment(job.run_at)}" if job.status is JobStatus.PENDING else "running")
     return ", ".join(parts) + f" (epoch {job.epoch}, attempts {job.attempts})"

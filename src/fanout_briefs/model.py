@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from attrs import Attribute, Factory, define, field, frozen, setters
 from attrs.validators import optional
@@ -25,6 +25,9 @@ else:
     frozen_by_convention = partial(define, unsafe_hash=True, on_setattr=setters.NO_OP)
 
 __all__ = [
+    "BRIEFED",
+    "ENDED",
+    "LIVE",
     "Activity",
     "Brief",
     "Change",
@@ -117,6 +120,16 @@ class JobStatus(enum.StrEnum):
     """Attempts are used up, or the failure is permanent; ``error`` is the last one."""
     UNKNOWN = "unknown"
     """The mailer was called and never answered, so the mail may or may not have left."""
+
+
+LIVE: Final = (JobStatus.PENDING, JobStatus.PROCESSING)
+"""A slot in one of these has yet to end; later slots of its user and type wait for it."""
+
+ENDED: Final = tuple(status for status in JobStatus if status not in LIVE)
+"""A slot in one of these may be erased when it is old."""
+
+BRIEFED: Final = (*LIVE, JobStatus.COMPLETED)
+"""A slot in one of these counts as a brief that the user has, or will have."""
 
 
 class Demand(enum.StrEnum):

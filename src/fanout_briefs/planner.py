@@ -19,6 +19,7 @@ from fanout_briefs.eligibility import Eligibility, Refusal, invalid_fields
 from fanout_briefs.engagement import BackoffPolicy, EngagementPolicy
 from fanout_briefs.errors import BadValue, InvalidSchedule, SourceError
 from fanout_briefs.model import (
+    LIVE,
     Enqueued,
     Job,
     JobStatus,
@@ -46,7 +47,6 @@ _FURTHEST_NEARBY = timedelta(days=31)
 _CLOCKS_APART = timedelta(hours=26)
 """How far clocks of two places differ at most: those of UTC+14 and UTC-12."""
 _Skip: TypeAlias = tuple[Candidate, Refusal]
-_LIVE = (JobStatus.PENDING, JobStatus.PROCESSING)
 
 
 class SchedulePlanner:
@@ -368,7 +368,7 @@ class _Plan:
         for slot in duplicates:
             standing = found[slot.dedup_key]
             tally.duplicate(slot, standing.status, standing.code)
-            if standing.status in _LIVE and standing.deliver_at != slot.occurrence.deliver_at:
+            if standing.status in LIVE and standing.deliver_at != slot.occurrence.deliver_at:
                 # The time was changed after planning. A worker will cancel this slot as superseded, and the mark
                 # must not have passed the new time by then.
                 tally.hold(slot.occurrence.deliver_at)

@@ -14,6 +14,9 @@ from attrs import evolve, frozen
 
 from fanout_briefs.errors import BadValue, InvalidPreferences, StorageUnavailable
 from fanout_briefs.model import (
+    BRIEFED,
+    ENDED,
+    LIVE,
     Change,
     Demand,
     Enqueued,
@@ -54,15 +57,6 @@ __all__ = [
 ]
 
 State: TypeAlias = tuple[JobStatus, SkipReason | None]
-
-LIVE: Final = (JobStatus.PENDING, JobStatus.PROCESSING)
-"""A slot in one of these makes later slots of its user and type wait."""
-
-ENDED: Final = tuple(status for status in JobStatus if status not in LIVE)
-"""A slot in one of these may be erased when it is old."""
-
-BRIEFED: Final = (*LIVE, JobStatus.COMPLETED)
-"""A slot in one of these counts as a brief the user has, or will have."""
 
 RENEWABLE: Final = (JobStatus.PENDING, JobStatus.SKIPPED, JobStatus.FAILED, JobStatus.CANCELLED)
 """A follow-up in one of these is renewed by a later ``finish``."""

@@ -14,7 +14,7 @@ from typing import cast
 from rich.console import Console
 
 from fanout_briefs.cli import show
-from fanout_briefs.model import Brief, JobStatus, Occurrence, Problem, SkipReason
+from fanout_briefs.model import ENDED, Brief, JobStatus, Occurrence, Problem, SkipReason
 from fanout_briefs.plans import PlanReport, Verdict
 from fanout_briefs.runs import Ended, RunReport
 from fanout_briefs.serve import Round
@@ -35,7 +35,6 @@ _ALREADY = {
     JobStatus.FAILED: "failed before",
     JobStatus.UNKNOWN: "unknown since before",
 }
-_AT_AN_END = set(JobStatus) - {JobStatus.PENDING, JobStatus.PROCESSING}
 _REFUSED = (SkipReason.INVALID_USER_ID, SkipReason.INVALID_SCHEDULE, SkipReason.DUPLICATE_USER)
 
 
@@ -98,7 +97,7 @@ class Seen:
         """What was noted so far, for a run that could not report by itself."""
         both = self._counts[True] + self._counts[False]
         briefs, mails = (
-            {status: count for status, count in self._counts[is_brief].items() if status in _AT_AN_END}
+            {status: count for status, count in self._counts[is_brief].items() if status in ENDED}
             for is_brief in (True, False)
         )
         return RunReport(
