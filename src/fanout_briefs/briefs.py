@@ -19,7 +19,6 @@ from fanout_briefs.dispatching import Carrier, DispatchingStorage
 from fanout_briefs.eligibility import Eligibility
 from fanout_briefs.engagement import BackoffPolicy, EngagementPolicy
 from fanout_briefs.engine import JobRun
-from fanout_briefs.errands import Errands
 from fanout_briefs.errors import BadValue
 from fanout_briefs.explain import Explainer, Explanation
 from fanout_briefs.held import Held, Lane
@@ -43,9 +42,10 @@ from fanout_briefs.planner import SchedulePlanner, bad_plan_arguments
 from fanout_briefs.plans import PlanReport, Verdict
 from fanout_briefs.ports import Dispatcher, Engagement, Generator, Mailer, Preferences, Projects, Recipients, Storage
 from fanout_briefs.render import render_brief
-from fanout_briefs.runs import Ended, Reconciled, RunReport, Tally
+from fanout_briefs.runs import Ended, Reconciled, RunReport, RunTally
 from fanout_briefs.screen import Cleared, Screen
 from fanout_briefs.serve import Reconciling, Round, Server
+from fanout_briefs.single_jobs import SingleJobs
 from fanout_briefs.timing import CatchUp, Retrying, Timing, bad_timing
 from fanout_briefs.worker import Worker
 
@@ -272,7 +272,7 @@ class Briefs:
             mails=mailer is not None,
             carrier=carrier,
         )
-        self._errands = Errands(storage, self._worker)
+        self._single_jobs = SingleJobs(storage, self._worker)
 
     async def __aenter__(self) -> Self:
         if isinstance(self._resource, AbstractAsyncContextManager):
@@ -351,7 +351,7 @@ class Briefs:
             ValueError: The job is of none of these ``job_types``.
             Exception: What the storage raises. The job runs again when its lease has ended.
         """
-        return await self._errands.run(key, draining)
+        return await self._single_jobs.run(key, draining)
 
     async def serve(
         self,
@@ -403,7 +403,7 @@ class Briefs:
                 Reconciling(operator.put_back, self._worker.lease / 3),
                 Reconciling(operator.dispatch_again, carrier.every),
             ),
-            tally=lambda: Tally(self.name),
+            tally=lambda: RunTally(self.name),
             every=every,
             poll=poll,
             grace=grace,

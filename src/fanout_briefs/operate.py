@@ -35,7 +35,7 @@ __all__ = ["Concern", "Operator", "Status"]
 
 _EVER = datetime(1, 1, 2, tzinfo=UTC)
 _BATCH = 1000
-_SOON = timedelta(minutes=5)
+_PATIENCE = timedelta(minutes=5)
 """What a plan or a worker is given at least, however short the horizon is."""
 
 
@@ -91,7 +91,7 @@ class Status:
     def concerns(self) -> Sequence[Concern]:
         """What wants somebody's eye, in the order of the enum."""
         both = [each for each in (self.briefs, self.mails) if each is not None]
-        patience = max(self.horizon, _SOON)
+        patience = max(self.horizon, _PATIENCE)
         planned_at = self.briefs.planned_at
         waiting = [each.oldest for each in both if each.overdue and each.oldest is not None]
         is_paused = any(each.paused_since for each in both)

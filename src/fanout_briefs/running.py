@@ -17,6 +17,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from attrs import evolve, field, frozen
 from attrs.validators import gt
 
+from fanout_briefs.batching import Batcher
 from fanout_briefs.eligibility import Refusal
 from fanout_briefs.errors import NotSent, PermanentFailure, RetryLater, SourceError, StorageUnavailable
 from fanout_briefs.held import Company, Held, Lane, Lost
@@ -34,9 +35,8 @@ from fanout_briefs.runs import Ended
 from fanout_briefs.screen import Cleared, Screen
 from fanout_briefs.settled import Rejected, gather_settled, iter_settled
 from fanout_briefs.timing import FURTHEST
-from fanout_briefs.together import Together
 
-__all__ = ["Means", "Run", "last_word"]
+__all__ = ["Run", "RunContext", "last_word"]
 
 _log = logging.getLogger("fanout_briefs")
 _LONGEST_WAIT = 1.0
@@ -51,7 +51,7 @@ _LEASE_ENDED = "the lease ended before the work did"
 
 
 @frozen(kw_only=True)
-class Means:
+class RunContext:
     """What running the jobs of one brief takes: making it, and mailing it.
 
     Attributes:
@@ -89,10 +89,10 @@ def last_word(job: Job, *, is_unsettled: bool) -> Finish | None:
 
 
 class Run:
-    """One call of ``run`` or ``serve``, or the errands of one time, and the claims in its hands.
+    """One call of ``run`` or ``serve``, or single jobs that run at the same time, and the claims in its hands.
 
     Args:
-        means: What running them takes.
+        context: What running them takes.
         due_by: Up to when jobs are due.
         now: The present, on the timeline of ``due_by``; what is tried again is put off from here.
         on_ended: Told of every job that leaves its hands.
@@ -103,7 +103,7 @@ class Run:
 
     def __init__(
         self,
-        means: Means,
+        context: RunContext,
         due_by: Callable[[], datetime],
         now: Callable[[], datetime],
         on_ended: Callable[[Ended], object],
@@ -112,7 +112,7 @@ class Run:
         key: str | None = None,
         poll: timedelta | None = None,
     ) -> None:
-        self._means = means
+        self._context = context
         self._company = Company()
         self._due_by = due_by
         self._now = now
@@ -121,8 +121,8 @@ class Run:
         self._key = key
         self._poll = poll
         self._held: dict[str, Held] = {}
-        self._recording = Together(self._record_these, _MOST)
-        self._types = {lane.type for lane in means.lanes}
+        self._recording = Batcher(self._record_these, _MOST)
+        self._types = {lane.type for lane in context.lanes}
         self._news: set[str] = set()  # Lanes that have to look again,
         self._idle: set[str] = set()  # and those that found nothing and wait for that.
         self._held_until: dict[str, datetime | None] = {}  # When the first lease of somebody else's ends, by type.
@@ -139,7 +139,7 @@ class Run:
             beside.start_soon(self._keep_beating, self._held)
             beside.start_soon(self._wake_when, self._draining)
             try:
-                ended = await gather_settled(self._drain, self._means.lanes, limit=len(self._means.lanes))
+                ended = await gather_settled(self._drain, self._context.lanes, limit=len(self._context.lanes))
                 failure = next((lane.error for lane in ended if isinstance(lane, Rejected)), None)
             finally:
                 await self.give_back(tuple(self._held.values()))
@@ -147,7 +147,7 @@ class Run:
         if failure is not None:
             raise failure
 
-    # errands, each in the task of whoever asks for it ------------------------------------------------
+    # single jobs, each in the task that asks for it --------------------------------------------------
 
     async def take(self, lane: Lane, keys: Collection[str]) -> tuple[Sequence[Held], Claims]:
         """Claim those of these jobs that are to be had, and decide again about them.
@@ -259,21 +259,21 @@ class Run:
 
     async def _keep_beating(self, hands: Mapping[str, Held]) -> None:
         while True:
-            await anyio.sleep(self._means.lease.total_seconds() / 3)
+            await anyio.sleep(self._context.lease.total_seconds() / 3)
             held = list(hands.values())
             try:
                 lost = await self._beat(held) if held else ()
             except Exception:
                 _log.exception("a heartbeat failed; claims whose lease ends meanwhile are given up")
-                now = self._means.clock()
+                now = self._context.clock()
                 lost = [each.job.dedup_key for each in held if each.claim.until <= now]
             for each in held:
                 if each.job.dedup_key in lost:
                     each.scope.cancel()
 
     async def _beat(self, held: Sequence[Held]) -> Collection[str]:
-        until = self._means.clock() + self._means.lease
-        lost = await self._means.work.heartbeat([each.with_progress() for each in held], until)
+        until = self._context.clock() + self._context.lease
+        lost = await self._context.work.heartbeat([each.with_progress() for each in held], until)
         for each in held:
             each.claim = evolve(each.claim, until=until)
         return lost
@@ -296,14 +296,14 @@ class Run:
         claims = [each.claim for each in held if not self._is_unsettled(each)]
         if not claims:
             return
-        with anyio.move_on_after(self._means.lease.total_seconds(), shield=True):
+        with anyio.move_on_after(self._context.lease.total_seconds(), shield=True):
             try:
-                await self._means.work.release(claims)
+                await self._context.work.release(claims)
             except Exception:
                 _log.exception("%d claims could not be released; their leases will end", len(claims))
 
     def _is_unsettled(self, held: Held) -> bool:
-        return self._means.is_unsettled(evolve(held.job, progress=held.progress))
+        return self._context.is_unsettled(evolve(held.job, progress=held.progress))
 
     # claims on the way in ----------------------------------------------------------------------------
 
@@ -330,10 +330,10 @@ class Run:
         self._news.discard(lane.type)
         self._company.claiming += 1
         try:
-            got = await self._means.work.claim(
+            got = await self._context.work.claim(
                 self._due_by(),
-                now=self._means.clock(),
-                lease=self._means.lease,
+                now=self._context.clock(),
+                lease=self._context.lease,
                 limit=limit,
                 types=[lane.type],
                 keys=keys,
@@ -363,7 +363,7 @@ class Run:
             held_until = min((until for until in self._held_until.values() if until is not None), default=None)
             if held_until is None:
                 return False
-            wait = (held_until - self._means.clock()).total_seconds()
+            wait = (held_until - self._context.clock()).total_seconds()
             await anyio.sleep(min(max(wait, 0.0), _LONGEST_WAIT))
             self._stir(self._types)
         self._idle.discard(lane.type)
@@ -409,7 +409,7 @@ class Run:
                 runnable.append(each)
             else:
                 await self._end(each, finish)
-        judged = await self._means.screen.judge([each.job for each in runnable], self._due_by())
+        judged = await self._context.screen.judge([each.job for each in runnable], self._due_by())
         for each in tuple(runnable):
             judgement = judged[each.job.dedup_key]
             if isinstance(judgement, Cleared):
@@ -473,12 +473,12 @@ class Run:
         else:
             seconds = retrying.delay(attempt).total_seconds()
         at = self._now() + timedelta(seconds=min(seconds, FURTHEST.total_seconds()))
-        write = partial(self._means.work.retry, held.claim, at, text, counted=counted)
+        write = partial(self._context.work.retry, held.claim, at, text, counted=counted)
         kept = await self._handed_in(held, write, JobStatus.PENDING, attempt if counted else attempt - 1)
         self._ended(held, JobStatus.PENDING if kept else None, text)
 
     async def _end(self, held: Held, finish: Finish, follow_ups: Sequence[FollowUp] = ()) -> None:
-        write = partial(self._means.work.finish, held.claim, finish, follow_ups)
+        write = partial(self._context.work.finish, held.claim, finish, follow_ups)
         kept = await self._handed_in(held, write, finish.status, held.job.attempts)
         due_by = self._due_by()
         self._stir({each.job.type for each in follow_ups if each.job.run_at <= due_by})
@@ -495,7 +495,7 @@ class Run:
         Returns:
             False if the claim was lost.
         """
-        end, pause = anyio.current_time() + self._means.lease.total_seconds(), _FIRST_PAUSE
+        end, pause = anyio.current_time() + self._context.lease.total_seconds(), _FIRST_PAUSE
         was_away = False
         while True:
             with anyio.CancelScope(shield=True):
@@ -512,7 +512,7 @@ class Run:
 
     async def _stands(self, held: Held, status: JobStatus, attempts: int) -> bool:
         """Whether a call that seemed to fail had been made after all, and only its answer did not come."""
-        found = (await self._means.work.find([held.job.dedup_key])).get(held.job.dedup_key)
+        found = (await self._context.work.find([held.job.dedup_key])).get(held.job.dedup_key)
         return found is not None and (found.status, found.attempts) == (status, attempts)
 
     def _ended(

@@ -10,9 +10,9 @@ from attrs import define, field, frozen
 
 from fanout_briefs.model import KEPT_PROBLEMS, Brief, Job, JobStatus, Problem
 
-__all__ = ["Ended", "Reconciled", "RunReport", "Tally"]
+__all__ = ["Ended", "Reconciled", "RunReport", "RunTally"]
 
-_TROUBLED = (JobStatus.PENDING, JobStatus.FAILED, JobStatus.UNKNOWN)
+_REPORTED = (JobStatus.PENDING, JobStatus.FAILED, JobStatus.UNKNOWN)
 
 
 @frozen(kw_only=True)
@@ -85,7 +85,7 @@ class Reconciled:
 
 
 @define
-class Tally:
+class RunTally:
     """Counts outcomes for the report of a run."""
 
     name: str
@@ -106,7 +106,7 @@ class Tally:
             counts = self._briefs if ended.job.type == self.name else self._mails
             counts[ended.status] += 1
             self._partial += bool(ended.brief and ended.brief.failed)
-        if ended.status in _TROUBLED:
+        if ended.status in _REPORTED:
             self._tell(Problem(f"{ended.job.dedup_key}: {ended.detail}", ended.job.user_id))
         for problem in ended.problems:
             self._tell(problem)

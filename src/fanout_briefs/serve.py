@@ -11,9 +11,9 @@ import anyio
 from attrs import frozen
 
 from fanout_briefs.plans import PlanReport
-from fanout_briefs.runs import Ended, Reconciled, RunReport, Tally
+from fanout_briefs.runs import Ended, Reconciled, RunReport, RunTally
 
-__all__ = ["Reconciling", "Round", "Server", "Work"]
+__all__ = ["DueWork", "Reconciling", "Round", "Server"]
 
 _log = logging.getLogger("fanout_briefs")
 
@@ -37,7 +37,7 @@ class Round:
     errors: tuple[Exception, ...] = ()
 
 
-class Work(Protocol):
+class DueWork(Protocol):
     """Runs jobs as they become due, like ``Worker.serve``."""
 
     async def __call__(self, on_ended: Callable[[Ended], object], /, *, draining: anyio.Event, poll: timedelta) -> None:
@@ -75,9 +75,9 @@ class Server:
     """
 
     plan: Callable[[datetime], Awaitable[PlanReport]]
-    work: Work | None
+    work: DueWork | None
     reconciling: Sequence[Reconciling]
-    tally: Callable[[], Tally]
+    tally: Callable[[], RunTally]
     every: timedelta | None
     poll: timedelta
     grace: timedelta
@@ -156,7 +156,7 @@ class _Serving:
                 self._tell(reconciled=found)
             await self._pause(reconciling.every)
 
-    async def _keep_working(self, work: Work) -> None:
+    async def _keep_working(self, work: DueWork) -> None:
         while not self._draining.is_set():
             try:
                 await work(self._note, draining=self._draining, poll=self._server.poll)

@@ -12,13 +12,13 @@ import anyio
 
 from fanout_briefs.held import Lane
 from fanout_briefs.model import Job, JobStatus
-from fanout_briefs.running import Means, Run, last_word
-from fanout_briefs.runs import Ended, RunReport, Tally
+from fanout_briefs.running import Run, RunContext, last_word
+from fanout_briefs.runs import Ended, RunReport, RunTally
 
 __all__ = ["Worker"]
 
 
-class Worker(Means):
+class Worker(RunContext):
     """Runs the jobs of one brief, until none is due or until told to stop."""
 
     async def run(
@@ -40,7 +40,7 @@ class Worker(Means):
         Raises:
             Exception: Raised by the storage or ``on_ended``; held jobs are released first if possible.
         """
-        tally, begun = Tally(self.name), self.clock()
+        tally, begun = RunTally(self.name), self.clock()
 
         def note(ended: Ended) -> None:
             tally.note(ended)

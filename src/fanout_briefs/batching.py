@@ -9,7 +9,7 @@ from typing import Generic, TypeVar, cast
 import anyio
 from attrs import define, field
 
-__all__ = ["Together"]
+__all__ = ["Batcher"]
 
 _T = TypeVar("_T")
 
@@ -29,7 +29,7 @@ class _Asker(Generic[_T]):
         return self.answer is not None or self.error is not None
 
 
-class Together(Generic[_T]):
+class Batcher(Generic[_T]):
     """Asks about many keys in one call. Needs no task of its own: the first caller asks for those behind it.
 
     Args:

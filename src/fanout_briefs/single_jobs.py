@@ -10,23 +10,23 @@ from typing import Final
 import anyio
 from attrs import define
 
+from fanout_briefs.batching import Batcher
 from fanout_briefs.engine import JobOutcome, JobRun
 from fanout_briefs.held import Held, Lane
 from fanout_briefs.model import Claims, JobStatus
 from fanout_briefs.ports import Storage
 from fanout_briefs.running import Run
 from fanout_briefs.runs import Ended
-from fanout_briefs.together import Together
 from fanout_briefs.worker import Worker
 
-__all__ = ["Errands"]
+__all__ = ["SingleJobs"]
 
 _MOST: Final = 100
 """The most jobs to claim with one statement when several are asked for at the same time."""
 
 
 @define(eq=False)
-class Errands:
+class SingleJobs:
     """Runs jobs by their keys, any number at once.
 
     Attributes:
@@ -51,7 +51,7 @@ class Errands:
 
     @contextmanager
     def _on_shift(self) -> Generator[_Shift]:
-        # A shift belongs to the event loop of its errands, and ends with the last of them.
+        # A shift belongs to the event loop of its jobs, and ends with the last of them.
         shift = self._shift = self._shift or _Shift(self.worker)
         self._running += 1
         try:
@@ -90,14 +90,14 @@ def _ran(key: str, ended: Ended) -> JobRun:
 
 
 class _Shift:
-    """Concurrent errands. Each runs in its own task, but they claim their jobs together."""
+    """Single jobs that run at the same time. Each runs in its own task, but they claim their jobs together."""
 
     def __init__(self, worker: Worker) -> None:
         self._run = Run(worker, worker.clock, worker.clock, lambda _: None, anyio.Event())
         # A claim that takes longer than its lease is worthless.
         patience = worker.lease.total_seconds()
         self._taking = {
-            lane.type: Together(partial(self._take, lane), _MOST, self._give_back, patience) for lane in worker.lanes
+            lane.type: Batcher(partial(self._take, lane), _MOST, self._give_back, patience) for lane in worker.lanes
         }
 
     async def run(self, lane: Lane, key: str, draining: anyio.Event) -> Ended | Claims:

@@ -9,7 +9,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from fanout_briefs.together import Together
+from fanout_briefs.batching import Batcher
 from virtual_time import in_virtual_time
 
 
@@ -46,7 +46,7 @@ async def settled() -> None:
 
 
 async def test_what_comes_meanwhile_is_asked_with_the_next_question_and_each_has_its_answer(oracle: Oracle) -> None:
-    together = Together(oracle.ask, 3, oracle.give_up)
+    together = Batcher(oracle.ask, 3, oracle.give_up)
     answers: dict[str, str] = {}
 
     async def ask(key: str) -> None:
@@ -65,7 +65,7 @@ async def test_what_comes_meanwhile_is_asked_with_the_next_question_and_each_has
 
 
 async def test_who_asks_the_same_is_asked_for_in_turn(oracle: Oracle) -> None:
-    together = Together(oracle.ask, 10, oracle.give_up)
+    together = Batcher(oracle.ask, 10, oracle.give_up)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(together, "a")
         await oracle.is_asked.wait()
@@ -77,7 +77,7 @@ async def test_who_asks_the_same_is_asked_for_in_turn(oracle: Oracle) -> None:
 
 
 async def test_who_left_before_whoever_asked_for_them_did_holds_nobody_up(oracle: Oracle) -> None:
-    together = Together(oracle.ask, 10)
+    together = Batcher(oracle.ask, 10)
     scopes = {key: anyio.CancelScope() for key in "abc"}
     answers: list[str] = []
 
@@ -99,7 +99,7 @@ async def test_who_left_before_whoever_asked_for_them_did_holds_nobody_up(oracle
 
 
 async def test_an_error_is_raised_to_all_who_were_asked_for_and_to_no_others(oracle: Oracle) -> None:
-    together = Together(oracle.ask, 2, oracle.give_up)
+    together = Batcher(oracle.ask, 2, oracle.give_up)
     oracle.error = OSError("away")
     outcomes: dict[str, object] = {}
 
@@ -121,7 +121,7 @@ async def test_an_error_is_raised_to_all_who_were_asked_for_and_to_no_others(ora
 
 
 async def test_whoever_is_cancelled_has_the_answer_first_so_that_nothing_is_lost(oracle: Oracle) -> None:
-    together = Together(oracle.ask, 10, oracle.give_up)
+    together = Batcher(oracle.ask, 10, oracle.give_up)
     answers: list[str] = []
 
     async def ask(key: str, scope: anyio.CancelScope) -> None:
@@ -147,7 +147,7 @@ async def test_whoever_is_cancelled_has_the_answer_first_so_that_nothing_is_lost
 async def test_where_no_answer_can_be_lost_whoever_is_cancelled_leaves_at_once_and_the_others_ask_again(
     oracle: Oracle,
 ) -> None:
-    together = Together(oracle.ask, 10)
+    together = Batcher(oracle.ask, 10)
     answers: list[str] = []
 
     async def ask(key: str, scope: anyio.CancelScope) -> None:
@@ -187,7 +187,7 @@ async def test_a_question_that_takes_too_long_is_given_up_and_the_next_is_asked(
         raise AssertionError(answer)
 
     outcomes: dict[str, object] = {}
-    together = Together(ask, 10, give_up, patience=60)
+    together = Batcher(ask, 10, give_up, patience=60)
 
     async def outcome(key: str) -> None:
         try:
@@ -206,7 +206,7 @@ async def test_a_question_that_takes_too_long_is_given_up_and_the_next_is_asked(
     assert anyio.current_time() - begun == pytest.approx(60)
 
 
-async def three_in_line(together: Together[str], oracle: Oracle) -> list[asyncio.Task[str]]:
+async def three_in_line(together: Batcher[str], oracle: Oracle) -> list[asyncio.Task[str]]:
     """Have somebody ask for a, and while that is under way others for b and c."""
     first = asyncio.create_task(together("a"))
     await oracle.is_asked.wait()
@@ -220,7 +220,7 @@ class TestCancelledByAsyncioItself:
     """Which knows no shields, and so takes tasks out in the middle."""
 
     async def test_the_others_ask_again_when_it_was_who_asked_for_them(self, oracle: Oracle) -> None:
-        together = Together(oracle.ask, 10, oracle.give_up)
+        together = Batcher(oracle.ask, 10, oracle.give_up)
         first, *others = await three_in_line(together, oracle)
         first.cancel()
         await settled()
@@ -233,7 +233,7 @@ class TestCancelledByAsyncioItself:
         assert await together("d") == "D"
 
     async def test_who_waits_leaves_the_line(self, oracle: Oracle) -> None:
-        together = Together(oracle.ask, 10, oracle.give_up)
+        together = Batcher(oracle.ask, 10, oracle.give_up)
         first, *others = await three_in_line(together, oracle)
         others[0].cancel()
         await settled()
@@ -242,7 +242,7 @@ class TestCancelledByAsyncioItself:
         assert oracle.questions == [["a"], ["c"]]
 
     async def test_the_answer_of_who_left_while_it_was_asked_for_is_given_up(self, oracle: Oracle) -> None:
-        together = Together(oracle.ask, 10, oracle.give_up)
+        together = Batcher(oracle.ask, 10, oracle.give_up)
         first, *others = await three_in_line(together, oracle)
         first.cancel()
         await settled()
@@ -263,7 +263,7 @@ class TestCancelledByAsyncioItself:
         async def ask(keys: Sequence[str]) -> Mapping[str, str]:
             return Answers(await oracle.ask(keys))
 
-        together = Together(ask, 1, oracle.give_up)
+        together = Batcher(ask, 1, oracle.give_up)
         first, *others = await three_in_line(together, oracle)
         oracle.may_answer.set()
         assert (await first, await others[1]) == ("A", "C")
@@ -279,7 +279,7 @@ class TestCancelledByAsyncioItself:
         async def ask(keys: Sequence[str]) -> Mapping[str, str]:
             return Answers(await oracle.ask(keys))
 
-        together = Together(ask, 10, oracle.give_up)
+        together = Batcher(ask, 10, oracle.give_up)
         zeroth = asyncio.create_task(together("z"))
         await oracle.is_asked.wait()
         first, second = (asyncio.create_task(together(key)) for key in "ab")
