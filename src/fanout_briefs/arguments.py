@@ -1,4 +1,4 @@
-"""What is wrong with what a host gives: arguments, told together in one error, and answers of its ports."""
+"""Checks what a host passes in: arguments, whose problems are raised in one error, and the answers of its ports."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _T = TypeVar("_T")
 
 
 def refuse(problems: Iterable[BadValue | str]) -> None:
-    """Raise one error that names everything, if there is anything.
+    """Raise one error that names all problems, if there are any.
 
     Raises:
-        ValueError: There is.
+        ValueError: There are problems.
     """
     told = "; ".join(map(str, problems))
     if told:
@@ -30,15 +30,15 @@ def refuse(problems: Iterable[BadValue | str]) -> None:
 
 
 def answered(port: str, answer: object, kind: type[_T]) -> Mapping[str, _T]:
-    """What a port answered about users, if it is that.
+    """Return what a port answered about users, once it is checked.
 
     Args:
-        port: The method that was asked, for the message.
-        answer: By user.
-        kind: What each is to be.
+        port: The method that was called, for the message.
+        answer: The answer, a mapping by user.
+        kind: The type that each value must have.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: It is no mapping, or holds values of another type.
     """
     if not isinstance(answer, Mapping):
         raise TypeError(f"{port} gave {type(answer).__name__} instead of a mapping of {kind.__name__} by user")
@@ -50,7 +50,7 @@ def answered(port: str, answer: object, kind: type[_T]) -> Mapping[str, _T]:
 
 
 def bad_counts(given: Mapping[str, object], least: int = 1) -> Iterator[BadValue]:
-    """What is no whole number of at least so many."""
+    """Yield the values that are not integers of at least ``least``."""
     for name, number in given.items():
         if not isinstance(number, int) or isinstance(number, bool) or number < least:
             yield BadValue(name, number, f"must be an int of at least {least}")
@@ -63,13 +63,13 @@ def bad_spans(
     most: timedelta | None = None,
     may_be_none: bool = False,
 ) -> Iterator[BadValue]:
-    """What is no length of time between two others, both included.
+    """Yield the values that are not timedeltas within these bounds, both included.
 
     Args:
-        given: By the names of the arguments.
-        least: A microsecond is told as more than zero.
-        most: None is no bound.
-        may_be_none: Whether None is right.
+        given: The values by argument name.
+        least: The lower bound; a microsecond is described as more than zero.
+        most: The upper bound; None means no bound.
+        may_be_none: Whether None is accepted.
     """
     what = {timedelta(0): "zero or more", _MICROSECOND: "more than zero"}.get(least, f"at least {least}")
     must = f"must be a timedelta of {what}" + (f", and at most {most}" if most is not None else "")
@@ -81,14 +81,14 @@ def bad_spans(
 
 
 def bad_kinds(given: Mapping[str, object], kind: type, *, may_be_none: bool = True) -> Iterator[BadValue]:
-    """What is of another type."""
+    """Yield the values that are not of this type."""
     for name, value in given.items():
         if not isinstance(value, kind) and not (value is None and may_be_none):
             yield BadValue(name, value, f"must be a {kind.__name__}" + (", or None" if may_be_none else ""))
 
 
 def bad_hooks(given: Mapping[str, object]) -> Iterator[BadValue]:
-    """What cannot be called as a plain function; None is right."""
+    """Yield the values that cannot be called as a plain function; None is accepted."""
     for name, hook in given.items():
         if hook is not None and not callable(hook):
             yield BadValue(name, hook, "must be callable")
@@ -97,14 +97,14 @@ def bad_hooks(given: Mapping[str, object]) -> Iterator[BadValue]:
 
 
 def bad_port(name: str, given: object, port: type) -> Iterator[BadValue]:
-    """What keeps an object from being a port: all of it, as far as a look can tell; None is right.
+    """Yield what keeps an object from implementing a port, as far as inspection can tell; None is accepted.
 
-    Methods that are synchronous where the port's are not are told, too, and the other way round. What a call of
-    anything but a plain function gives, or of one that says to return an awaitable, is known when it is called.
+    That includes synchronous methods where the port has asynchronous ones, and the reverse. What other callables
+    return, or functions annotated to return an awaitable, shows only when they are called.
 
     Args:
-        name: The argument's.
-        given: What is to be the port.
+        name: The argument's name.
+        given: The object that should implement the port.
         port: The protocol.
     """
     if given is None:
@@ -129,12 +129,12 @@ def bad_port(name: str, given: object, port: type) -> Iterator[BadValue]:
 
 
 def _is_never_awaitable(method: object) -> bool:
-    """Whether what a method gives surely cannot be awaited."""
+    """Whether the result of a method certainly cannot be awaited."""
     return not callable(method) or all(map(_is_plain_function, (method, inspect.unwrap(method))))
 
 
 def _is_plain_function(method: object) -> bool:
-    """Whether it is ``def``, and does not say that it returns what an ``async def`` would."""
+    """Whether it is a ``def`` that is not annotated to return an awaitable."""
     function = getattr(method, "__func__", method)
     if not isinstance(function, FunctionType) or inspect.iscoroutinefunction(function):
         return False

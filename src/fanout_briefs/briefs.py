@@ -377,8 +377,8 @@ class Briefs:
             poll: How often to look for due work, and at most how often to report.
             grace: How long running work may take to finish once this is cancelled.
             work: Whether to run what is due in this process; None: only without a dispatcher.
-            on_round: Called, synchronously, after each plan, each failure and each repair, and with what has ended since
-                it was last called. If it raises, that is logged.
+            on_round: Called, synchronously, after each plan, failure and repair, with what has ended since the last
+                call. If it raises, that is logged.
 
         Raises:
             ValueError: An argument is out of range.

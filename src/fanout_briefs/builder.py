@@ -1,4 +1,4 @@
-"""Builds one brief: its projects fan out to the generator at once, and one that fails never blocks another."""
+"""Builds one brief: its projects fan out to the generator concurrently, and a failing one never blocks another."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ __all__ = ["BriefBuilder"]
 
 _Settled: TypeAlias = Settled[Project, ProjectBrief | None]
 _LONGEST_ERROR = 500
-"""Characters of an error that a section shows; some carry a whole response."""
+"""How many characters of an error a section shows; some errors contain a whole response."""
 
 
 class BriefBuilder:
-    """Makes briefs out of a host's projects and generator.
+    """Builds briefs from a host's projects and generator.
 
     Args:
         projects: What a user's brief is about.
@@ -100,7 +100,7 @@ class BriefBuilder:
             return await self._generator.generate(request)
 
         if job.window.start >= job.window.end:
-            return None  # A later brief was made before this one, and has told all of it.
+            return None  # A later brief was generated before this one, and covers all of it.
         on_progress(Progress("projects"))
         projects: Sequence[Project] = ()
         outcomes: dict[int, _Settled] = {}
@@ -143,7 +143,7 @@ class BriefBuilder:
         outcomes: dict[int, _Settled],
         on_progress: Callable[[Progress], object],
     ) -> None:
-        """Fill ``outcomes`` as sections settle, so that what is done stays when the deadline strikes."""
+        """Fill ``outcomes`` as sections settle, so that finished ones survive the deadline."""
         total, failed = len(projects), 0
         on_progress(Progress("sections", 0, total))
         async with iter_settled(
@@ -155,7 +155,7 @@ class BriefBuilder:
                 on_progress(Progress("sections", len(outcomes), total, failed))
 
     def _section(self, project: Project, outcome: _Settled | None) -> Section | None:
-        # What is saved is text: hosts also give ids of their own types, and lazily translated names.
+        # Only text is saved: hosts may return ids of their own types, and lazily translated names.
         project_id, name = str(project.id), str(project.name)
         match outcome:
             case Fulfilled(value=None):
@@ -172,7 +172,7 @@ class BriefBuilder:
 
 
 def _projects_of(answer: object) -> Sequence[Project]:
-    """What the host's own code answered, if it is projects."""
+    """Return what the host's own code answered, once it is checked to be projects."""
     if isinstance(answer, str | bytes) or not isinstance(answer, Iterable):
         raise TypeError(f"projects.of gave {type(answer).__name__} instead of a sequence of Project")
     projects = list(cast("Iterable[object]", answer))
@@ -185,7 +185,7 @@ def _projects_of(answer: object) -> Sequence[Project]:
 def _one_line(error: Exception) -> str:
     try:
         text = " ".join(str(error).split())
-    except Exception:  # Whoever wrote that exception must not cost the user the other sections.
+    except Exception:  # A badly written exception must not cost the user the other sections.
         text = "its message could not be read"
     if len(text) > _LONGEST_ERROR:
         text = f"{text[: _LONGEST_ERROR - 3]}..."
@@ -195,7 +195,7 @@ def _one_line(error: Exception) -> str:
 def _total_failure(
     sections: Sequence[Section], outcomes: Sequence[_Settled]
 ) -> BriefFailed | RetryLater | PermanentFailure:
-    """The one error that stands for all sections having failed; it says how to go on."""
+    """Return the error for a brief whose sections all failed; its type says how to go on."""
     reasons = "; ".join(dict.fromkeys(str(section.error) for section in sections))
     message = f"every section failed ({len(sections)}): {reasons}"
     errors = [outcome.error for outcome in outcomes if isinstance(outcome, Rejected)]

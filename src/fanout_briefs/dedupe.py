@@ -1,4 +1,4 @@
-"""Which planned jobs exist already: one index over the existing ones, then a look-up for each candidate.
+"""Finds planned jobs that already exist: one index over the existing ones, then one look-up per candidate.
 
 Pure. It saves work; what makes a slot exactly-once is the ledger's unique key.
 """
@@ -18,7 +18,7 @@ _SlotT = TypeVar("_SlotT", bound=Slot)
 
 
 class BatchDeduplicator:
-    """Tells candidates that are new from those that exist already.
+    """Separates new candidates from those that already exist.
 
     Without a tolerance, a candidate is a duplicate if an existing job, whatever its status, has the same
     ``dedup_key``. With one, it is a duplicate if a pending or processing job of the same user and type is to be
@@ -45,13 +45,13 @@ class BatchDeduplicator:
 
     @classmethod
     def of_keys(cls, keys: Iterable[str]) -> BatchDeduplicator:
-        """Tell duplicates by the keys of existing jobs alone, for those who have no more of them."""
+        """Find duplicates by the keys of existing jobs alone, for callers that have nothing else of them."""
         made = cls(())
         made._keys.update(keys)
         return made
 
     def split(self, candidates: Iterable[_SlotT]) -> tuple[list[_SlotT], list[_SlotT]]:
-        """Part the candidates into fresh ones and duplicates, both in the order given.
+        """Split the candidates into new ones and duplicates, both in the order given.
 
         It may be called again: candidates of an earlier call do not count, the existing jobs are the whole truth.
         """
@@ -71,7 +71,7 @@ class BatchDeduplicator:
         at = job.occurrence.deliver_at
         times = self._times.get((job.user_id, job.type), [])
         index = bisect_left(times, at)
-        # The nearest on either side are enough. Differences, since a sum may leave the calendar.
+        # The nearest ones on either side are enough. Compare differences, since a sum may leave the calendar.
         return any(abs(at - near) <= tolerance for near in times[max(index - 1, 0) : index + 1])
 
 

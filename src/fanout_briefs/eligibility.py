@@ -1,4 +1,4 @@
-"""Decides whether slots are to be sent, from preference and activity as they are at this moment.
+"""Decides whether slots are to be sent, from preference and activity as they are now.
 
 The planner asks before it enqueues, to save work; a worker asks again when it claims, so that what
 happened in between counts. Both get the same answer for the same facts, since both ask here.
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 EVERYONE = EngagementDecision(send=True, is_reengagement=False, reason="everyone")
-"""The decision where no engagement is plugged in."""
+"""The decision if no engagement is plugged in."""
 
 
 @frozen_by_convention
@@ -50,8 +50,8 @@ class Refusal:
     """Why a slot is not to be sent.
 
     Attributes:
-        retryable: It is no verdict: the facts could not be read, so ask again later.
-        detail: For people: the policy's own word, or what failed.
+        retryable: Not a verdict: the facts could not be read, so ask again later.
+        detail: For people: the policy's reason, or what failed.
     """
 
     code: SkipReason
@@ -63,7 +63,7 @@ Decision: TypeAlias = EngagementDecision | Refusal
 
 
 def parse(fields: Preference | ScheduleFields) -> Schedule:
-    """The schedule of a preference, or of its fields alone.
+    """Return the schedule of a preference, or of its fields alone.
 
     Raises:
         InvalidSchedule: Names every bad field.
@@ -72,21 +72,21 @@ def parse(fields: Preference | ScheduleFields) -> Schedule:
 
 
 async def preference_of(user_id: str, preferences: Preferences) -> Preference | None:
-    """Read one user's preference; None where there is none.
+    """Read one user's preference; return None if there is none.
 
     Raises:
-        TypeError: What came is something else.
+        TypeError: The answer is not a mapping to preferences.
         Exception: What ``preferences`` raises.
     """
     return answered("preferences.get", await preferences.get([user_id]), Preference).get(user_id)
 
 
 def invalid_fields(schedule: InvalidSchedule | None, effective_from: object) -> InvalidSchedule | None:
-    """Everything that keeps a preference from being used, so that one report is enough to mend it; None: nothing does.
+    """Return all reasons why a preference cannot be used, so that one report is enough to fix it; None if it can.
 
     Args:
-        schedule: What is wrong with the fields of its schedule.
-        effective_from: As it is in the preference.
+        schedule: The problems of its schedule fields.
+        effective_from: Its value in the preference.
     """
     problems = [] if schedule is None else list(schedule.problems)
     if effective_from is not None and not isinstance(effective_from, datetime):
@@ -97,7 +97,7 @@ def invalid_fields(schedule: InvalidSchedule | None, effective_from: object) -> 
 
 
 def local_date(preference: Preference | None, now: datetime) -> date:
-    """Today where the user is; in UTC where no preference says where that is."""
+    """Return today's date in the user's zone, or in UTC if no preference gives one."""
     zone: tzinfo = UTC
     if preference is not None:
         with suppress(InvalidSchedule):
@@ -106,7 +106,7 @@ def local_date(preference: Preference | None, now: datetime) -> date:
 
 
 def withdrawn(preference: Preference | None) -> Refusal | None:
-    """Why the user no longer wants the brief at all; None where they still do."""
+    """Return why the user no longer wants the brief at all; None if they still do."""
     if preference is None:
         return Refusal(SkipReason.SUPERSEDED, "the preference is gone")
     if not preference.is_active:
@@ -115,7 +115,7 @@ def withdrawn(preference: Preference | None) -> Refusal | None:
 
 
 def superseded(job: Job, preference: Preference | None) -> Refusal | None:
-    """Why a planned slot no longer matches the preference; None where it still does."""
+    """Return why a planned slot no longer matches the preference; None if it still does."""
     refusal = withdrawn(preference)
     if preference is None or refusal is not None:
         return refusal
@@ -131,24 +131,24 @@ def superseded(job: Job, preference: Preference | None) -> Refusal | None:
 
 
 class Eligibility:
-    """Asks the engagement policy about a batch of slots of one brief, with two reads whatever its size."""
+    """Asks the engagement policy about a batch of slots of one brief, with two reads whatever the size of the batch."""
 
     def __init__(self, engagement: Engagement | None, ledger: Ledger, policy: EngagementPolicy) -> None:
         self._engagement = engagement
         self._ledger = ledger
         self._policy = policy
-        # Optional and declared as data; a policy that says nothing does not send blindly.
+        # Optional and declared as data; a policy without it does not send blindly.
         self._sends_blindly = bool(getattr(policy, "sends_when_unavailable", False))
 
     async def decide(
         self, slots: Sequence[Slot], standings: Mapping[str, Standing] | None = None, among: Sequence[Slot] = ()
     ) -> Mapping[str, Decision]:
-        """Give each slot's decision by its ``dedup_key``.
+        """Return each slot's decision by its ``dedup_key``.
 
         Args:
-            slots: Slots of one type. Of one user, an earlier slot that is to be sent counts as the last brief
-                of the later ones.
-            standings: How slots of these users stand that the caller has looked up already, by their keys. A refusal
+            slots: Slots of one type. If a user has several, an earlier one that is to be sent counts as the last brief
+                for the later ones.
+            standings: How slots of these users stand, as far as the caller has looked them up, by key. A refusal
                 recorded there is not taken back because of a visit after the slot's own instant.
             among: The slots that were looked up.
 
@@ -201,7 +201,7 @@ class Eligibility:
         try:
             activity = Activity(user_id, visits[user_id], last_brief)
             if standing is not None and _came_back_later(activity, standing, at):
-                # A slot is judged by its own instant, also where another user's failure has it looked at again.
+                # A slot is judged by its own instant, even if another user's failure makes a plan look at it again.
                 return Refusal(SkipReason.ENGAGEMENT, standing.reason)
             decision = cast("object", self._policy.decide(activity, at))  # by the host's own code
         except Exception as error:
@@ -223,7 +223,7 @@ def _deliver_at(slot: Slot) -> datetime:
 def _briefs_of(
     users: Container[str], standings: Mapping[str, Standing], slots: Iterable[Slot]
 ) -> Mapping[str, list[datetime]]:
-    """When briefs of these users are delivered."""
+    """Return when briefs of these users are delivered."""
     briefs: dict[str, list[datetime]] = {}
     for slot in slots:
         standing = standings.get(slot.dedup_key)
@@ -233,7 +233,7 @@ def _briefs_of(
 
 
 def _came_back_later(activity: Activity, standing: Standing, at: datetime) -> bool:
-    """Whether a slot that was refused at this instant would be judged by a visit after it."""
+    """Whether a slot refused at this instant would now be judged by a later visit."""
     return (
         standing.code is SkipReason.ENGAGEMENT
         and standing.deliver_at == at

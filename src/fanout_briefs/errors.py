@@ -165,7 +165,7 @@ class RetryLater(Exception):
     """Raised by a generator, projects source or mailer to ask for another attempt after a given time.
 
     Attributes:
-        seconds: How long to wait at least, such as a provider's ``Retry-After``. A message of your own is kept as it is.
+        seconds: The minimum wait, such as a provider's ``Retry-After``. A message of your own is kept as it is.
     """
 
     def __init__(self, seconds: float, message: str | None = None) -> None:

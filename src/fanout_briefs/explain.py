@@ -1,4 +1,4 @@
-"""Answers, for any user and local date, what became of the brief and why. No path ends without a code."""
+"""Explains, for any user and local date, what became of the brief and why. Every path ends with a code."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from fanout_briefs.timing import CatchUp, Timing
 __all__ = ["Code", "Explainer", "Explanation", "Stage"]
 
 _LOOK_BACK = 7
-"""Days in which to look for an earlier brief that is still to be made."""
+"""How many days back to look for an earlier brief that is still to be generated."""
 
 Code: TypeAlias = JobStatus | SkipReason
-"""The closed list of answers: where the slot stands, or why there is nothing to send."""
+"""The closed list of answers: the status of the slot, or why there is nothing to send."""
 
 
 @frozen
 class Stage:
-    """What one stage of the way from preference to mail has to say."""
+    """The verdict of one stage on the way from preference to mail."""
 
     name: str
     verdict: str
@@ -48,11 +48,11 @@ class Explanation:
     """The answer for one user and local date.
 
     Attributes:
-        occurrence: The slot's, else the schedule's; None where the date has none.
-        code: The one answer.
-        stages: From preference to mail, as far as it came.
-        job: The brief's slot, where there is one.
-        mail: Its mail's slot, where there is one.
+        occurrence: The slot's occurrence, or else the schedule's; None if the date has none.
+        code: The answer.
+        stages: From preference to mail, as far as it got.
+        job: The brief's slot, if there is one.
+        mail: Its mail's slot, if there is one.
     """
 
     user_id: str
@@ -66,7 +66,7 @@ class Explanation:
 
 @frozen
 class Explainer:
-    """Looks the answer up in the ledger, or works it out as the planner would."""
+    """Looks the answer up in the ledger, or works it out as the planner would do."""
 
     name: str
     preferences: Preferences
@@ -101,7 +101,7 @@ class Explainer:
         return Explanation(user_id=user_id, on=on, occurrence=occurrence, code=refused, stages=stages)
 
     async def next_job(self, user_id: str, now: datetime) -> tuple[Job, str]:
-        """The slot that a preview is made for, and the user's zone; see ``Briefs.preview``."""
+        """Return the slot to preview, and the user's zone; see ``Briefs.preview``."""
         preference = await preference_of(user_id, self.preferences)
         if preference is None:
             raise UnknownUser(user_id)
@@ -129,7 +129,7 @@ class Explainer:
         return _code(mail)
 
     async def _paused_since(self, job: Job) -> datetime | None:
-        """Since when a slot that waits is kept waiting by a pause."""
+        """Return since when a pause has kept this pending slot waiting; None if none does."""
         if job.status is not JobStatus.PENDING:
             return None
         return (await self.storage.paused([job.type])).get(job.type)
@@ -168,7 +168,7 @@ class Explainer:
     def _not_promised(
         self, at: datetime, since: datetime | None, mark: datetime | None, now: datetime
     ) -> tuple[SkipReason, str] | None:
-        """Why a plan made now would not look at this slot, whoever its user; None where it would."""
+        """Return why a plan made now would not look at this slot, whoever its user is; None if it would."""
         first, reach = now - self.timing.look_back, self.timing.lead + self.timing.horizon
         if since is not None and at < since:
             return SkipReason.NOT_YET_EFFECTIVE, f"before the preference took effect at {since.isoformat()}"
@@ -182,7 +182,7 @@ class Explainer:
         return None
 
     def _missed(self, at: datetime, schedule: Schedule, now: datetime) -> tuple[SkipReason, str] | None:
-        """Why a plan made now would not catch up with this slot; None where it might."""
+        """Return why a plan made now would not catch up on this slot; None if it might."""
         timing = self.timing
         if at < now - timing.max_lateness:
             return SkipReason.TOO_LATE, f"missed, more than {timing.max_lateness} ago"
@@ -195,7 +195,7 @@ class Explainer:
 
 
 def _read(preference: Preference | None) -> tuple[list[Stage], Schedule | None, SkipReason | None]:
-    """The first stage: what the preference says, and why it may come to nothing."""
+    """Return the first stage: what the preference says, and why it may lead to nothing."""
     if preference is None:
         return [Stage("preference", "none is known for this user")], None, SkipReason.NO_PREFERENCE
     schedule, problem = _schedule_of(preference)

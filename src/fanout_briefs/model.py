@@ -336,7 +336,7 @@ class Slot(Protocol):
 
 @frozen_by_convention
 class Standing:
-    """How a slot of the ledger stands, without the rest of its job; as in ``Job``. Slots that stand alike may share one.
+    """How a slot stands, without the rest of its job; as in ``Job``. Slots that stand alike may share one.
 
     Attributes:
         deliver_at: For when it was planned.

@@ -1,4 +1,4 @@
-"""What a person asks of slots by hand, and is told about all of them: retry, cancel, regenerate, pause, status."""
+"""Operations by hand on slots, and how all slots stand: retry, cancel, regenerate, pause, status."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ __all__ = ["Concern", "Operator", "Status"]
 _EVER = datetime(1, 1, 2, tzinfo=UTC)
 _BATCH = 1000
 _PATIENCE = timedelta(minutes=5)
-"""What a plan or a worker is given at least, however short the horizon is."""
+"""The least time allowed to a plan or a worker, however short the horizon is."""
 
 
 class Concern(StrEnum):
-    """Why a status wants somebody's eye."""
+    """Why a status needs attention."""
 
     FAILED = "failed"
     """Briefs or mails failed for good."""
 
     UNKNOWN = "unknown"
-    """It is not known whether some mails left."""
+    """Nobody knows whether some mails have left."""
 
     ABANDONED = "abandoned"
-    """A worker died, and nobody has taken up its jobs."""
+    """A worker died, and no other has taken over its jobs."""
 
     NEVER_PLANNED = "never_planned"
-    """No plan has ended yet, so nobody gets anything."""
+    """No plan has finished yet, so nobody gets anything."""
 
     PLAN_OVERDUE = "plan_overdue"
-    """The last plan was made for a moment longer ago than the horizon, and than five minutes: nobody queues what is due."""
+    """The last plan is older than the horizon, and than five minutes: nothing that is due now gets queued."""
 
     WORK_OVERDUE = "work_overdue"
-    """Work has waited for longer than the horizon, and than five minutes: nobody works, or too few; not in a pause."""
+    """Work has waited longer than the horizon, and than five minutes: too few workers, or none. Not during a pause."""
 
 
 @frozen(kw_only=True)
@@ -68,7 +68,7 @@ class Status:
     Attributes:
         name: The brief's name.
         now: The moment.
-        since: Slots that have ended are told about if they were to be delivered at this instant or later.
+        since: Ended slots are included if their delivery was due at this instant or later.
         briefs: The brief's own slots.
         mails: The slots of its mails; None where nothing is mailed.
         horizon: How far ahead a plan looks. ``concerns`` allows a plan to be this old and work to wait this long, and
@@ -84,12 +84,12 @@ class Status:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no concern: nothing failed, is unknown or abandoned, and somebody plans and works."""
+        """Whether there are no concerns: nothing failed, is unknown or abandoned, and plans and workers keep up."""
         return not self.concerns
 
     @property
     def concerns(self) -> Sequence[Concern]:
-        """What wants somebody's eye, in the order of the enum."""
+        """What needs attention, in the order of the enum."""
         both = [each for each in (self.briefs, self.mails) if each is not None]
         patience = max(self.horizon, _PATIENCE)
         planned_at = self.briefs.planned_at
@@ -108,7 +108,7 @@ class Status:
 
 @frozen(kw_only=True)
 class Operator:
-    """Does by hand to the slots of one kind of brief what planners and workers would not do by themselves."""
+    """Changes the slots of one kind of brief by hand, as planners and workers never would."""
 
     name: str
     preferences: Preferences
@@ -125,7 +125,7 @@ class Operator:
     async def retry(self, user_id: str, on: date | None, now: datetime) -> bool:
         """See ``Briefs.retry``."""
         brief, mail = await self._keys(user_id, on, now)
-        # A brief that is made again brings its mail along, so the old one is not sent before it.
+        # A brief that is generated again brings its own mail, so the old mail is not sent first.
         return bool(await self.storage.change([brief], Change.RETRY) or await self.storage.change([mail], Change.RETRY))
 
     async def retry_all(self, statuses: Sequence[JobStatus], since: datetime) -> int:
@@ -155,7 +155,7 @@ class Operator:
             planned = await self._planned(user_id, on, now)
             if planned is None:
                 return False
-            # So that there is a slot that says so, which no plan takes up; never one that a worker could begin meanwhile.
+            # Record the withdrawal in a slot that no plan takes up and that no worker could start in between.
             await self.storage.enqueue([evolve(planned, status=JobStatus.SKIPPED, code=SkipReason.WITHDRAWN)])
         cancelled = await self.storage.change([brief, mail], Change.CANCEL)
         if self.carrier is not None and cancelled:
@@ -222,7 +222,7 @@ class Operator:
         late = timedelta(0) if self.timing.catch_up is CatchUp.SKIP else self.timing.max_lateness
         resumed = await self.storage.resume(self._types, since=now - late)
         if self.carrier is not None and resumed is not None:
-            # All that wait, for messages of those that had stayed pending may have been spent during the pause.
+            # All pending jobs: the messages of those that stayed pending may have been used up during the pause.
             async with aclosing(self._pages([JobStatus.PENDING], _EVER)) as pages:
                 async for jobs in pages:
                     await self.carrier.tell([JobRef.of(job) for job in jobs])
@@ -245,14 +245,14 @@ class Operator:
         """See ``Briefs.reconcile``."""
         put_back = await self.put_back(now)
         if last is not None and self.carrier is not None:
-            # All that waits is read for this, so no more often than whoever serves does it.
+            # This reads all pending jobs, so do it no more often than ``serve`` does.
             now, last = (at - (at - _EVER) % self.carrier.every for at in (now, last))
             if now == last:
                 return put_back
         return evolve(put_back, dispatched=(await self.dispatch_again(now, last)).dispatched)
 
-    async def put_back(self, now: datetime, last: datetime | None = None) -> Reconciled:  # noqa: ARG002  # As the other.
-        """Put back what dead workers left, or end it where running it again would be wrong."""
+    async def put_back(self, now: datetime, last: datetime | None = None) -> Reconciled:  # noqa: ARG002
+        """Put back the jobs of dead workers, or end those that must not run again."""
         ended: Counter[JobStatus | None] = Counter()
         seen = await self.storage.overview(self._types, now=now, since=now)
         if any(each.abandoned for each in seen.values()):
@@ -266,14 +266,14 @@ class Operator:
         )
 
     async def dispatch_again(self, now: datetime, last: datetime | None = None) -> Reconciled:
-        """Dispatch what nobody began in time, and what came within the engine's reach since ``last``."""
+        """Dispatch jobs that were not started in time, and those that came within the engine's reach since ``last``."""
         if self.carrier is None:
             return Reconciled()
         paused = await self.storage.paused(self._types)
         types = [kind for kind in self._types if kind not in paused]
-        # A slot is to be run no earlier than its lead before it is delivered, and they come in order of that.
+        # Slots come in order of delivery, and none runs earlier than ``lead`` before that.
         end = self.carrier.furthest(now) + self.timing.lead
-        # An engine that cannot tell may have them all in line still; then copies that go ahead would hold up what was lost.
+        # Without duplicate detection, originals may still be queued; urgent copies would delay what was really lost.
         goes_ahead = self.carrier.dispatcher.powers.reports_duplicates
         dispatched = 0
         async with aclosing(self._pages([JobStatus.PENDING], _EVER, types)) as pages:
@@ -293,13 +293,13 @@ class Operator:
         if older_than <= least:
             raise ValueError(f"older_than={older_than}: must be more than {least}, or slots could be planned again")
         erased = 0
-        # In batches, so that nobody waits long for the storage.
+        # In batches, so that no other writer waits long.
         while batch := await self.storage.prune(self._types, now - older_than, _BATCH):
             erased += batch
         return erased
 
     async def _keys(self, user_id: str, on: date | None, now: datetime) -> tuple[str, str]:
-        """The keys of the brief and of its mail, on that date or on the user's today."""
+        """Return the keys of the brief and its mail, for that date or the user's today."""
         if on is None:
             on = local_date(await preference_of(user_id, self.preferences), now)
         brief, mail = (slot_key(kind, on, user_id) for kind in self._types)

@@ -328,7 +328,7 @@ class Ledger(Protocol):
         ...
 
     async def forget(self, user_id: str) -> int:
-        """Erase everything that is stored about a user; return how many slots, payloads, briefs and preferences that was.
+        """Erase everything stored about a user; return how many slots, payloads, briefs and preferences that was.
 
         A worker that holds one of these jobs finds its claim stale.
         """
@@ -432,7 +432,7 @@ class Work(Protocol):
         ...
 
     async def brief(self, type: str, user_id: str, on: date | None = None) -> Brief | None:  # noqa: A002
-        """Give the saved brief of that local date, or the one with the latest ``deliver_at``; None where there is none."""
+        """Give the saved brief of that local date, or the one with the latest ``deliver_at``; None if there is none."""
         ...
 
 

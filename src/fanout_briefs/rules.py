@@ -94,7 +94,7 @@ TRANSITIONS: Final = {
 }
 
 PAUSED: Final = (JobStatus.SKIPPED, JobStatus.CANCELLED)
-"""A slot in one of these, with the code ``paused``, becomes pending again when the pause ends, unless it is too late."""
+"""A slot in one of these, with the code ``paused``, becomes pending when the pause ends, unless it is too late."""
 
 TROUBLED: Final = (JobStatus.FAILED, JobStatus.UNKNOWN)
 """A slot in one of these is reported as a ``Trouble``."""

@@ -1,7 +1,7 @@
-"""Claims due jobs, decides again, runs them side by side under leases, and hands in the results.
+"""Claims due jobs, decides again, runs them concurrently under leases, and records the results.
 
-Execution is at least once: a worker that dies leaves a lease behind, and when it ends somebody else starts
-over. Effects are exactly once: every write shows the claim's fencing token, and a stale one changes nothing.
+Execution is at least once: a worker that dies leaves a lease behind, and once that ends another worker starts over.
+Effects are exactly once: every write carries the claim's fencing token, and a stale token changes nothing.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ __all__ = ["Run", "RunContext", "last_word"]
 
 _log = logging.getLogger("fanout_briefs")
 _LONGEST_WAIT = 1.0
-"""Seconds between looks at jobs that other workers hold; they may end long before their leases do."""
+"""Seconds between checks of jobs that other workers hold; these may end long before their leases do."""
 _SHORTEST_WAIT = 1.0
-"""Seconds that a job which asks to be tried later is put off at least; it may ask without end, but a run has one."""
+"""Minimum delay, in seconds, of a job that asks to be retried later, so that a run always comes to an end."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
-"""Seconds before a result is handed in again to a storage that was away; each pause is twice the one before it."""
+"""Seconds before recording a result is retried while the storage is away; each pause is twice the previous one."""
 _MOST = 100
-"""Of how many jobs something is recorded with one statement."""
+"""How many jobs are recorded with one statement."""
 _LEASE_ENDED = "the lease ended before the work did"
 
 
 @frozen(kw_only=True)
 class RunContext:
-    """What running the jobs of one brief takes: making it, and mailing it.
+    """Everything needed to run the jobs of one brief: generating it and mailing it.
 
     Attributes:
-        work: Where jobs are claimed and handed in.
+        work: The storage in which jobs are claimed and their results recorded.
         name: The job type of the brief; any other type is its mail.
-        lanes: What runs, type by type; a slow type never takes the place of another.
-        screen: Decides again about what is claimed.
-        is_unsettled: Whether, by a job's progress, an effect may have happened that must not happen twice.
-        lease: How long a claim holds without a heartbeat; heartbeats come three times as often.
+        lanes: How each job type runs; a slow type never takes the slots of another.
+        screen: Decides again about claimed jobs.
+        is_unsettled: Whether, judging by a job's progress, an effect may have happened that must not happen twice.
+        lease: How long a claim holds without a heartbeat; there are three heartbeats per lease.
         clock: The wall clock, for leases.
     """
 
@@ -74,10 +74,10 @@ class RunContext:
 
 
 def last_word(job: Job, *, is_unsettled: bool) -> Finish | None:
-    """How a job that its worker left behind ends; None where it is to be run again.
+    """Return how a job whose worker died ends; None if it is to run again.
 
-    A worker that dies takes all its jobs along, and most are innocent. So one with no attempts left gets a last
-    one alone, and only what a worker then dies of is ended.
+    A worker that dies takes all its jobs with it, and most of them are innocent. So a job with no attempts left gets
+    one more with nothing else running, and ends only if its worker dies again.
     """
     if is_unsettled:
         return Finish(status=JobStatus.UNKNOWN, error="a worker died while the mailer had the mail")
@@ -89,15 +89,15 @@ def last_word(job: Job, *, is_unsettled: bool) -> Finish | None:
 
 
 class Run:
-    """One call of ``run`` or ``serve``, or single jobs that run at the same time, and the claims in its hands.
+    """One call of ``run`` or ``serve``, or a set of concurrent single jobs, with the claims that it holds.
 
     Args:
-        context: What running them takes.
-        due_by: Up to when jobs are due.
-        now: The present, on the timeline of ``due_by``; what is tried again is put off from here.
-        on_ended: Told of every job that leaves its hands.
-        draining: Once it is set, no further job is begun.
-        key: The one slot to run; None: all.
+        context: What is needed to run jobs.
+        due_by: The moment up to which jobs are due.
+        now: The present, on the timeline of ``due_by``; retries are scheduled from here.
+        on_ended: Called for every job that is no longer held.
+        draining: Once set, no further job starts.
+        key: The one slot to run; None runs all.
         poll: How often to look again when there is nothing to do; None ends the run then.
     """
 
@@ -123,16 +123,16 @@ class Run:
         self._held: dict[str, Held] = {}
         self._recording = Batcher(self._record_these, _MOST)
         self._types = {lane.type for lane in context.lanes}
-        self._news: set[str] = set()  # Lanes that have to look again,
-        self._idle: set[str] = set()  # and those that found nothing and wait for that.
-        self._held_until: dict[str, datetime | None] = {}  # When the first lease of somebody else's ends, by type.
+        self._news: set[str] = set()  # Lanes that must look again,
+        self._idle: set[str] = set()  # and lanes that found nothing and wait for that.
+        self._held_until: dict[str, datetime | None] = {}  # When the first lease of another worker ends, by type.
         self._is_broken = False
 
     async def to_the_end(self) -> None:
-        """Run all lanes until none has anything left; then give back what is still in hand.
+        """Run all lanes until none has work left; then release whatever is still held.
 
         Raises:
-            Exception: What the storage or ``on_ended`` raises, once what was running has ended.
+            Exception: What the storage or ``on_ended`` raises, once running jobs have ended.
         """
         failure: Exception | None = None
         async with anyio.create_task_group() as beside:
@@ -150,16 +150,16 @@ class Run:
     # single jobs, each in the task that asks for it --------------------------------------------------
 
     async def take(self, lane: Lane, keys: Collection[str]) -> tuple[Sequence[Held], Claims]:
-        """Claim those of these jobs that are to be had, and decide again about them.
+        """Claim those of these jobs that are available, and decide again about them.
 
         Returns:
-            What was claimed, of which some have ended already; and what claiming answered.
+            The claimed jobs, some of which have ended already; and the storage's answer to the claim.
 
         Raises:
-            Exception: What the storage raises; what was claimed is given back first where that works.
+            Exception: What the storage raises; claimed jobs are released first, if that works.
         """
         async with self._company.solo:
-            pass  # While a suspect runs, nothing else is begun.
+            pass  # While a suspect runs, nothing else starts.
         held, got = await self._claim(lane, len(keys), keys)
         try:
             await self._screened(held)
@@ -169,10 +169,10 @@ class Run:
         return held, got
 
     async def carry_out(self, held: Held, draining: anyio.Event) -> None:
-        """Run a job that was taken, and hand in the result; where ``draining`` is set before it begins, give it back.
+        """Run a claimed job and record the result; if ``draining`` is set before it starts, release it.
 
         Raises:
-            Exception: What the storage raises; the job is given back first where that works.
+            Exception: What the storage raises; the job is released first, if that works.
         """
         failure: Exception | None = None
         async with anyio.create_task_group() as beside:
@@ -201,11 +201,11 @@ class Run:
                 await self._run_one(held)
 
     async def give_back(self, held: Collection[Held]) -> None:
-        """Release those of these that are in hand still."""
+        """Release those of these jobs that are still held."""
         ours = [each for each in held if self._is_in_hand(each)]
         await self._release(ours)
         for each in ours:
-            if self._is_in_hand(each):  # Once released, it may have been claimed again, by this very process.
+            if self._is_in_hand(each):  # Once released, it may have been claimed again by this very process.
                 del self._held[each.job.dedup_key]
         self._company.held.difference_update(held)
         self._wake()
@@ -223,10 +223,10 @@ class Run:
                         try:
                             await self._broken(outcome.item, outcome.error)
                         except Exception as error:
-                            # What else is in hand goes on to its end: a mail that was cut off might have left.
+                            # Other running jobs go on to their end: a mail cut off in the middle might have left.
                             failures.append(error)
                             self._break_off()
-        except SourceError as error:  # Claiming failed; all that was running has ended by now.
+        except SourceError as error:  # Claiming failed; all running jobs have ended by now.
             failures.append(cast("Exception", error.__cause__))
             self._break_off()
         if failures:
@@ -236,11 +236,11 @@ class Run:
         try:
             await self._run_one(held)
         except Exception:
-            self._break_off()  # at once, so that not even the next one in this lane begins
+            self._break_off()  # at once, so that not even the next job in this lane starts
             raise
 
     def _break_off(self) -> None:
-        """Let no lane begin anything more."""
+        """Start nothing more, in any lane."""
         self._is_broken = True
         self._wake()
 
@@ -249,7 +249,7 @@ class Run:
         return self._is_broken or self._draining.is_set()
 
     async def _broken(self, held: Held, error: Exception) -> None:
-        """Take up what left ``_run_one``: a handler that was cancelled from within, or else what the storage raised."""
+        """Handle what left ``_run_one``: a handler cancelled from within, or an error of the storage."""
         if not held.is_running:
             raise error
         held.is_running = False
@@ -279,9 +279,9 @@ class Run:
         return lost
 
     async def _record(self, held: Held) -> bool:
-        """Commit the progress of a job, with those of others that are to be at the same time; False if it was lost."""
+        """Commit the progress of a job, batched with concurrent ones; return False if its claim was lost."""
         key = held.job.dedup_key
-        # Whoever took it again meanwhile, in this very process, may be the one of whom it was recorded.
+        # The same job may have been claimed again meanwhile by this very process, and recorded for that claim.
         return self._is_in_hand(held) and await self._recording(key) and self._is_in_hand(held)
 
     def _is_in_hand(self, held: Held) -> bool:
@@ -292,7 +292,7 @@ class Run:
         return {key: key in self._held and key not in lost for key in keys}
 
     async def _release(self, held: Collection[Held]) -> None:
-        """Give back what was not finished, except mails that may have left; those wait for their lease to end."""
+        """Release what was not finished, except mails that may have left; those wait for their lease to end."""
         claims = [each.claim for each in held if not self._is_unsettled(each)]
         if not claims:
             return
@@ -308,10 +308,10 @@ class Run:
     # claims on the way in ----------------------------------------------------------------------------
 
     async def _claims(self, lane: Lane) -> AsyncIterator[Held]:
-        """Claim in batches no larger than what can run at once, until nothing due is left in any lane, with anybody."""
+        """Claim in batches no larger than what can run at once, until no lane and no other worker has due work left."""
         while not self._is_stopping:
             async with self._company.solo:
-                pass  # While a suspect runs, nothing else is begun.
+                pass  # While a suspect runs, nothing else starts.
             held, _ = await self._claim(lane, lane.concurrency, None if self._key is None else [self._key])
             runnable = await self._screened(held)
             for each in runnable:
@@ -347,7 +347,7 @@ class Run:
         return held, got
 
     async def _is_there_more(self, lane: Lane) -> bool:
-        """Wait until this lane should look again; False once nobody is left who could bring it work."""
+        """Wait until this lane should look again; return False once nothing is left that could bring it work."""
         if self._poll is not None:
             with anyio.move_on_after(self._poll.total_seconds()):
                 while lane.type not in self._news and not self._is_stopping:
@@ -359,7 +359,7 @@ class Run:
             if self._held or self._news or self._types - self._idle:
                 await self._company.stirred.wait()
                 continue
-            # Nothing of ours runs; what others hold may end without them, or leave work for any lane.
+            # Nothing of ours runs; jobs of other workers may outlive them, or leave work for any lane.
             held_until = min((until for until in self._held_until.values() if until is not None), default=None)
             if held_until is None:
                 return False
@@ -370,7 +370,7 @@ class Run:
         return True
 
     def _stir(self, types: Collection[str]) -> None:
-        """Have these lanes look again."""
+        """Make these lanes look again."""
         self._news.update(self._types.intersection(types))
         self._wake()
 
@@ -378,7 +378,7 @@ class Run:
         self._company.wake()
 
     async def _is_left_alone(self, held: Held, draining: anyio.Event) -> bool:
-        """Wait until nothing else runs, and put that on record before this job does; False if it was lost by then."""
+        """Wait until nothing else runs, and record that before this job starts; return False if it was lost by then."""
         while not self._company.is_suspect_alone and not (self._is_broken or draining.is_set()):
             await self._company.stirred.wait()
         held.is_alone, held.is_suspect = True, False
@@ -393,17 +393,17 @@ class Run:
 
     def _take(self, held: Held) -> None:
         ours = self._held.get(held.job.dedup_key)
-        if ours is not None:  # Its lease had ended, as when a machine wakes from sleep: the older claim is stale.
+        if ours is not None:  # Its lease ended, for example while the machine slept: the older claim is stale.
             ours.scope.cancel()
             self._company.held.discard(ours)
         self._held[held.job.dedup_key] = held
         self._company.held.add(held)
 
     async def _screened(self, held: Sequence[Held]) -> Sequence[Held]:
-        """End at once what is not to be run."""
+        """End at once the jobs that are not to run; return the others."""
         runnable: list[Held] = []
         for each in held:
-            # What may have happened already is not to be decided again, but to be told.
+            # An effect that may already have happened is not decided again, but recorded.
             finish = last_word(each.job, is_unsettled=self._is_unsettled(each))
             if finish is None:
                 runnable.append(each)
@@ -419,7 +419,7 @@ class Run:
                 await self._refuse(each, judgement)
         for each in runnable:
             each.is_suspect = each.job.attempts > each.lane.retrying.attempts
-        self._wake()  # A suspect of another lane may wait for all others to be known as such.
+        self._wake()  # A suspect in another lane may be waiting to know which others are suspects.
         return runnable
 
     async def _refuse(self, held: Held, refusal: Refusal | Exception) -> None:
@@ -436,28 +436,28 @@ class Run:
 
     async def _run_one(self, held: Held) -> None:
         if self._is_stopping:
-            return  # It stays in hand, to be released with the others that were not begun.
+            return  # It stays held, to be released with the others that were not started.
         made: tuple[Finish, Sequence[FollowUp]] | None = None
         failure: Exception | None = None
         with held.scope:
             try:
-                await checkpoint_if_cancelled()  # It may have been lost while it waited for its turn.
+                await checkpoint_if_cancelled()  # It may have been lost while waiting for its turn.
                 made = await held.lane.handler(held)
             except Exception as error:
                 failure = error
         held.is_running = False
         if made is not None:
-            await self._end(held, *made)  # Also under a lease that seems to have ended: the token decides.
+            await self._end(held, *made)  # Even if the lease seems to have ended: the token decides.
         elif failure is None or isinstance(failure, Lost) or held.scope.cancel_called:
             self._ended(held, None)
         else:
             await self._failed(held, failure)
 
     async def _failed(self, held: Held, error: Exception, *, is_attempt: bool = True) -> None:
-        """Try again later, unless that cannot help, was done often enough, or might do harm.
+        """Schedule a retry, unless that cannot help, attempts are used up, or it might do harm.
 
-        Being told to wait is no attempt, nor is finding out that nobody can say whether to try: being too late ends
-        that. What is made on demand is never too late, so there everything counts.
+        ``RetryLater`` does not count as an attempt, nor does a decision that could not be made; being too late ends
+        those. A demanded job is never too late, so for it everything counts.
         """
         attempt, retrying = held.job.attempts, held.lane.retrying
         text = _text_of(error)
@@ -487,10 +487,10 @@ class Run:
     async def _handed_in(
         self, held: Held, write: Callable[[], Awaitable[bool]], status: JobStatus, attempts: int
     ) -> bool:
-        """Record what a job came to; while the storage is away, again and again for as long as a lease lasts.
+        """Record the result of a job; while the storage is away, retry for as long as a lease lasts.
 
-        A mail that left must not end unknown only because its result met a short outage, or because this run is
-        stopped meanwhile; so a cancellation waits for the call under way, and not for the next one.
+        A mail that left must not end unknown because of a short outage, or because this run is being stopped. So a
+        cancellation waits for the current call, but not for the next one.
 
         Returns:
             False if the claim was lost.
@@ -511,7 +511,7 @@ class Run:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _stands(self, held: Held, status: JobStatus, attempts: int) -> bool:
-        """Whether a call that seemed to fail had been made after all, and only its answer did not come."""
+        """Whether a call that seemed to fail took effect after all, and only its answer was lost."""
         found = (await self._context.work.find([held.job.dedup_key])).get(held.job.dedup_key)
         return found is not None and (found.status, found.attempts) == (status, attempts)
 
@@ -530,7 +530,7 @@ class Run:
 
 def _text_of(error: Exception) -> str:
     try:
-        # A bare key says nothing: KeyError('ana') as text is 'ana'.
+        # str(KeyError('ana')) is just 'ana', which says nothing.
         return repr(error) if isinstance(error, LookupError) else str(error) or repr(error)
     except Exception:
         return f"{type(error).__name__}, whose message could not be read"

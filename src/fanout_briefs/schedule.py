@@ -183,7 +183,7 @@ class Schedule:
         return self._between(_utc("start", start), _utc("end", end))
 
     def look(self, start: dt.datetime, end: dt.datetime) -> tuple[list[Occurrence], dt.datetime]:
-        """What ``between`` gives, and until when there is no other: no occurrence lies from ``end`` on before that instant.
+        """What ``between`` gives, and until when there is no other: no occurrence lies from ``end`` to that instant.
 
         Raises:
             ValueError: As ``between``.

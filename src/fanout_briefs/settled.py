@@ -122,7 +122,7 @@ def values_or_raise(outcomes: Iterable[Settled[T, R]]) -> list[R]:
     """The value of every outcome, in the order given, for those to whom one failure is a failure of all.
 
     Raises:
-        ExceptionGroup: Some item was rejected. It holds every error, in the order given, and names their items' indices.
+        ExceptionGroup: Some item was rejected. It holds every error, in the order given, with their items' indices.
     """
     outcomes = list(outcomes)
     failures = rejected(outcomes)
@@ -459,7 +459,7 @@ class _Pool(Generic[T, R]):
 
     async def drive(self) -> None:
         """Hire the workers, then keep the time, until the last of them has left."""
-        # Twice as many more each time that all are suspended: items which never suspend are all done by the first worker.
+        # Twice as many each time that all are suspended: items that never suspend are all done by the first worker.
         while self.source.items is None and self._crew < self._most and not self.source.is_drained:
             for _ in range(0 if self.ready else min(2 * self._crew + 1, self._most - self._crew)):
                 self._hire()

@@ -38,7 +38,7 @@ _Got = TypeVar("_Got")
 
 
 def load_or_exit(name: str) -> Briefs:
-    """The application by that name; where there is none, say why and exit."""
+    """Return the application with that name, or say why there is none and exit."""
     try:
         return load(name)
     except NoApplication as error:
@@ -48,7 +48,7 @@ def load_or_exit(name: str) -> Briefs:
 
 
 def do(work: Callable[[], Awaitable[_Got]]) -> _Got:
-    """Run to its end what a command does; where it fails, say why and exit."""
+    """Run a command's work; if it fails, say why and exit."""
     try:
         return anyio.run(work)
     except (StorageUnavailable, InvalidSchedule, UnknownUser) as error:
@@ -61,7 +61,7 @@ def do(work: Callable[[], Awaitable[_Got]]) -> _Got:
     except KeyboardInterrupt:
         fail("stopped", 130)
     except SystemExit as error:
-        # It tore down the event loop, whose threads may never end, so Python must not wait for them.
+        # It tore down the event loop, whose threads may never end, and Python would wait for them.
         *_, (frame, line) = traceback.walk_tb(error.__traceback__)
         where = f"{frame.f_code.co_filename}, line {line}"
         show.line(log, "Error", f"stopped by the application's own sys.exit({error.code!r}) in {where}", "red")
@@ -72,7 +72,7 @@ def do(work: Callable[[], Awaitable[_Got]]) -> _Got:
 
 
 def ended(status: object) -> object:
-    """The exit status of a command that ended with this one: not 0 if something could not be printed."""
+    """Return the exit status of a command that ended with ``status``: not 0 if something could not be printed."""
     for name, printer in (("output", out), ("error", log)):
         if printer.failure is not None:
             show.line(log, "Error", f"standard {name} could not be written: {printer.failure.strerror}", "red")

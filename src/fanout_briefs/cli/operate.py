@@ -330,7 +330,7 @@ def _app(application: str) -> str:
 
 
 def _user(user_id: str) -> str:
-    """As the last argument of a command, which an id that looks like an option is by itself only after ``--``."""
+    """Quote the id as the last argument of a command; an id that looks like an option needs ``--`` before it."""
     return f"{'-- ' if user_id.startswith('-') else ''}{shlex.quote(user_id)}"
 
 

@@ -33,11 +33,11 @@ __all__ = [
 
 
 class Printer(Console):
-    """Prints lines as they are, however wide the terminal. If nothing can be printed any more, the work goes on unseen.
+    """Prints lines unwrapped, whatever the width of the terminal. If printing fails, the work goes on unseen.
 
     Attributes:
-        failure: Why something could not be printed, such as a full disk; None also if the reader has gone, as ``head``
-            does.
+        failure: Why something could not be printed, such as a full disk. A closed pipe, as with ``head``, is not a
+            failure.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
