@@ -512,8 +512,8 @@ class Oversight(Protocol):
 class Storage(Ledger, Work, Oversight, Protocol):
     """A ledger, its work and their oversight in one place, so that ``finish`` can be one transaction.
 
-    A storage that also keeps preferences has an attribute ``preferences``, which implements ``Preferences``. If it is an
-    async context manager, ``Briefs`` opens and closes it; opening it twice at once must be harmless, and the last one
-    to leave closes it. One that notifies an engine of what becomes pending, in its own transactions, has an attribute
-    ``on_pending`` that is not None.
+    A storage that also keeps preferences has an attribute ``preferences``, which implements ``Preferences``. If it is
+    an async context manager, ``Briefs`` opens and closes it; opening it twice at once must be harmless, and the last
+    one to leave closes it. One that notifies an engine of what becomes pending, in its own transactions, has an
+    attribute ``on_pending`` that is not None.
     """
