@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 from psycopg import sql
 
 from fanout_briefs.adapters import postgres_schema
 from fanout_briefs.adapters.postgres import PostgresStorage
 from fanout_briefs.errors import SchemaTooNew, StorageUnavailable
-from fanout_briefs.model import Enqueued, Preference
+from fanout_briefs.model import Enqueued, Finish, JobStatus, Preference
 from services import Schema, Server, connect, with_parts
-from slots import NOW, claim_one, found, job
+from slots import NOW, brief_of, claim_one, found, job
 
 SECRET = "hunter2"
 UNREACHABLE = f"postgresql://someone:{SECRET}@127.0.0.1:1/briefs"
@@ -251,3 +252,37 @@ async def test_what_a_role_or_a_database_lacks_is_told(own_postgres: Server) -> 
         async with PostgresStorage(guest) as storage:
             await storage.enqueue([job()])
             assert await storage.forget("ann") == 1
+
+
+async def test_a_brief_that_is_saved_while_its_user_is_forgotten_is_forgotten_too(postgres: Schema) -> None:
+    async with postgres.storage() as storage:
+        await storage.enqueue([job()])
+        held = await claim_one(storage, job())
+        end = Finish(status=JobStatus.COMPLETED, brief=brief_of(job()))
+        with psycopg.connect(postgres.dsn) as mine:
+            assert await storage.on(mine).finish(held, end)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(storage.forget, "ann")
+                with anyio.fail_after(30):
+                    while not postgres.run("SELECT 1 FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110  # the server's
+                        await anyio.sleep(0.01)
+                mine.commit()
+        assert await storage.brief("daily", "ann") is None
+        assert await storage.find([job().dedup_key]) == {}
+
+
+async def test_one_on_a_connection_migrates_nothing_and_needs_a_connection_of_psycopg(postgres: Schema) -> None:
+    storage = postgres.storage()
+    with psycopg.connect(postgres.dsn) as mine, pytest.raises(ValueError, match="migrate the storage itself"):
+        await storage.on(mine).migrate()
+    wrong: Any = None
+    with pytest.raises(TypeError, match=r"connection=None: must be a psycopg.Connection"):
+        storage.on(wrong)
+
+
+def test_a_hook_that_would_never_be_awaited_is_refused() -> None:
+    async def tell(connection: object, jobs: object) -> None: ...
+
+    wrong: Any = tell
+    with pytest.raises(ValueError, match=r"on_pending=.*: must be a plain function"):
+        PostgresStorage(UNREACHABLE, on_pending=wrong)

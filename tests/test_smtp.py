@@ -586,6 +586,8 @@ class TestLost:
             conversation.sock = ours
             with pytest.raises(TimeoutError):
                 conversation.send(b"DATA\r\n")
+            with pytest.raises(NotSent, match="the mail was not sent"):
+                conversation.end_mail("ada@example.com")  # Without the dot, it is no mail yet.
             with pytest.raises(BlockingIOError):
                 theirs.recv(1)
 

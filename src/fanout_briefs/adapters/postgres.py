@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from datetime import date, datetime, timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeAlias, TypeVar, cast
 
 try:
     import psycopg
@@ -106,7 +106,7 @@ class PostgresStorage:
                 *_bad_place(dsn, schema),
                 *bad_counts({"pool_size": pool_size}, least=2),  # heartbeats have their own connection
                 *bad_spans({"statement_timeout": statement_timeout}, least=timedelta(milliseconds=1)),
-                *bad_hooks({"trace": trace}),
+                *bad_hooks({"trace": trace, "on_pending": on_pending}),
             ]
         )
         self._database = Database(
@@ -182,7 +182,12 @@ class PostgresStorage:
             connection: A synchronous connection to the same database. In autocommit mode it must be inside
                 ``connection.transaction()``, or each call raises ``ValueError``. Do not use it for anything else while
                 a call of the storage runs.
+
+        Raises:
+            TypeError: It is no synchronous connection of psycopg.
         """
+        if not isinstance(cast("object", connection), psycopg.Connection):
+            raise TypeError(f"connection={connection!r}: must be a psycopg.Connection, not an asynchronous one")
         here, nowhere = self._database, "dbname="  # it never connects by itself
         joined = PostgresStorage(nowhere, schema=here.schema, on_pending=self.on_pending, trace=here.trace)
         joined._guest = Guest(connection, self._database.schema, self._database.trace)
@@ -196,7 +201,10 @@ class PostgresStorage:
         Raises:
             SchemaTooNew: A newer release of this library created them; nothing was changed.
             StorageUnavailable: The server cannot be reached, or the role lacks the privileges.
+            ValueError: This storage is on a connection of yours, whose transaction it would not be part of.
         """
+        if self._guest is not None:
+            raise ValueError("migrate the storage itself: this one is on your connection, and part of its transaction")
         await self._database.in_thread(self._database.bring_up_to_date)
 
     def pool_use(self) -> PoolUse:

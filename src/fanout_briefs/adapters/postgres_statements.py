@@ -482,7 +482,8 @@ asked AS (
 # Always one statement. Locks the fence (shared) before the slot, in the same order as statements that erase.
 FINISH: Final = f"""
 WITH ground AS (
-    SELECT token FROM @fence WHERE cardinality(%(dedup_key)b::text[]) > 0 FOR SHARE
+    SELECT token FROM @fence
+    WHERE cardinality(%(dedup_key)b::text[]) + cardinality(%(brief_user)b::text[]) > 0 FOR SHARE
 ), ended AS (
     UPDATE @jobs AS job SET
         status = %(end)b, code = %(end_code)b, reason = coalesce(%(end_reason)b, job.reason), error = %(end_error)b,

@@ -273,12 +273,15 @@ class _Conversation(smtplib.SMTP):
         """Send the dot, and return the reply with which the server accepts the mail.
 
         Raises:
-            NotSent: The server refused the mail.
+            NotSent: The server refused the mail, or the dot could not be sent.
             OutcomeUnknown: It did not answer, or its answer means neither yes nor no.
         """
         self._stage = f"the end of the mail to {to}"
         try:
             self.send(b".\r\n")
+        except Exception as error:  # Three bytes leave together or not at all.
+            raise NotSent(f"{self.explain(error)}; the mail was not sent") from error
+        try:
             code, text = self.getreply()
         except Exception as error:
             raise OutcomeUnknown(f"{self.explain(error)}; it had the whole mail and may have delivered it") from error
