@@ -305,3 +305,10 @@ async def test_cancelling_waits_for_the_thread_so_the_file_is_whole(
         scopes.append(scope)
         await EmlMailer(tmp_path).send(a_mail(), KEY)
     assert list(files(tmp_path)) == [f"{KEY}.eml"]
+
+
+@pytest.mark.parametrize("domain", ["fa\u00df.example", "x\u200dy.example", "x\u200cy.example", "\u03c3\u03c2.example"])
+def test_a_domain_that_would_become_another_one_is_refused(domain: str) -> None:
+    with pytest.raises(ValueError, match="must have its domain in ASCII"):
+        one_address(f"ada@{domain}")
+    assert one_address("ada@xn--fa-hia.example").domain == "xn--fa-hia.example"

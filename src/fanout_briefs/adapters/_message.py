@@ -142,6 +142,10 @@ def sender_address(text: str) -> Address:
     return address
 
 
+_OTHER_DOMAIN = frozenset("\u00df\u03c2\u200c\u200d")
+"""Characters for which Python's IDNA 2003 gives another domain than the one that is registered today (RFC 5894)."""
+
+
 def one_address(text: str, *, international: bool = False) -> Address:
     """Parse ``name@domain`` or ``Name <name@domain>``; a non-ASCII domain is converted with IDNA.
 
@@ -163,6 +167,8 @@ def one_address(text: str, *, international: bool = False) -> Address:
     if defects or not domain:
         reasons = "; ".join(map(str, defects))
         raise ValueError(f"must be one address of the form name@domain{reasons and f' ({reasons})'}")
+    if _OTHER_DOMAIN.intersection(address.domain):
+        raise ValueError("must have its domain in ASCII, as in xn--..., because IDNA 2003 and 2008 differ about it")
     return Address(address.display_name, address.username, domain)
 
 
