@@ -1,7 +1,7 @@
-"""Decides whether slots are to be sent, from preference and activity as they are now.
+"""Decides whether slots are sent, from the current preference and activity.
 
-The planner asks before it enqueues, to save work; a worker asks again when it claims, so that what
-happened in between counts. Both get the same answer for the same facts, since both ask here.
+The planner asks before it enqueues, to save work. A worker asks again when it claims, so that changes in between
+count. Both use this module, so the same facts give the same answer.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ EVERYONE = EngagementDecision(send=True, is_reengagement=False, reason="everyone
 
 @frozen_by_convention
 class Refusal:
-    """Why a slot is not to be sent.
+    """Why a slot is not sent.
 
     Attributes:
-        retryable: Not a verdict: the facts could not be read, so ask again later.
+        retryable: True if this is no verdict: the facts could not be read, so ask again later.
         detail: For people: the policy's reason, or what failed.
     """
 
@@ -148,8 +148,8 @@ class Eligibility:
         Args:
             slots: Slots of one type. If a user has several, an earlier one that is to be sent counts as the last brief
                 for the later ones.
-            standings: How slots of these users stand, as far as the caller has looked them up, by key. A refusal
-                recorded there is not taken back because of a visit after the slot's own instant.
+            standings: How slots of these users stand, by key, as far as the caller has looked them up. A visit after
+                the slot's own instant does not overturn a refusal recorded there.
             among: The slots that were looked up.
 
         Raises:

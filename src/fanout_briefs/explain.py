@@ -50,7 +50,7 @@ class Explanation:
     Attributes:
         occurrence: The slot's occurrence, or else the schedule's; None if the date has none.
         code: The answer.
-        stages: From preference to mail, as far as it got.
+        stages: The stages from preference to mail, as far as the brief got.
         job: The brief's slot, if there is one.
         mail: Its mail's slot, if there is one.
     """
@@ -66,7 +66,7 @@ class Explanation:
 
 @frozen
 class Explainer:
-    """Looks the answer up in the ledger, or works it out as the planner would do."""
+    """Looks up the answer in the ledger, or works it out as the planner would."""
 
     name: str
     preferences: Preferences
@@ -168,7 +168,7 @@ class Explainer:
     def _not_promised(
         self, at: datetime, since: datetime | None, mark: datetime | None, now: datetime
     ) -> tuple[SkipReason, str] | None:
-        """Return why a plan made now would not look at this slot, whoever its user is; None if it would."""
+        """Return why a plan made now would not look at this slot; None if it would."""
         first, reach = now - self.timing.look_back, self.timing.lead + self.timing.horizon
         if since is not None and at < since:
             return SkipReason.NOT_YET_EFFECTIVE, f"before the preference took effect at {since.isoformat()}"
@@ -195,7 +195,7 @@ class Explainer:
 
 
 def _read(preference: Preference | None) -> tuple[list[Stage], Schedule | None, SkipReason | None]:
-    """Return the first stage: what the preference says, and why it may lead to nothing."""
+    """Return the first stage, the schedule if there is one, and why the preference leads to no brief."""
     if preference is None:
         return [Stage("preference", "none is known for this user")], None, SkipReason.NO_PREFERENCE
     schedule, problem = _schedule_of(preference)

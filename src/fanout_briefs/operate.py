@@ -1,4 +1,4 @@
-"""Operations by hand on slots, and how all slots stand: retry, cancel, regenerate, pause, status."""
+"""Manual operations on slots, such as retry, cancel, regenerate and pause, and the status of all slots."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ class Concern(StrEnum):
     """No plan has finished yet, so nobody gets anything."""
 
     PLAN_OVERDUE = "plan_overdue"
-    """The last plan is older than the horizon, and than five minutes: nothing that is due now gets queued."""
+    """The last plan is older than both the horizon and five minutes: nothing that is due now gets queued."""
 
     WORK_OVERDUE = "work_overdue"
-    """Work has waited longer than the horizon, and than five minutes: too few workers, or none. Not during a pause."""
+    """Work has waited longer than both the horizon and five minutes: too few workers, or none. Not during a pause."""
 
 
 @frozen(kw_only=True)
@@ -71,8 +71,8 @@ class Status:
         since: Ended slots are included if their delivery was due at this instant or later.
         briefs: The brief's own slots.
         mails: The slots of its mails; None where nothing is mailed.
-        horizon: How far ahead a plan looks. ``concerns`` allows a plan to be this old and work to wait this long, and
-            five minutes if the horizon is shorter.
+        horizon: How far ahead a plan looks. ``concerns`` allows a plan to be this old and work to wait this long, but
+            at least five minutes.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Status:
 
 @frozen(kw_only=True)
 class Operator:
-    """Changes the slots of one kind of brief by hand, as planners and workers never would."""
+    """Manual operations on the slots of one kind of brief, beyond what planners and workers do."""
 
     name: str
     preferences: Preferences

@@ -95,9 +95,9 @@ class Run:
         context: What is needed to run jobs.
         due_by: The moment up to which jobs are due.
         now: The present, on the timeline of ``due_by``; retries are scheduled from here.
-        on_ended: Called for every job that is no longer held.
+        on_ended: Called for every job that ends, is put off for a retry or is lost; not for released ones.
         draining: Once set, no further job starts.
-        key: The one slot to run; None runs all.
+        key: The only slot to run; None runs all.
         poll: How often to look again when there is nothing to do; None ends the run then.
     """
 
@@ -249,7 +249,7 @@ class Run:
         return self._is_broken or self._draining.is_set()
 
     async def _broken(self, held: Held, error: Exception) -> None:
-        """Handle what left ``_run_one``: a handler cancelled from within, or an error of the storage."""
+        """Handle an error that escaped ``_run_one``: a handler cancelled from within, or a storage error."""
         if not held.is_running:
             raise error
         held.is_running = False
@@ -359,7 +359,7 @@ class Run:
             if self._held or self._news or self._types - self._idle:
                 await self._company.stirred.wait()
                 continue
-            # Nothing of ours runs; jobs of other workers may outlive them, or leave work for any lane.
+            # None of our jobs runs, but those of other workers may come free again, or leave work for any lane.
             held_until = min((until for until in self._held_until.values() if until is not None), default=None)
             if held_until is None:
                 return False
