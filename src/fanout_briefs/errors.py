@@ -1,6 +1,6 @@
-"""The exceptions of the library: few, and named after the state they report.
+"""The library's exceptions, named after the state they report.
 
-Each is built from typed facts and writes its own sentence, which ends with what to do next.
+Most take typed arguments and build their own message, which says what to do next.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
 
-@frozen(slots=False)  # FastAPI turns errors inside of errors into JSON by their ``__dict__``, and fails without one.
+@frozen(slots=False)  # FastAPI serialises errors within errors by their ``__dict__``, and fails without one.
 class BadValue:
     """One value that was refused, and why.
 
     Attributes:
-        field: Where the value stands: a parameter's or a column's name.
+        field: The name of the parameter or column.
         value: The value as it was given.
         reason: What is wrong with it and what would be accepted, as a clause.
-        user_id: Whose value it is, where it belongs to one user.
+        user_id: The user that the value belongs to, if it belongs to one.
     """
 
     field: str
@@ -54,7 +54,7 @@ class BadValue:
 
 
 def _shown(value: object) -> str:
-    """A value for a message: short, and never failing, whatever the value is."""
+    """Return a short text for any value; never fails."""
     try:
         return _SHORT.repr(value)
     except Exception:
@@ -62,7 +62,7 @@ def _shown(value: object) -> str:
 
 
 class InvalidSchedule(ValueError):
-    """Preference fields make no schedule. ``problems`` names every bad field, not only the first."""
+    """Preference fields do not make a schedule. ``problems`` names every bad field, not only the first."""
 
     def __init__(self, problems: Sequence[BadValue]) -> None:
         self.problems: tuple[BadValue, ...] = tuple(problems)
@@ -70,7 +70,7 @@ class InvalidSchedule(ValueError):
 
 
 class InvalidPreferences(ValueError):
-    """A batch of preferences holds bad values; nothing of the batch was stored. ``problems`` names them all."""
+    """A batch of preferences has bad values, so none of it was stored. ``problems`` names them all."""
 
     def __init__(self, problems: Sequence[BadValue]) -> None:
         self.problems: tuple[BadValue, ...] = tuple(problems)
@@ -82,7 +82,7 @@ class InvalidPreferences(ValueError):
 
 
 class ItemCancelled(Exception):
-    """An item ended cancelled though nobody outside had cancelled it, such as by awaiting a cancelled future."""
+    """An item was cancelled, but not from outside; for example, it awaited a cancelled future."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -91,11 +91,11 @@ class ItemCancelled(Exception):
 
 
 class SourceError(Exception):
-    """The source of items raised; every item it had given was settled first. ``__cause__`` is what it raised.
+    """The source of items raised; all items pulled before were settled first. ``__cause__`` is what it raised.
 
     Attributes:
-        outcomes: What the items pulled before the failure came to, in input order. Empty where a stream raises
-            it, since the reader has taken them all.
+        outcomes: The outcomes of the items pulled before the failure, in input order. Empty if a stream raises this
+            error, since its reader has already taken them.
     """
 
     def __init__(self, outcomes: Sequence[Any] = ()) -> None:
@@ -105,7 +105,7 @@ class SourceError(Exception):
 
 
 class NotStarted(Exception):
-    """An item was never started: the gather was over before its turn came."""
+    """An item was never started, because the gather ended before its turn came."""
 
     def __init__(self) -> None:
         super().__init__("the item was never started: its gather was over before its turn came; gather it again")
@@ -114,11 +114,11 @@ class NotStarted(Exception):
 class TooManyFailures(Exception):
     """``max_failures`` items were rejected; no more were started, and those in progress settled.
 
-    ``__cause__`` is the error of the first of them.
+    ``__cause__`` is the error of the first of them, in input order.
 
     Attributes:
-        outcomes: What the items pulled until then came to, in input order; the items behind them were not pulled.
-        max_failures: At which number of rejected items to stop.
+        outcomes: The outcomes of all pulled items, in input order; later items were not pulled.
+        max_failures: The number of rejected items at which the gather stops.
     """
 
     def __init__(self, outcomes: Sequence[Any], max_failures: int) -> None:
@@ -154,10 +154,10 @@ class UnknownUser(LookupError):
 
 
 class BriefFailed(Exception):
-    """A brief could not be made, as when every one of its sections failed.
+    """A brief could not be made; for example, all its sections failed.
 
-    Raised while a job runs, it is a failed attempt, and repeated as ``retrying`` says. ``Briefs.generate_now`` raises
-    it to say why there is no brief; its message tells whether another attempt follows.
+    Raised while a job runs, it counts as a failed attempt, which is retried as ``retrying`` says.
+    ``Briefs.generate_now`` raises it to say why there is no brief; the message tells whether another attempt follows.
     """
 
 
@@ -165,7 +165,7 @@ class RetryLater(Exception):
     """Raised by a generator, projects source or mailer to ask for another attempt after a given time.
 
     Attributes:
-        seconds: The minimum wait, such as a provider's ``Retry-After``. A message of your own is kept as it is.
+        seconds: The minimum wait, such as a provider's ``Retry-After``.
     """
 
     def __init__(self, seconds: float, message: str | None = None) -> None:
@@ -180,10 +180,13 @@ class PermanentFailure(Exception):
 
 
 class NotSent(Exception):
-    """Raised by a mailer when the mail has surely not left. Any other error leaves the outcome unknown.
+    """Raised by a mailer when the mail has certainly not left.
+
+    ``RetryLater`` and ``PermanentFailure`` mean the same. After any other error of a mailer that is not idempotent,
+    the outcome is unknown.
 
     Attributes:
-        permanent: True when another attempt cannot help, such as an address that does not exist.
+        permanent: True when another attempt cannot help, for example if the address does not exist.
     """
 
     def __init__(self, message: str, *, permanent: bool = False) -> None:
