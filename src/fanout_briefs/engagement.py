@@ -1,6 +1,6 @@
-"""Whether a brief that is due is to be sent, judged by how long its user has stayed away.
+"""Decides whether a due brief is sent, by how long its user has been inactive.
 
-Pure: a decision follows from visits, briefs and the occurrence's own instant, never from the clock.
+Pure: a decision depends on visits, briefs and the occurrence's own instant, never on the clock.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _NOTHING = timedelta(0)
 class EngagementPolicy(Protocol):
     """Decides whether one occurrence is sent.
 
-    A policy may also have an attribute ``sends_when_unavailable: bool``, which says what happens to users whose
-    activity could not be read: True sends to them; False, the default, skips them until it can be read.
+    A policy may also have an attribute ``sends_when_unavailable: bool`` for users whose activity cannot be read. True
+    sends to them; False, the default, skips them until it can be read.
     """
 
     def decide(self, activity: Activity, at: datetime) -> EngagementDecision:
-        """Decide on one occurrence: always the same for the same arguments, and without I/O.
+        """Decide on one occurrence, without I/O; the same arguments always give the same decision.
 
         Args:
-            activity: What is known of the user.
+            activity: The user's last visit and last brief.
             at: The occurrence's ``deliver_at``. Aware.
         """
         ...
@@ -38,32 +38,32 @@ class EngagementPolicy(Protocol):
 
 @frozen(kw_only=True)
 class BackoffPolicy:
-    """Sends to users who visit, stops for those who stay away, and reminds them a few times.
+    """Sends to active users, stops for inactive ones, and reminds those from time to time.
 
-    Days away are whole elapsed 24-hour periods from the last visit to the occurrence. Up to ``active_days`` every
-    brief is sent; after that none, except for a reminder in each of two windows, ``[first_day, second_day)`` and
-    ``[second_day, recurring_day)``, and one every ``recurring_gap`` days from ``recurring_day`` on. Users who
-    have never visited are sent everything.
+    Days away are the whole 24-hour periods from the last visit to the occurrence. Up to ``active_days``, every brief is
+    sent. After that, there is one reminder in each of two windows, ``[first_day, second_day)`` and
+    ``[second_day, recurring_day)``, and one every ``recurring_gap`` days from ``recurring_day`` on. Users who have never
+    visited get every brief.
 
-    A window's reminder goes out with the first occurrence in it that is ``first_gap`` (``second_gap``) days after
-    the last brief, so nobody loses it to a missed plan, or to a weekly schedule without an occurrence on the exact day.
-    ``phase1`` makes the policy that this one replaces.
+    A window's reminder goes out with the first occurrence in it that is at least ``first_gap`` (``second_gap``) days
+    after the last brief. So neither a missed plan nor a weekly schedule without an occurrence on the exact day costs a
+    user the reminder. ``phase1`` returns the policy that this one replaces.
 
     Attributes:
         active_days: The last day on which every brief is sent.
-        first_day: Where the first window opens, in days away.
-        first_gap: How many days after the last brief the first reminder may go out.
-        second_day: Where the second window opens.
-        second_gap: As ``first_gap``, of the second reminder.
+        first_day: The day on which the first window opens.
+        first_gap: The minimum number of days between the last brief and the first reminder.
+        second_day: The day on which the second window opens.
+        second_gap: The same as ``first_gap``, for the second reminder.
         recurring_day: The day from which reminders recur.
-        recurring_gap: How many days are between recurring reminders.
-        slack: By how much a gap may fall short of its days; less than a day. When clocks go forward, 09:00 is only 47
-            hours after 09:00 two days before, which should count as two days.
-        exact_days: True reminds on exactly ``first_day`` and ``second_day`` instead of within the windows.
-        sends_when_unavailable: Whether users whose activity cannot be read are sent to.
+        recurring_gap: The number of days between recurring reminders.
+        slack: How far a gap may fall short of its days; less than a day. When clocks go forward, 09:00 is only 47 hours
+            after 09:00 two days before, which should count as two days.
+        exact_days: True sends reminders on exactly ``first_day`` and ``second_day`` instead of within the windows.
+        sends_when_unavailable: Whether to send to users whose activity cannot be read.
 
     Raises:
-        ValueError: Parameters are bad; the message names every one.
+        ValueError: Arguments are bad; the message names all of them.
     """
 
     active_days: int = 2
@@ -84,24 +84,24 @@ class BackoffPolicy:
 
     @classmethod
     def phase1(cls) -> BackoffPolicy:
-        """The rules of the system this library started from, to the letter.
+        """Return the exact rules of the system that this library started from.
 
-        Days count by equality: a reminder on day 4 if the last brief is 2 days old, on day 10 if it is 6, and from
-        day 31 on whenever it is 31. There is no slack, and users whose activity cannot be read are sent to.
+        A reminder is due on day 4 if the last brief is at least 2 days old, on day 10 if it is at least 6, and from day
+        31 on whenever it is at least 31. There is no slack. Users whose activity cannot be read get every brief.
         """
         return cls(slack=_NOTHING, exact_days=True, sends_when_unavailable=True)
 
     def decide(self, activity: Activity, at: datetime) -> EngagementDecision:
         """Decide on one occurrence.
 
-        ``reason`` is ``no_last_visit``, ``active``, ``reengagement_day_4``, ``reengagement_day_10`` or
-        ``reengagement_recurring_31`` where it is sent, with the policy's own days in place of these, and else
-        ``cooling_off``, ``first_backoff``, ``second_backoff`` or ``waiting_31_day_interval``; under ``exact_days``
-        also ``default``, on a reminder's day when the last brief is too recent. ``days_inactive`` is negative for a
-        visit after ``at``.
+        If the brief is sent, ``reason`` is ``no_last_visit``, ``active``, ``reengagement_day_4``,
+        ``reengagement_day_10`` or ``reengagement_recurring_31``; otherwise it is ``cooling_off``, ``first_backoff``,
+        ``second_backoff`` or ``waiting_31_day_interval``. The numbers are the policy's own days. With ``exact_days``,
+        it may also be ``default``: a reminder's day, but the last brief is too recent. ``days_inactive`` is negative
+        for a visit after ``at``.
 
         Args:
-            activity: What is known of the user; None in it means never, and a user never briefed meets every gap.
+            activity: The user's last visit and last brief. None means never; a user never briefed meets every gap.
             at: The occurrence's ``deliver_at``. Aware.
 
         Raises:
@@ -144,7 +144,7 @@ def _briefed_since(activity: Activity, visit: datetime, days: int) -> bool:
 
 
 def _elapsed(start: datetime, end: datetime) -> timedelta:
-    """Subtract instants; datetimes of one zone subtract by wall clock, so what the clock moved is taken out again."""
+    """Return the elapsed time; Python subtracts datetimes of one zone by wall clock, so clock changes are undone."""
     if start.tzinfo is not end.tzinfo or start.tzinfo is UTC:
         return end - start
     return end - start - ((end.utcoffset() or _NOTHING) - (start.utcoffset() or _NOTHING))
