@@ -1,6 +1,6 @@
-"""Finds planned jobs that already exist: one index over the existing ones, then one look-up per candidate.
+"""Finds planned jobs that already exist: one index over the existing jobs, then one look-up per candidate.
 
-Pure. It saves work; what makes a slot exactly-once is the ledger's unique key.
+Pure. This only saves work; the ledger's unique key is what makes a slot exactly-once.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ class BatchDeduplicator:
     """Separates new candidates from those that already exist.
 
     Without a tolerance, a candidate is a duplicate if an existing job, whatever its status, has the same
-    ``dedup_key``. With one, it is a duplicate if a pending or processing job of the same user and type is to be
+    ``dedup_key``. With a tolerance, it is a duplicate if a pending or processing job of the same user and type is
     delivered at most ``tolerance`` before or after it, both ends included; keys and dates of existing jobs do not
-    count then. The system this library started from did so, with 30 minutes.
+    count then. The system that this library started from did so, with 30 minutes.
 
-    In both modes only the first of the candidates with one ``dedup_key`` is looked at; the others are duplicates,
-    whatever became of the first.
+    In both modes, if several candidates have the same ``dedup_key``, only the first is examined; the others are
+    duplicates in any case.
 
     Args:
-        existing_jobs: Read once, here.
-        tolerance: None, or zero or more.
+        existing_jobs: The jobs to compare with; read once, here.
+        tolerance: Zero or more, or None to compare keys.
 
     Raises:
         ValueError: ``tolerance`` is negative.
@@ -45,7 +45,7 @@ class BatchDeduplicator:
 
     @classmethod
     def of_keys(cls, keys: Iterable[str]) -> BatchDeduplicator:
-        """Find duplicates by the keys of existing jobs alone, for callers that have nothing else of them."""
+        """Find duplicates by the keys of existing jobs alone, for callers that have only the keys."""
         made = cls(())
         made._keys.update(keys)
         return made
@@ -53,7 +53,7 @@ class BatchDeduplicator:
     def split(self, candidates: Iterable[_SlotT]) -> tuple[list[_SlotT], list[_SlotT]]:
         """Split the candidates into new ones and duplicates, both in the order given.
 
-        It may be called again: candidates of an earlier call do not count, the existing jobs are the whole truth.
+        Calls are independent: candidates of an earlier call do not count as existing.
         """
         fresh: list[_SlotT] = []
         duplicates: list[_SlotT] = []
