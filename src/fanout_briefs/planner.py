@@ -1,8 +1,8 @@
-"""Finds who is due and records one slot for each: due, duplicates, engagement, enqueue, a page at a time.
+"""Finds who is due and records one slot for each, page by page: due, duplicates, engagement, enqueue.
 
-Planning is safe to repeat. Any number of planners may run at once, be killed anywhere and be run again: the
-ledger's unique key makes the union of their work exactly one job a slot. A mark remembers up to which
-instant planning is complete, so that downtime is caught up with instead of forgotten.
+Planning is safe to repeat. Any number of planners may run at once, be killed at any point and run again: the ledger's
+unique key ensures that together they create exactly one job per slot. A mark records up to which instant planning is
+complete, so that nothing due during downtime is forgotten.
 """
 
 from __future__ import annotations
@@ -40,31 +40,31 @@ from fanout_briefs.timing import CatchUp, Timing
 __all__ = ["SchedulePlanner", "bad_plan_arguments"]
 
 _PAGES_AT_ONCE = 2
-"""While the storage works on one page, the next is read and decided."""
+"""While the storage works on one page, the next one is read and decided."""
 _FURTHEST_BACK = timedelta(days=31)
 """Slots missed longer ago than this, and than ``max_lateness``, are not even recorded as missed."""
 _FURTHEST_NEARBY = timedelta(days=31)
 _CLOCKS_APART = timedelta(hours=26)
-"""How far clocks of two places differ at most: those of UTC+14 and UTC-12."""
+"""The largest difference between two local clocks: UTC+14 and UTC-12."""
 _Skip: TypeAlias = tuple[Candidate, Refusal]
 
 
 class SchedulePlanner:
-    """Composes preferences, engagement, deduplication and the ledger into one plan.
+    """Combines preferences, engagement, deduplication and the ledger into one plan.
 
     Args:
         preferences: Who wants a brief, and when.
         engagement: When users were last seen; None sends to everyone.
         ledger: Where slots are recorded.
-        policy: Decides from visits and briefs; only asked where there is an ``engagement``.
+        policy: Decides from visits and briefs; only asked if there is an ``engagement``.
         name: The brief's name, which is its job type. No colon.
         timing: Lead, horizon and catch-up.
-        tolerance: None tells duplicates by their slot. A timedelta also drops slots within that distance of
-            another live one of the same user, as the seed did; at most 31 days.
+        tolerance: None recognises duplicates by their slot. A timedelta of at most 31 days also skips slots within that
+            distance of another live slot of the same user, as the system that this library started from did.
         page_size: How many preferences are read and written at a time.
 
     Raises:
-        ValueError: A bad name, tolerance or page size; all of them are named.
+        ValueError: The name, tolerance or page size is bad; the message names all bad ones.
     """
 
     def __init__(
@@ -101,17 +101,17 @@ class SchedulePlanner:
 
         Args:
             now: The moment to plan for, aware.
-            dry_run: Decides alike and writes nothing.
-            on_verdict: Called, synchronously, once for every preference and occurrence, also for people who
-                are not due. A page's verdicts come once the page is recorded.
-            review: How far back to report slots that already exist, besides what is planned; nothing of them is
-                changed. If ``now`` was planned before, at least ``max_lateness`` is reviewed. It costs looking them up.
+            dry_run: Makes the same decisions but writes nothing.
+            on_verdict: A plain function, called once for every preference and occurrence, also for users who are not
+                due. A page's verdicts come once the page is recorded.
+            review: How far back to also report existing slots; they are not changed, but must be looked up. If ``now``
+                was planned before, at least ``max_lateness`` is reviewed.
 
         Returns:
-            The counts; failures of single users or pages are in there and hold the mark back.
+            The counts. Failures of single users or pages are included, and hold the mark back.
 
         Raises:
-            ValueError: An argument is bad, as a ``now`` that is naive; or ``preferences`` gave a cursor twice.
+            ValueError: An argument is bad, for example a naive ``now``; or ``preferences`` returned a cursor twice.
             Exception: What ``preferences`` or ``on_verdict`` raises. Pages before it stay planned.
         """
         check_aware("now", now)
@@ -129,8 +129,8 @@ class SchedulePlanner:
 
 
 def bad_plan_arguments(name: str, tolerance: timedelta | None, page_size: int) -> Iterator[BadValue]:
-    """What is wrong with what a planner is to plan by."""
-    wrong = check_user_id(name)  # as with ids, which are the other part of a key
+    """Yield what is wrong with a planner's arguments."""
+    wrong = check_user_id(name)  # The same rules as for ids: both are parts of a key.
     if wrong is None and ":" in name:
         wrong = "must hold no colon, which separates the parts of a key"
     if wrong is not None:
@@ -140,7 +140,7 @@ def bad_plan_arguments(name: str, tolerance: timedelta | None, page_size: int) -
 
 
 class _Plan:
-    """One call of ``plan``: what it has seen so far."""
+    """The state of one call of ``plan``."""
 
     def __init__(
         self,
@@ -178,22 +178,22 @@ class _Plan:
         on_verdict: Callable[[Verdict], object] | None,
         review: timedelta,
     ) -> _Plan:
-        """Find the window: from the mark, which the very first plan sets, up to the horizon."""
+        """Find the window, from the mark up to the horizon; the very first plan sets the mark."""
         timing = planner.timing
         first = now - timing.look_back
         mark = await planner.ledger.advance(planner.name)
-        if mark is not None and mark >= now:  # this moment was planned before: tell what is done
+        if mark is not None and mark >= now:  # This moment was planned before, so report what exists.
             review = max(review, timing.max_lateness)
         if mark is None and not dry_run:
-            # It is set before anything is planned: if this plan dies, the next one starts from here.
+            # The mark is set before anything is planned: if this plan dies, the next one starts from here.
             mark = await planner.ledger.advance(planner.name, start=first)
         promised_from = min(max(mark or first, now - max(_FURTHEST_BACK, timing.max_lateness)), now)
-        # Further back than promised only what exists counts; what does not exist there was never promised.
+        # Before ``promised_from``, only existing slots are reported; missing ones were never promised.
         window = Window(min(promised_from, now - review), now + timing.lead + timing.horizon)
         return cls(planner, now, window, promised_from, dry_run=dry_run, on_verdict=on_verdict)
 
     async def page(self, wishes: Wishes) -> None:
-        """Plan one page; if its storage fails, the page counts as failed and nothing of it is reported as done."""
+        """Plan one page; if recording it fails, the page counts as failed and none of it is reported as done."""
         self._scanned += len(wishes.people)
         refused = self._new_tally()
         with self._timed("due") as handled:
@@ -210,11 +210,11 @@ class _Plan:
     def _tell_of_unpromised(
         self, wishes: Wishes, candidates: Sequence[Candidate], refused: Tally, recorded: Tally
     ) -> None:
-        """Tell of those for whom only slots from before the promise were looked for, and none is there."""
+        """Report as not yet due the users for whom only slots before the promise were looked up, and none found."""
         unheard = {job.user_id for job in candidates} - {verdict.user_id for verdict in recorded.verdicts}
         for person, due in wishes if unheard else ():
             if isinstance(due, Due) and check_user_id(person.user_id) is None and person.user_id in unheard:
-                unheard.remove(person.user_id)  # the first counts, if the page holds the user twice
+                unheard.remove(person.user_id)  # If the page holds the user twice, the first one counts.
                 self._not_yet_due(refused, person.user_id, due)
 
     def _new_tally(self) -> Tally:
@@ -230,10 +230,10 @@ class _Plan:
         return tally
 
     async def end(self) -> PlanReport:
-        """Move the mark up to the first slot that still lacks its last word, and report."""
+        """Move the mark up to the first slot that is still undecided, and report."""
         tally = self._tally
         done = min(self._now, tally.undecided or self._now)
-        reached = max(done, self._now - self._timing.max_lateness)  # beyond that nothing would be sent anyway
+        reached = max(done, self._now - self._timing.max_lateness)  # Nothing older would be sent anyway.
         if self._dry_run:
             mark = await self._ledger.advance(self._name)
         else:
@@ -271,7 +271,7 @@ class _Plan:
             else:
                 seen.add(user_id)
                 slots = due.slots if since is None and isinstance(due, Due) else ()
-                for slot in slots or self._slots_of(user_id, since, due, tally):  # nearly always those at hand
+                for slot in slots or self._slots_of(user_id, since, due, tally):  # Nearly always the former.
                     yield slot.of(user_id)
 
     def _slots_of(
@@ -339,7 +339,7 @@ class _Plan:
         return _standings_of(await self._ledger.find(keys))
 
     async def _nearby(self, candidates: Sequence[Candidate]) -> Mapping[str, Job] | None:
-        """With a tolerance, find jobs of all dates that may lie within it, also where zones have changed; else None."""
+        """Find jobs of all dates that may lie within the tolerance, whatever their zones; None without a tolerance."""
         if self._tolerance is None:
             return None
         days = (self._tolerance + _CLOCKS_APART) // timedelta(days=1) + 1
@@ -357,7 +357,7 @@ class _Plan:
         nearby: Mapping[str, Job] | None,
         tally: Tally,
     ) -> tuple[list[Candidate], list[_Skip]]:
-        """Count what exists already; give what is to be decided, and what a job nearby rules out."""
+        """Count existing slots; return the slots to decide on, and those that a nearby job rules out."""
         if self._looks_further_back:
             for slot in candidates:
                 if not self._is_promised(slot):
@@ -369,8 +369,8 @@ class _Plan:
             standing = found[slot.dedup_key]
             tally.duplicate(slot, standing.status, standing.code)
             if standing.status in LIVE and standing.deliver_at != slot.occurrence.deliver_at:
-                # The time was changed after planning. A worker will cancel this slot as superseded, and the mark
-                # must not have passed the new time by then.
+                # The time was changed after planning. A worker will cancel this slot as superseded; until then, the
+                # mark must not pass the new time.
                 tally.hold(slot.occurrence.deliver_at)
         if nearby is None:
             return fresh, []
@@ -381,7 +381,7 @@ class _Plan:
     def _caught_up(
         self, candidates: Sequence[Candidate], fresh: Sequence[Candidate]
     ) -> tuple[list[Candidate], list[_Skip]]:
-        """Split what is fresh by the catch-up policy: what may be sent, and what was missed for good."""
+        """Split new slots by the catch-up policy into those that may be sent and those missed for good."""
         if all(slot.occurrence.deliver_at >= self._now for slot in fresh):
             return list(fresh), []
         policy = self._timing.catch_up
@@ -412,7 +412,7 @@ class _Plan:
         )
 
     def _skipped(self, skips: Sequence[_Skip], found: Mapping[str, Standing], tally: Tally) -> list[Job]:
-        """Count skipped slots; return those not recorded yet. A slot that was skipped before keeps its first reason."""
+        """Count skipped slots; return those not recorded yet. Slots that were skipped before keep their first reason."""
         new: list[Job] = []
         for slot, refusal in skips:
             standing = found.get(slot.dedup_key)
@@ -431,9 +431,9 @@ class _Plan:
         else:
             outcomes = await self._ledger.enqueue(jobs)
         for job, outcome in zip(jobs, outcomes, strict=True):
-            if job.code is not None:  # as those have that come as skipped
+            if job.code is not None:  # The slot was enqueued as skipped.
                 tally.skip(job, job.code, job.reason)
-            elif outcome is Enqueued.DUPLICATE:  # another planner was faster
+            elif outcome is Enqueued.DUPLICATE:  # Another planner was faster.
                 tally.duplicate(job, JobStatus.PENDING)
             elif outcome is Enqueued.PAUSED:
                 tally.skip(job, SkipReason.PAUSED, None)
@@ -461,7 +461,7 @@ def _standings_of(jobs: Mapping[str, Job]) -> Mapping[str, Standing]:
 
 
 def _tell(slot: Slot, standing: Standing, tally: Tally) -> None:
-    """Count a slot as it stands in the ledger."""
+    """Count an existing slot by its standing in the ledger."""
     if standing.status is JobStatus.SKIPPED and standing.code is not None:
         tally.skip(slot, standing.code, standing.reason)
     else:
