@@ -1,6 +1,6 @@
-"""When a brief is due: wall-clock schedules, one occurrence for each eligible local date.
+"""When a brief is due: wall-clock schedules with one occurrence for each eligible local date.
 
-Pure and computed by ``zoneinfo`` alone. The machine's own zone and clock are never read.
+Pure, and based on ``zoneinfo`` alone: the machine's own zone and clock are never read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 _WEEK = range(7)
 _LAST_ORDINAL = dt.date.max.toordinal()
-# Where the calendar is over, for those who walk it forwards (1) and backwards (-1).
+# Where the calendar ends when walked forwards (1) and backwards (-1).
 _DAYS_END = {1: _LAST_ORDINAL + 1, -1: 0}
 _MONTHS_END = {1: 10_000 * 12, -1: 11}
 _TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9]))?")
@@ -35,7 +35,7 @@ _NOT_ZONES = re.compile(r"(localtime|posixrules|factory|(posix|right)/.*)", re.I
 
 
 class Frequency(enum.StrEnum):
-    """How often a brief comes."""
+    """How often a brief is due."""
 
     DAILY = "daily"
     """Every day."""
@@ -44,9 +44,9 @@ class Frequency(enum.StrEnum):
     WEEKLY = "weekly"
     """One weekday, ``day_of_week``."""
     CUSTOM = "custom"
-    """The weekdays in ``days``; without any, every day."""
+    """The weekdays in ``days``; every day if there are none."""
     MONTHLY = "monthly"
-    """The days of the month in ``days``; one beyond the month's end falls on its last day."""
+    """The days of the month in ``days``; a day beyond the month's end falls on its last day."""
 
 
 _FIXED_DAYS = {Frequency.DAILY: frozenset(_WEEK), Frequency.WEEKDAYS: frozenset(range(1, 6))}
@@ -78,20 +78,20 @@ def _fits(schedule: Schedule, _: Attribute[Any], value: frozenset[int]) -> None:
 
 @frozen
 class Schedule:
-    """A wall-clock time in a zone, and the dates it applies to. Make one with ``parse``.
+    """A wall-clock time in a zone, and the dates it applies to. Create one with ``parse``.
 
-    There is one occurrence for each eligible local date. A time that the clock skips on that date (a gap) is
-    shifted forward by the gap's length, as RFC 5545, section 3.3.5 has it: 02:30 becomes 03:30. Of a time that
-    comes twice (a fold), the first counts. A date that the zone never had, such as 2011-12-30 in Apia, has none.
-    The date of an occurrence is its nominal one, also where a gap at midnight moves the instant to the next date.
+    There is one occurrence for each eligible local date. A time that the clock skips on that date (a gap) is shifted
+    forward by the gap's length, as in RFC 5545, section 3.3.5: 02:30 becomes 03:30. If a time occurs twice (a fold),
+    the first one counts. A date that the zone never had, such as 2011-12-30 in Apia, has no occurrence. An occurrence
+    keeps its nominal date, even if a gap at midnight moves the instant to the next date.
 
     Equal schedules have the same occurrences: fields that the frequency does not use are not kept.
 
     Attributes:
-        frequency: How often.
+        frequency: How often a brief is due.
         time: Wall-clock time in ``zone``, in whole seconds.
         zone: The IANA zone; compared by its key.
-        days: Days of the month 1 to 31 for ``monthly``, else weekdays from 0 = Sunday to 6 = Saturday.
+        days: Days of the month 1 to 31 for ``monthly``, otherwise weekdays from 0 = Sunday to 6 = Saturday.
     """
 
     frequency: Frequency
@@ -108,7 +108,7 @@ class Schedule:
         day_of_week: int | None = None,
         days: Collection[int] | None = None,
     ) -> Schedule:
-        """Make a schedule of raw preference fields. None takes the default.
+        """Create a schedule from raw preference fields; None means the default.
 
         Fields that the frequency does not use are checked, then ignored.
 
@@ -116,14 +116,13 @@ class Schedule:
             frequency: ``daily`` (default), ``weekdays``, ``weekly``, ``custom`` or ``monthly``.
             time_of_day: Wall-clock time in ``timezone``: ``HH:MM[:SS]``, or a naive ``datetime.time`` in whole
                 seconds. Default 09:00.
-            timezone: A name of the IANA database, older names included. Default UTC.
+            timezone: A name in the IANA database, older names included. Default UTC.
             day_of_week: For ``weekly``: 0 = Sunday to 6 = Saturday. Default 1, Monday.
-            days: For ``custom``: weekdays as in ``day_of_week``; default, also when empty, every day.
-                For ``monthly``: days of the month 1 to 31, clamped to the month's last day and merged; default,
-                also when empty, the first.
+            days: For ``custom``: weekdays as in ``day_of_week``; if empty or None, every day. For ``monthly``: days of
+                the month 1 to 31, clamped to the month's last day and merged; if empty or None, the first.
 
         Raises:
-            InvalidSchedule: Some field is bad; ``problems`` names every one.
+            InvalidSchedule: Fields are bad; ``problems`` names all of them.
         """
         problems: list[BadValue] = []
         kind = _read(problems, "frequency", frequency, Frequency.DAILY, _frequency)
@@ -136,7 +135,7 @@ class Schedule:
         return cls(kind, time, zone, _eligible_days(kind, weekday, chosen))
 
     def next_after(self, instant: dt.datetime) -> Occurrence:
-        """The first occurrence strictly after ``instant``.
+        """Return the first occurrence strictly after ``instant``.
 
         Args:
             instant: Aware, in any zone.
@@ -152,7 +151,7 @@ class Schedule:
         raise OverflowError(f"instant={instant!r}: the calendar ends with the year 9999, without another occurrence")
 
     def previous_before(self, instant: dt.datetime) -> Occurrence:
-        """The last occurrence strictly before ``instant``.
+        """Return the last occurrence strictly before ``instant``.
 
         Args:
             instant: Aware, in any zone.
@@ -168,9 +167,9 @@ class Schedule:
         raise OverflowError(f"instant={instant!r}: the calendar begins with the year 1, without an earlier occurrence")
 
     def between(self, start: dt.datetime, end: dt.datetime) -> Iterator[Occurrence]:
-        """Every occurrence with ``start <= deliver_at < end``, earliest first; none where ``end`` is not later.
+        """Iterate over occurrences with ``start <= deliver_at < end``, earliest first; none if ``end <= start``.
 
-        The arguments are checked at once, the occurrences computed one by one as they are taken.
+        The arguments are checked at once; the occurrences are computed lazily.
 
         Args:
             start: Aware, in any zone.
@@ -183,11 +182,11 @@ class Schedule:
         return self._between(_utc("start", start), _utc("end", end))
 
     def look(self, start: dt.datetime, end: dt.datetime) -> tuple[list[Occurrence], dt.datetime]:
-        """What ``between`` gives, and until when there is no other: no occurrence lies from ``end`` to that instant.
+        """Return the occurrences of ``between``, and an instant before which there is none from ``end`` on.
 
         Raises:
-            ValueError: As ``between``.
-            OverflowError: As ``between``.
+            ValueError: As for ``between``.
+            OverflowError: As for ``between``.
         """
         found: list[Occurrence] = []
         walk = self._between(_utc("start", start), _utc("end", end))
@@ -198,13 +197,13 @@ class Schedule:
                 return found, over.value
 
     def on(self, local_date: dt.date) -> Occurrence | None:
-        """The occurrence of one nominal date in the schedule's zone.
+        """Return the occurrence of one nominal date in the schedule's zone.
 
         Returns:
             None if the date is not eligible, the zone never had it, or its instant is outside the years 1 to 9999.
 
         Raises:
-            TypeError: ``local_date`` is a datetime: say first which zone's date is meant.
+            TypeError: ``local_date`` is a datetime, so it is unclear which zone's date is meant.
         """
         if isinstance(local_date, dt.datetime):
             raise TypeError(f"local_date={local_date!r}: must be a plain date; use .date() in the schedule's zone")
@@ -214,7 +213,7 @@ class Schedule:
         return None if at is None else Occurrence(local_date, at)
 
     def _between(self, start: dt.datetime, end: dt.datetime) -> Generator[Occurrence, None, dt.datetime]:
-        """Give the occurrences, and in the end the instant of the next one, or of the calendar's end."""
+        """Yield the occurrences; return the instant of the next one, or of the calendar's end."""
         for day, at in self._walk(start, 1):
             if at >= end:
                 return at
@@ -223,10 +222,10 @@ class Schedule:
         return dt.datetime.max.replace(tzinfo=dt.UTC)
 
     def _walk(self, moment: dt.datetime, step: int) -> Iterator[tuple[dt.date, dt.datetime]]:
-        """Give dates and their instants, from a little before ``moment`` on if ``step`` is 1, from after it if -1.
+        """Yield dates and their instants, forwards from just before ``moment`` if ``step`` is 1, backwards if -1.
 
-        A clock never jumps by more than a day, so a date two before the local one is over, and one two after
-        it has not begun. The neighbours may lie on either side: in St. John's the clock once went from 00:01
+        A clock never jumps by more than a day. So two dates before the local one, the date is over; two dates after it,
+        the date has not begun. The dates next to it may lie on either side: in St. John's the clock once went from 00:01
         back to 23:01, so the brief of 00:00 came before half of the evening before.
         """
         for day in self._dates_from(_shift(_local_date(moment, self.zone), -step), step):
@@ -235,7 +234,7 @@ class Schedule:
                 yield day, at
 
     def _dates_from(self, start: dt.date, step: int) -> Iterator[dt.date]:
-        """Give the eligible dates from ``start`` on, later ones if ``step`` is 1, earlier ones if -1."""
+        """Return the eligible dates from ``start`` on, forwards if ``step`` is 1, backwards if -1."""
         if self.frequency is Frequency.MONTHLY:
             return self._month_dates_from(start, step)
         ordinals = range(start.toordinal(), _DAYS_END[step], step)
@@ -261,9 +260,9 @@ class Schedule:
         return date.toordinal() % 7 in self.days
 
     def _deliver_at(self, date: dt.date) -> dt.datetime | None:
-        """Give the instant; None for a date the zone never had, or an instant outside the calendar.
+        """Return the instant; None for a date that the zone never had, or an instant outside the calendar.
 
-        With fold 0, PEP 495 resolves a gap by the offset before it and a fold to the first pass: our two rules.
+        With fold 0, PEP 495 uses the offset before a gap, and the first pass of a fold, which are our two rules.
         """
         try:
             at = dt.datetime.combine(date, self.time, self.zone).astimezone(dt.UTC)
@@ -286,7 +285,7 @@ def _local_date(moment: dt.datetime, zone: ZoneInfo) -> dt.date:
     try:
         return moment.astimezone(zone).date()
     except OverflowError:
-        # Off the calendar there, though not in UTC: the date in UTC is the calendar's first or last.
+        # Outside the calendar in that zone, though not in UTC: the date in UTC is the calendar's first or last.
         return moment.date()
 
 
@@ -295,7 +294,7 @@ def _shift(date: dt.date, days: int) -> dt.date:
 
 
 def _exists(date: dt.date, zone: ZoneInfo) -> bool:
-    """Say whether the zone had this date: a gap that swallows it sends even its midnight to another one."""
+    """Whether the zone had this date: a gap that swallows it moves even its midnight to another date."""
     midnight = dt.datetime.combine(date, dt.time(), zone)
     return midnight.astimezone(dt.UTC).astimezone(zone).date() == date
 
@@ -339,9 +338,9 @@ def _zone(value: object) -> ZoneInfo:
 
 @lru_cache(maxsize=2048)
 def _load_zone(name: str) -> ZoneInfo | None:
-    """Load a zone, once. A failure that may pass, such as too many open files, is raised and not kept.
+    """Load a zone, cached. Temporary failures, such as too many open files, are raised and not cached.
 
-    A folder of the database, such as America, is an IsADirectoryError, or a PermissionError on Windows.
+    A folder of the database, such as America, causes an IsADirectoryError, or a PermissionError on Windows.
     """
     if _NOT_ZONES.fullmatch(name):
         return None
