@@ -42,8 +42,8 @@ class BackoffPolicy:
 
     Days away are the whole 24-hour periods from the last visit to the occurrence. Up to ``active_days``, every brief is
     sent. After that, there is one reminder in each of two windows, ``[first_day, second_day)`` and
-    ``[second_day, recurring_day)``, and one every ``recurring_gap`` days from ``recurring_day`` on. Users who have never
-    visited get every brief.
+    ``[second_day, recurring_day)``, and one every ``recurring_gap`` days from ``recurring_day`` on. Users who have
+    never visited get every brief.
 
     A window's reminder goes out with the first occurrence in it that is at least ``first_gap`` (``second_gap``) days
     after the last brief. So neither a missed plan nor a weekly schedule without an occurrence on the exact day costs a
