@@ -412,7 +412,7 @@ class _Plan:
         )
 
     def _skipped(self, skips: Sequence[_Skip], found: Mapping[str, Standing], tally: Tally) -> list[Job]:
-        """Count skipped slots; return those not recorded yet. Slots that were skipped before keep their first reason."""
+        """Count skipped slots; return those not recorded yet. A slot skipped before keeps its first reason."""
         new: list[Job] = []
         for slot, refusal in skips:
             standing = found.get(slot.dedup_key)
