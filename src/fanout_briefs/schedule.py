@@ -182,7 +182,7 @@ class Schedule:
         return self._between(_utc("start", start), _utc("end", end))
 
     def look(self, start: dt.datetime, end: dt.datetime) -> tuple[list[Occurrence], dt.datetime]:
-        """Return the occurrences of ``between``, and an instant before which there is none from ``end`` on.
+        """Return the occurrences of ``between``, and an instant: there is none from ``end`` up to it.
 
         Raises:
             ValueError: As for ``between``.
@@ -224,9 +224,9 @@ class Schedule:
     def _walk(self, moment: dt.datetime, step: int) -> Iterator[tuple[dt.date, dt.datetime]]:
         """Yield dates and their instants, forwards from just before ``moment`` if ``step`` is 1, backwards if -1.
 
-        A clock never jumps by more than a day. So two dates before the local one, the date is over; two dates after it,
-        the date has not begun. The dates next to it may lie on either side: in St. John's the clock once went from 00:01
-        back to 23:01, so the brief of 00:00 came before half of the evening before.
+        A clock never jumps by more than a day. So a date two before the local one is over, and a date two after it has
+        not begun. The dates next to it may lie on either side: in St. John's the clock once went from 00:01 back to
+        23:01, so the brief of 00:00 came before half of the evening before.
         """
         for day in self._dates_from(_shift(_local_date(moment, self.zone), -step), step):
             at = self._deliver_at(day)
