@@ -1,4 +1,4 @@
-"""Where the items of a settled gather come from: pulled lazily, sync or async, and shared by all workers."""
+"""The source of a settled gather's items: sync or async, pulled lazily, and shared by all workers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ T = TypeVar("T")
 
 
 class Bell:
-    """Wakes those who wait for a change, the longest waiting first; who wakes looks again."""
+    """Wakes tasks that wait for a change, the longest waiting first; each must check again once awake."""
 
     def __init__(self) -> None:
         self._waiting: deque[Event] = deque()
         self._waking = 0
 
     async def wait(self) -> None:
-        """Wait to be woken; a waiter that is cancelled passes its waking on."""
+        """Wait until woken; a waiter that is cancelled once woken wakes the next one instead."""
         event = Event()
         self._waiting.append(event)
         try:
@@ -34,7 +34,7 @@ class Bell:
         except BaseException:
             if event.is_set():
                 self._waking -= 1
-                self.ring()  # This ring is wasted on a waiter that is going: pass it on.
+                self.ring()  # This waiter is cancelled, so pass the ring on.
             else:
                 self._waiting.remove(event)
             raise
@@ -42,11 +42,11 @@ class Bell:
 
     @property
     def is_ringing(self) -> bool:
-        """Whether someone was woken who has not come to look yet."""
+        """Whether a waiter was woken that has not resumed yet."""
         return self._waking > 0
 
     def ring(self) -> bool:
-        """Wake one; False if nobody waits."""
+        """Wake one waiter; return False if there is none."""
         if not self._waiting:
             return False
         self._waking += 1
@@ -54,27 +54,27 @@ class Bell:
         return True
 
     def ring_all(self) -> None:
-        """Wake everybody."""
+        """Wake all waiters."""
         while self.ring():
             pass
 
 
 class Source(Generic[T]):
-    """Items with their numbers, each given to whoever asks next, and never more of them than there is room for."""
+    """Numbered items, each given to the next worker that asks, and never more of them than there is room for."""
 
     def __init__(self, items: Iterable[T] | AsyncIterable[T], window: int) -> None:
         self.pulled: int = 0
-        self.horizon: int = window  # how many may be pulled until the reader has taken another outcome
-        self.failure: Exception | None = None  # what the items' own code raised
+        self.horizon: int = window  # How many may be pulled until the reader takes another outcome.
+        self.failure: Exception | None = None  # What the source's own code raised.
         self.is_drained: bool = False
-        self.arrived: Callable[[], object]  # called with an item read ahead,
-        self.drained: Callable[[], object]  # and when the last one is known
-        self._ready: deque[tuple[int, T]] = deque()  # what is read ahead of the workers: at most one item
-        self.unstarted: list[tuple[int, T]] = []  # what was read ahead in vain
+        self.arrived: Callable[[], object]  # Called when an item was read ahead,
+        self.drained: Callable[[], object]  # and when no more items will come.
+        self._ready: deque[tuple[int, T]] = deque()  # Items read ahead of the workers: at most one.
+        self.unstarted: list[tuple[int, T]] = []  # Items that were read but never started.
         self._reading: CancelScope | None = None
-        self._room = Bell()  # for the reading: its item was taken, or the horizon moved
+        self._room = Bell()  # For the reading task: its item was taken, or the horizon moved.
         self.items: AsyncIterable[T] | None = None
-        self.jobs: Generator[tuple[int, T] | None]  # None where the one who asks has to wait
+        self.jobs: Generator[tuple[int, T] | None]  # Yields None if the worker has to wait.
         self.most: int = sys.maxsize
         if isinstance(items, AsyncIterable):
             self.items = items
@@ -93,7 +93,7 @@ class Source(Generic[T]):
 
     @property
     def has_item(self) -> bool:
-        """Whether there is an item to give right now, as far as can be told without pulling it."""
+        """Whether there is an item to give right now, as far as is known without pulling one."""
         return bool(self._ready) if self.items is not None else self._has_room and not self.is_drained
 
     @property
@@ -143,7 +143,7 @@ class Source(Generic[T]):
                 self._reading.cancel()
 
     def rest(self) -> Iterator[tuple[int, T]]:
-        """Pull whatever there would have been to give, had it not come to an end."""
+        """Pull the items that are left after ``end``."""
         self.horizon = sys.maxsize
         yield from filter(None, self.jobs)
 
@@ -153,10 +153,10 @@ class Source(Generic[T]):
         self.drained()
 
     async def read(self, items: AsyncIterable[T]) -> None:
-        """Read an async source, always in this one task: a generator may hold a cancel scope across its yields."""
+        """Read an async source, all in this one task: a generator may hold a cancel scope across its yields."""
         iterator = aiter(items)
         error: BaseException | None = None
-        with CancelScope() as scope:  # Entered before any scope of the generator's, so as to shield the closing.
+        with CancelScope() as scope:  # Entered before any scope of the generator, to shield its closing.
             try:
                 await self._read(iterator, scope)
             except BaseException as raised:
@@ -165,12 +165,12 @@ class Source(Generic[T]):
             if isinstance(iterator, AsyncGenerator):
                 await iterator.aclose()
         try:
-            # Judged only now: a scope that the generator held may be what cancelled the reading.
+            # Only checked now: a scope held by the generator may have cancelled the reading.
             failure = None if error is None else own_failure(error)
             if error is not None and failure is None:
                 raise error
             if self.is_drained and isinstance(failure, ItemCancelled):
-                failure = None  # The reading was told to end, and did.
+                failure = None  # ``end`` cancelled the reading.
             self.is_closed = True
             self._drain(failure)
             del failure
@@ -194,13 +194,13 @@ class Source(Generic[T]):
 
 
 def own_failure(error: BaseException) -> Exception | None:
-    """What an item or the source failed with by itself; None for what has to leave."""
+    """Return the failure that belongs to an item or the source; None if the error must propagate."""
     if isinstance(error, Exception):
         return error
     cancelled = get_cancelled_exc_class()
     if isinstance(error, BaseExceptionGroup):
         rest = cast("BaseExceptionGroup[BaseException]", error).split(cancelled)[1]
-        if rest is not None:  # A cancellation in force comes again; what is ordinary beside it is a failure.
+        if rest is not None:  # A cancellation in force is delivered again; ordinary errors beside it are a failure.
             return rest if isinstance(rest, Exception) else None
     elif not isinstance(error, cancelled):
         return None
