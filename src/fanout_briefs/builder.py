@@ -1,4 +1,4 @@
-"""Builds one brief: its projects fan out to the generator concurrently, and a failing one never blocks another."""
+"""Builds one brief: generates its sections concurrently; a failing section never blocks another."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["BriefBuilder"]
 
 _Settled: TypeAlias = Settled[Project, ProjectBrief | None]
 _LONGEST_ERROR = 500
-"""How many characters of an error a section shows; some errors contain a whole response."""
+"""The most characters of an error that a section shows; some errors contain a whole response."""
 
 
 class BriefBuilder:
@@ -37,12 +37,11 @@ class BriefBuilder:
 
     Args:
         projects: What a user's brief is about.
-        generator: Makes one section.
-        render: Lays the sections out.
-        section_limit: How many sections of one brief are in the making at once.
-        section_timeout: How long one section may take; then it is cancelled and marked as failed.
-        deadline: How long the whole brief may take; zero for as long as it takes. What is not there by then is
-            marked as failed.
+        generator: Generates one section.
+        render: Lays out the sections.
+        section_limit: How many sections of one brief may be generated at once.
+        section_timeout: How long one section may take before it is cancelled and marked as failed; None means no limit.
+        deadline: How long the whole brief may take; sections missing by then are marked as failed. Zero means no limit.
     """
 
     def __init__(
@@ -75,17 +74,17 @@ class BriefBuilder:
         Args:
             job: The slot, its window fixed.
             timezone: The user's zone, for the generator.
-            decision: The engagement policy's word, for the generator.
+            decision: The engagement policy's decision, for the generator.
             on_progress: Called at each step and each settled section; must not raise.
 
         Returns:
-            The brief, with failed sections marked in their places; None where there was nothing to say.
+            The brief, with failed sections marked in their places; None if there is nothing to say.
 
         Raises:
-            BriefFailed: Every section failed, or the projects did not come within the deadline.
-            RetryLater: Every section failed, and one asked for that; or the projects did.
-            PermanentFailure: Every section failed for good; or the projects did.
-            Exception: Whatever reading the projects or rendering raised.
+            BriefFailed: Every section failed, or the projects could not be read within the deadline.
+            RetryLater: Every section failed, and at least one asked for it; or ``projects`` raised it.
+            PermanentFailure: Every section failed for good; or ``projects`` raised it.
+            Exception: What ``projects`` or ``render`` raised.
         """
 
         async def generate(project: Project) -> ProjectBrief | None:
@@ -172,7 +171,7 @@ class BriefBuilder:
 
 
 def _projects_of(answer: object) -> Sequence[Project]:
-    """Return what the host's own code answered, once it is checked to be projects."""
+    """Check that the host's answer is a sequence of projects, and return it."""
     if isinstance(answer, str | bytes) or not isinstance(answer, Iterable):
         raise TypeError(f"projects.of gave {type(answer).__name__} instead of a sequence of Project")
     projects = list(cast("Iterable[object]", answer))
@@ -195,7 +194,7 @@ def _one_line(error: Exception) -> str:
 def _total_failure(
     sections: Sequence[Section], outcomes: Sequence[_Settled]
 ) -> BriefFailed | RetryLater | PermanentFailure:
-    """Return the error for a brief whose sections all failed; its type says how to go on."""
+    """Return the error for a brief whose sections all failed; its type says whether and when to retry."""
     reasons = "; ".join(dict.fromkeys(str(section.error) for section in sections))
     message = f"every section failed ({len(sections)}): {reasons}"
     errors = [outcome.error for outcome in outcomes if isinstance(outcome, Rejected)]
