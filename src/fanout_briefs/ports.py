@@ -1,8 +1,8 @@
-"""What a host application gives to the library, and what a storage promises to it.
+"""The protocols that a host application implements, and the promises of a storage.
 
 Three of them are enough to begin with: ``Preferences`` (who wants a brief, and when), ``Projects`` and ``Generator``
-(what goes in). With a shipped storage that keeps preferences, the last two are. The rest has a working default, or
-matters only to authors of a storage.
+(what goes in). With a shipped storage that keeps preferences, the last two are enough. The others have a working
+default, or matter only to authors of a storage.
 
 Every method is async. Those about many users take a batch and return a mapping, so that a page costs one query
 whatever its size. Implementations are recognised by their methods: no base class is needed. They must be safe to
@@ -65,15 +65,15 @@ class Preferences(Protocol):
     """Who wants a brief, and when."""
 
     async def page(self, cursor: str | None, limit: int) -> Page[Preference]:
-        """Give up to ``limit`` preferences, in an order that stays the same from page to page.
+        """Return up to ``limit`` preferences, in an order that stays the same from page to page.
 
         Args:
             cursor: None for the first page, then the ``next_cursor`` of the page before. Its format is yours: it
                 may be an id, a key in the database's own collation, or a token.
             limit: At least 1. You may return fewer, even none; only ``next_cursor=None`` ends the scan.
 
-        Each user appears once in a scan. Somebody who signs up during it may appear or not: the next plan
-        scans again. Rows with bad values are given as they are; the planner reports them.
+        Each user appears once in a scan. Users who sign up during a scan may appear or not: the next plan scans again.
+        Return rows with bad values as they are; the planner reports them.
 
         Raises:
             Exception: The plan stops with this error. What earlier pages planned stays, and the next plan
@@ -82,7 +82,7 @@ class Preferences(Protocol):
         ...
 
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Preference]:
-        """Give the preferences of these users as they are now; unknown users are absent.
+        """Return the preferences of these users as they are now; unknown users are absent.
 
         Called right before the work, so that switching off or changing the time overrides an older plan.
         """
@@ -101,23 +101,23 @@ class ScheduleIndex(Preferences, Protocol):
         ...
 
     async def schedules(self) -> Mapping[str, ScheduleFields]:
-        """Give each distinct combination of schedule fields that an active preference has, under an id of your own.
+        """Return each distinct combination of schedule fields that an active preference has, under an id of your own.
 
-        Include fields that make no schedule: the planner reports the people who have them. An id must mean
-        the same fields from here to the end of the scan. One that nobody has any more does no harm.
+        Include fields that make no schedule: the planner reports the users who have them. An id must mean the same
+        fields until the end of the scan. A combination that no user has any more does no harm.
         """
         ...
 
     async def page_for(self, schedules: Collection[str], cursor: str | None, limit: int) -> Page[Scheduled]:
-        """Give up to ``limit`` people whose active preference has one of these schedules, in pages as ``page`` does.
+        """Return up to ``limit`` people whose active preference has one of these schedules, in pages as ``page`` does.
 
         Args:
             schedules: Ids from ``schedules``; the same ones for each page of a scan. Ignore unknown ones.
             cursor: None for the first page, then the ``next_cursor`` of the page before.
             limit: At least 1.
 
-        Somebody whose schedule changes during the scan may appear twice or not at all: what is due by the new
-        one is still ahead, and the next plan scans that again.
+        A user whose schedule changes during the scan may appear twice or not at all: what is due by the new schedule
+        is still ahead, and the next plan scans it again.
         """
         ...
 
@@ -126,11 +126,11 @@ class Projects(Protocol):
     """What a user's brief is about."""
 
     async def of(self, user_id: str, window: Window) -> Sequence[Project]:
-        """Give the user's projects, in the order in which their sections are to appear.
+        """Return the user's projects, in the order in which their sections are to appear.
 
         Args:
-            user_id: Whose.
-            window: What the brief covers, if you want to leave out projects in which nothing happened.
+            user_id: Whose projects.
+            window: What the brief covers, for leaving out projects in which nothing happened.
 
         An empty sequence is fine: the slot ends ``empty``, and no mail is made.
 
@@ -148,9 +148,9 @@ class Generator(Protocol):
     async def generate(self, request: SectionRequest) -> ProjectBrief | None:
         """Generate one section, or return None if there is nothing new.
 
-        Called for many sections at once, and again for the same one when an attempt is repeated: the same
-        request should lead to the same content, or at least do no harm twice. It is cancelled when it takes
-        longer than the section's timeout or the brief's deadline; let that through.
+        Called for many sections at once, and again for the same section when an attempt is repeated: the same request
+        should give the same content, or at least do no harm twice. It is cancelled when it takes longer than the
+        section's timeout or the brief's deadline; let the cancellation through.
 
         Raises:
             Exception: This section is marked as failed, and the others are not affected. The brief fails only if no
@@ -163,13 +163,13 @@ class Engagement(Protocol):
     """When users were last seen."""
 
     async def last_visits(self, user_ids: Collection[str]) -> Mapping[str, datetime | None]:
-        """Give each user's last visit: an aware instant, or None for never.
+        """Return each user's last visit: an aware instant, or None for never.
 
         Leave out a user whose visits cannot be read right now, which is not the same as never: the policy's
         ``sends_when_unavailable`` says what happens then.
 
         Raises:
-            Exception: As though every user had been left out.
+            Exception: The effect is the same as leaving out every user.
         """
         ...
 
@@ -178,7 +178,7 @@ class Recipients(Protocol):
     """Where mail goes."""
 
     async def get(self, user_ids: Collection[str]) -> Mapping[str, Recipient]:
-        """Give addresses as they are now, right before sending; users who cannot be reached are absent.
+        """Return addresses as they are now, right before sending; users who cannot be reached are absent.
 
         Opt-outs and suppressions belong here too, as ``opted_out`` or by leaving the user out, so that they stop
         even mail that is already queued.
@@ -190,7 +190,7 @@ class Recipients(Protocol):
 
 
 class Mailer(Protocol):
-    """Hands a mail to whoever delivers it."""
+    """Hands mails over for delivery."""
 
     @property
     def idempotent(self) -> bool:
@@ -209,9 +209,9 @@ class Mailer(Protocol):
 
         Raises:
             NotSent: The mail has certainly not left; it is tried again unless the error is permanent.
-            RetryLater: The same, and not before the given time.
+            RetryLater: The mail has certainly not left; it is tried again after the given time.
             PermanentFailure: The mail has not left and never will; it ends ``failed``.
-            Exception: Nobody knows whether it left. It ends ``unknown``, or is sent again if the mailer is idempotent.
+            Exception: The mail may have left. It ends ``unknown``, or is sent again if the mailer is idempotent.
         """
         ...
 
@@ -224,13 +224,13 @@ class Dispatcher(Protocol):
 
     @property
     def powers(self) -> DispatcherPowers:
-        """What it can do."""
+        """What the dispatcher can do."""
         ...
 
     async def dispatch(self, jobs: Sequence[JobRef]) -> None:
         """Hand over references to jobs that are committed in the ledger, for their ``run_at``.
 
-        The engine may deliver each more than once, and so may a second call with the same job.
+        The engine may deliver each of them more than once, and so may a second call with the same job.
 
         Raises:
             Exception: The jobs stay in the ledger, and are dispatched again by the next reconciling.
@@ -242,10 +242,10 @@ class CancellingDispatcher(Dispatcher, Protocol):
     """A dispatcher that declares ``cancels``."""
 
     async def cancel(self, jobs: Sequence[JobRef]) -> None:
-        """Take back what is still waiting in the engine of jobs that were cancelled, which saves a worker looking.
+        """Remove messages of cancelled jobs that still wait in the engine, which saves workers from looking them up.
 
         Raises:
-            Exception: They are delivered, and found cancelled in the ledger.
+            Exception: The messages are delivered, and workers find the jobs cancelled in the ledger.
         """
         ...
 
@@ -253,10 +253,10 @@ class CancellingDispatcher(Dispatcher, Protocol):
 class Ledger(Protocol):
     """The truth about every slot: which were planned, and what became of them.
 
-    One row per ``dedup_key``, over all states and for good, is all there is to exactly-once planning: any number of
-    planners may call at once, be killed anywhere and be run again. Each method is one transaction or, for
-    long batches, one per chunk in the order of the keys: after a failure or a cancellation every row is entirely as
-    before or entirely as after, and calling again with the same arguments completes the rest.
+    Exactly-once planning rests on one row per ``dedup_key``, over all states and for good: any number of planners may
+    call at once, be killed at any point and run again. Each method is one transaction or, for long batches, one per
+    chunk in the order of the keys. After a failure or a cancellation, every row is entirely in the old or entirely in
+    the new state, and calling again with the same arguments completes the rest.
 
     What is returned is normalised: instants in UTC and exact to the microsecond, texts for people (reasons and
     errors) without lone surrogates. ``fanout_briefs.rules`` has the functions for that, and for checking arguments.
@@ -271,11 +271,11 @@ class Ledger(Protocol):
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
         """Record new slots; return what became of each job, in the order given.
 
-        Jobs come as pending, or as skipped with a code; any other status is a ``ValueError``. A key that exists is
-        a ``DUPLICATE`` and stays as it is, unless the job is pending and takes the slot up: one for which
+        Jobs must be pending, or skipped with a code; any other status is a ``ValueError``. An existing key is a
+        ``DUPLICATE`` and stays as it is, unless the job is pending and takes up the slot: one for which
         ``Job.can_be_taken_up`` holds or, with a ``demand``, any that is not in processing. That row becomes the new
-        job with its epoch raised by one, its attempts at zero and no progress; it keeps its window's start if a
-        brief is saved from it. Of equal keys in one batch the first counts. A conflict never raises.
+        job with its epoch raised by one, its attempts at zero and no progress; it keeps its window's start if a brief
+        is saved from it. If one batch has equal keys, the first counts. A conflict never raises.
 
         While a type is paused, a pending job of it without a ``demand`` is recorded as skipped with the code
         ``paused``, in a new slot or in the one it would take up, whose epoch then stays: that is ``PAUSED``.
@@ -283,11 +283,11 @@ class Ledger(Protocol):
         ...
 
     async def find(self, keys: Collection[str]) -> Mapping[str, Job]:
-        """Give the slots of these keys; those that do not exist are absent. One query, whatever their number."""
+        """Return the slots of these keys; missing ones are absent. One query, however many keys there are."""
         ...
 
     async def last_briefs(self, type: str, before: Mapping[str, datetime]) -> Mapping[str, datetime]:  # noqa: A002
-        """Give the latest ``deliver_at`` of each user's pending, processing and completed jobs of this type.
+        """Return the latest ``deliver_at`` of each user's pending, processing and completed jobs of this type.
 
         Args:
             type: The job type, so that briefs of another name do not count.
@@ -316,19 +316,19 @@ class Ledger(Protocol):
         """Read, and perhaps move, the mark up to which the planning of brief ``name`` is complete.
 
         Args:
-            name: Whose mark.
-            to: Moves the mark forward to this instant. It never moves back: an earlier one changes nothing.
+            name: The brief that the mark belongs to.
+            to: Moves the mark forward to this instant. An earlier instant changes nothing: the mark never moves back.
             start: Where the mark begins if there is none yet. Without ``start``, ``to`` moves only an existing mark.
-            planned_at: The moment of the plan that ends with this call, kept beside the mark for ``overview``;
-                where there is no mark, it is not kept.
+            planned_at: The moment of the plan that ends with this call, kept with the mark for ``overview``; not kept
+                if there is no mark.
 
         Returns:
-            The mark as it is now, aware; None where there is none. Given nothing but a name, it writes nothing.
+            The mark as it is now, aware; None if there is none. A call with only a name writes nothing.
         """
         ...
 
     async def forget(self, user_id: str) -> int:
-        """Erase everything stored about a user; return how many slots, payloads, briefs and preferences that was.
+        """Erase everything stored about a user; return the number of slots, payloads, briefs and preferences erased.
 
         A worker that holds one of these jobs finds its claim stale.
         """
@@ -336,10 +336,10 @@ class Ledger(Protocol):
 
 
 class StandingLedger(Ledger, Protocol):
-    """A ledger for which saying how slots stand is cheaper than giving their jobs.
+    """A ledger for which returning how slots stand is cheaper than returning their jobs.
 
-    A capability, declared by the attribute ``tells_standings``: without it, plans look up whole jobs. If a page is
-    already planned, looking up is most of the work.
+    A capability, declared by the attribute ``tells_standings``: without it, plans look up whole jobs. For a page that
+    is already planned, looking up is most of the work.
     """
 
     @property
@@ -348,7 +348,7 @@ class StandingLedger(Ledger, Protocol):
         ...
 
     async def standings(self, keys: Collection[str]) -> Mapping[str, Standing]:
-        """Give how the slots of these keys stand: what ``find`` would, with less of each."""
+        """Return how the slots of these keys stand: as ``find``, but with less about each."""
         ...
 
 
@@ -365,7 +365,7 @@ class Work(Protocol):
         types: Collection[str],
         keys: Collection[str] | None = None,
     ) -> Claims:
-        """Take up to ``limit`` jobs, the longest due first. No job is ever given to two callers at once.
+        """Claim up to ``limit`` jobs, the longest due first. No two callers ever hold the same job at once.
 
         Due are pending jobs with ``run_at <= due_by``, and jobs in processing whose lease ended at or before
         ``now``, of types that are not paused. A job waits while an earlier slot (by ``deliver_at``) of the same
@@ -373,7 +373,7 @@ class Work(Protocol):
         are two clocks on purpose: a run may be made for a past moment, while leases always run by the wall clock.
 
         A claimed job is in processing, its attempts raised by one, and its lease ends at ``now + lease``. Its token
-        is higher than any that was ever given for its key, also for a slot that was erased meanwhile.
+        is higher than any ever given for its key, even if the slot was erased meanwhile.
 
         The first claim of a slot fixes the start of its window: at the window's end of the user's latest saved brief
         of that type, but not beyond its own end; or else as enqueued. Progress stays as the last holder left it, so
@@ -385,14 +385,14 @@ class Work(Protocol):
             lease: How long the claims hold without a heartbeat.
             limit: At least 1.
             types: Job types to look for.
-            keys: Looks at these slots only.
+            keys: Only these slots are considered; None considers all.
         """
         ...
 
     async def heartbeat(self, claims: Collection[Claim], until: datetime) -> Collection[str]:
-        """Move the lease of these claims to ``until`` and record their progress; answer with the keys that are lost.
+        """Extend the leases of these claims to ``until`` and record their progress; return the keys that are lost.
 
-        A claim is lost when its token is stale or its job no longer in processing: whoever holds it must stop.
+        A claim is lost if its token is stale or its job is no longer in processing: its holder must stop.
         """
         ...
 
@@ -414,10 +414,10 @@ class Work(Protocol):
         """Put a job back to pending until ``at``, keeping the error and clearing its progress.
 
         Args:
-            claim: The job's.
+            claim: The claim on the job.
             at: When to try again.
-            error: Why it has to be.
-            counted: False takes this attempt back, as where a provider only asked to come later.
+            error: Why another attempt is needed.
+            counted: False does not count this attempt, for example if a provider only asked to come back later.
 
         Returns:
             False if the claim is lost. Then nothing was changed.
@@ -432,7 +432,7 @@ class Work(Protocol):
         ...
 
     async def brief(self, type: str, user_id: str, on: date | None = None) -> Brief | None:  # noqa: A002
-        """Give the saved brief of that local date, or the one with the latest ``deliver_at``; None if there is none."""
+        """Return the saved brief of that local date, or the one with the latest ``deliver_at``; None if there is none."""
         ...
 
 
@@ -440,14 +440,14 @@ class Oversight(Protocol):
     """What an operator sees of the slots, and can do to many at once."""
 
     async def pause(self, types: Collection[str], at: datetime) -> bool:
-        """Let nobody claim jobs of these types from now on. What is running goes on to its end.
+        """Stop jobs of these types from being claimed from now on; running ones finish.
 
         Args:
             types: Job types.
             at: The moment, kept for ``overview``.
 
         Returns:
-            False if all of them were paused already; then nothing was changed, nor when that was.
+            False if all of them were already paused; then nothing was changed, not even the time of the pause.
         """
         ...
 
@@ -459,21 +459,21 @@ class Oversight(Protocol):
         those with a ``demand``, which are never too late.
 
         Returns:
-            How many became pending; None if nothing was paused, and nothing was changed.
+            How many slots became pending; None if nothing was paused, so that nothing was changed.
         """
         ...
 
     async def paused(self, types: Collection[str]) -> Mapping[str, datetime]:
-        """Give the moment since which each of these types has been paused; those that are not are absent."""
+        """Return since when each of these types has been paused; types that are not paused are absent."""
         ...
 
     async def overview(self, types: Collection[str], *, now: datetime, since: datetime) -> Mapping[str, Overview]:
-        """Give a consistent overview, for each of these types, of how its slots stand at ``now``.
+        """Return a consistent overview, for each of these types, of how its slots stand at ``now``.
 
         Args:
             types: Job types; all are in the answer.
-            now: What leases and times are compared with.
-            since: Of slots that have ended, looks at those to be delivered at this instant or later.
+            now: The moment that leases and times are compared with.
+            since: Ended slots count only if they were to be delivered at this instant or later.
         """
         ...
 
@@ -486,7 +486,7 @@ class Oversight(Protocol):
         cursor: str | None = None,
         limit: int = 1000,
     ) -> Page[Job]:
-        """Give slots of these types and statuses to be delivered at ``since`` or later, the earliest first.
+        """Return slots of these types and statuses to be delivered at ``since`` or later, the earliest first.
 
         Args:
             types: Job types.
@@ -504,16 +504,16 @@ class Oversight(Protocol):
         latest brief: engagement and content windows depend on them.
 
         Returns:
-            How many slots were erased; less than ``limit`` means that none is left.
+            How many slots were erased; fewer than ``limit`` means that none is left.
         """
         ...
 
 
 class Storage(Ledger, Work, Oversight, Protocol):
-    """A ledger, its work and their oversight in one place, so that ``finish`` can be one transaction.
+    """A ledger, work and oversight in one place, so that ``finish`` can be one transaction.
 
     A storage that also keeps preferences has an attribute ``preferences``, which implements ``Preferences``. If it is
-    an async context manager, ``Briefs`` opens and closes it; opening it twice at once must be harmless, and the last
-    one to leave closes it. One that notifies an engine of what becomes pending, in its own transactions, has an
-    attribute ``on_pending`` that is not None.
+    an async context manager, ``Briefs`` opens and closes it; it must be possible to open it several times at once, and
+    the last exit closes it. A storage that notifies an engine of jobs that become pending, in its own transactions, has
+    an attribute ``on_pending`` that is not None.
     """
