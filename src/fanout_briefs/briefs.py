@@ -56,7 +56,7 @@ _BRIEF_RETRYING = Retrying(attempts=6)
 _MAIL_RETRYING = Retrying(attempts=12)
 _DAY = timedelta(days=1)
 _YEARS = range(2, 9999)
-"""Those whose dates have others before and after them, in every zone."""
+"""Years whose dates all have neighbours on both sides, in every zone."""
 _MICROSECOND = timedelta(microseconds=1)
 _PORTS = {
     "storage": Storage,
@@ -94,46 +94,46 @@ class Briefs:
         name: The job type; each kind of brief in one storage has its own. No colon.
         projects: What a user's brief is about.
         generator: Generates one section.
-        preferences: Who wants a brief, and when; None takes the storage's own.
+        preferences: Who wants a brief, and when; None uses the storage's own.
         engagement: When users were last seen; None sends to everyone.
         recipients: Where mail goes.
         mailer: Sends it; needs ``recipients``. With None, briefs are generated and not mailed.
         dispatcher: Carries jobs to the workers of a task queue, whose tasks call ``run_job``. With None, workers find
             them in the storage by themselves.
         policy: Decides from visits and briefs; None is ``BackoffPolicy()``.
-        title: What a brief is called in its subject; None derives it from ``name``.
+        title: The name of a brief in its subject; None derives it from ``name``.
         render: Lays out a brief's sections; None is ``render.render_brief`` under ``title``, which tells the reader
             that a section failed but not why.
         lead: How long before delivery the content is cut off and generation may start.
         deadline: How long one brief may take to generate; sections that are missing by then are marked as failed.
-            Zero is no limit.
+            Zero means no limit.
         horizon: How far ahead of ``lead`` a plan looks; plan more often than this.
         catch_up: What happens to occurrences missed while nothing planned: ``skip``, ``latest`` or ``each``.
         max_lateness: Missed occurrences older than this are never sent.
         look_back: How far before its own moment the very first plan looks.
-        tolerance: Also drops slots within that distance of another live one of the same user; at most 31 days.
+        tolerance: Also skips slots within that distance of another live slot of the same user; at most 31 days.
         page_size: How many preferences are planned at a time.
         concurrency: How many briefs are being generated at once.
         mail_concurrency: How many mails are being sent at once.
         section_limit: How many sections of one brief are being generated at once.
-        section_timeout: How long one section may take; None: as long as the brief.
+        section_timeout: How long one section may take; None means as long as the brief.
         send_timeout: How long reading a recipient, and then sending, may each take. A mail whose sending takes longer
             ends unknown, or is sent again if the mailer is idempotent; keep it above the mailer's own timeouts.
-        lease: How long a claim outlives a worker that died.
+        lease: How long a claim lasts after its worker died.
         retrying: How failed attempts at a brief are repeated; None is six within about half an hour.
         redispatch_after: How long after its time a job that nobody has started is handed to the dispatcher again, by
             reconciling; then after twice that time, and so on.
         mail_retrying: How failed attempts at a mail are repeated; None is twelve within about six hours, since mail
             servers may be away for longer.
-        on_progress: Called, synchronously, at each step of each brief. If it raises, that is logged and
+        on_progress: A plain function, called at each step of each brief. If it raises, the error is logged and
             reported, and the brief goes on.
-        clock: The wall clock, aware: leases run by it, and it is the present where no moment is given.
+        clock: The wall clock, aware, used for leases and as the present if no moment is given.
 
     Attributes:
         name: As given.
         horizon: As given.
         lease: As given.
-        job_types: The types of its jobs, and how many of each run at once; the mails' type comes last.
+        job_types: The job types, and how many jobs of each run at once; the mails' type comes last.
 
     Raises:
         ValueError: Arguments are bad; all of them are named.
@@ -293,17 +293,17 @@ class Briefs:
         *,
         review: timedelta = timedelta(0),
     ) -> PlanReport:
-        """Queue a slot for everybody due; see ``SchedulePlanner.plan``.
+        """Queue a slot for every user who is due; see ``SchedulePlanner.plan``.
 
         Args:
             now: The moment to plan for, aware.
             dry_run: Makes the same decisions and writes nothing.
-            on_verdict: Called for every preference, also of people who are not due.
-            review: How far back to report slots that already exist, besides what is planned; at least
-                ``max_lateness`` if this moment was planned before.
+            on_verdict: Called for every preference, also of users who are not due.
+            review: How far back to also report existing slots; at least ``max_lateness`` if this moment was planned
+                before.
 
         Raises:
-            ValueError: An argument is bad, such as a naive ``now``; or ``preferences`` gave a cursor twice.
+            ValueError: An argument is bad, such as a naive ``now``; or ``preferences`` returned a cursor twice.
             Exception: What ``preferences`` or ``on_verdict`` raises. Pages before it stay planned.
         """
         return await self._planner.plan(now, dry_run, on_verdict, review=review)
@@ -321,10 +321,10 @@ class Briefs:
         another worker holds are waited for, and taken over if it dies.
 
         Args:
-            now: The moment of the schedule, aware. Leases run by the wall clock all the same.
-            on_ended: Called, synchronously, for every job that ends, is postponed or is lost. If it raises, no further
-                job is started, and this raises the same once running ones have finished.
-            draining: Once the caller sets it, no further job is started; running ones finish, the rest is given back.
+            now: The moment of the schedule, aware. Leases run by the wall clock in any case.
+            on_ended: A plain function, called for every job that ends, is postponed or is lost. If it raises, no
+                further job is started, and the error is raised once running ones have finished.
+            draining: Once the caller sets it, no further job is started; running ones finish, others are released.
 
         Raises:
             ValueError: ``now`` is naive, or ``on_ended`` is not a plain function.
@@ -335,17 +335,17 @@ class Briefs:
         return await self._worker.run(_aware("now", now), on_ended, draining=draining)
 
     async def run_job(self, key: str, *, draining: anyio.Event | None = None) -> JobRun:
-        """Run one job that an engine carried here, if the ledger says that it is to be run now.
+        """Run one job that an engine delivered, if the ledger says that it should run now.
 
-        For the task of an engine, which may be started any number of times for the same job, in any processes: the
-        claim in the ledger lets one of them run it. If the job is not to be run now, the answer comes at once, with the
-        reason; nothing is waited for. A brief's mail becomes pending with it; failed attempts are postponed in the
-        ledger; and both are handed to the dispatcher again. So a task succeeds whatever the answer, and only has to
-        deliver the key again at ``again_at``, if that is given.
+        For an engine's task, which may be started any number of times for the same job, in any processes: the claim in
+        the ledger lets one of them run it. If the job should not run now, this returns the reason at once, without
+        waiting. A finished brief makes its mail pending, and failed attempts are postponed in the ledger; both are
+        handed to the dispatcher again. So a task succeeds whatever the answer, and only has to deliver the key again at
+        ``again_at``, if that is given.
 
         Args:
             key: The job's ``dedup_key``.
-            draining: Once it is set, the job is not started, but given back.
+            draining: Once it is set, the job is not started but released.
 
         Raises:
             ValueError: The job is of none of these ``job_types``.
@@ -365,20 +365,20 @@ class Briefs:
         """Plan and run until cancelled, as a task of its own in the host's lifespan.
 
         Planning and running are concurrent, so that a slow brief delays nobody. Several processes may serve one
-        storage; the ledger distributes the work. What fails is logged, reported and tried again. After a cancel nothing
-        more is started, running jobs have ``grace`` to finish, and the rest is given back.
+        storage; the ledger distributes the work. Failures are logged, reported and retried. After a cancellation,
+        nothing more is started, running jobs have ``grace`` to finish, and the others are released.
 
         With a ``dispatcher``, running is left to the engine's workers. Instead, three times per lease, this puts back
-        what dead workers left; and at an interval that depends on ``redispatch_after``, it dispatches again what was
-        lost on the way to a worker.
+        the jobs of dead workers; and at an interval that depends on ``redispatch_after``, it dispatches jobs again that
+        were lost on the way to a worker.
 
         Args:
             every: How often to plan; at most the horizon. None leaves planning to others.
             poll: How often to look for due work, and at most how often to report.
             grace: How long running work may take to finish once this is cancelled.
-            work: Whether to run what is due in this process; None: only without a dispatcher.
-            on_round: Called, synchronously, after each plan, failure and repair, with what has ended since the last
-                call. If it raises, that is logged.
+            work: Whether to run due work in this process; None means only without a dispatcher.
+            on_round: A plain function, called after each plan, failure and repair, with what has ended since the last
+                call. If it raises, the error is logged.
 
         Raises:
             ValueError: An argument is out of range.
@@ -412,7 +412,7 @@ class Briefs:
         ).serve()
 
     async def explain(self, user_id: str, on: date | None = None, *, now: datetime | None = None) -> Explanation:
-        """Say what became of a user's brief of one local date, or what would, and why.
+        """Explain what became of a user's brief for one local date, or what would, and why.
 
         Args:
             user_id: Whose brief.
@@ -426,7 +426,7 @@ class Briefs:
         return await self._explainer.explain(user_id, _plain_date(on), self._moment(now))
 
     async def next(self, user_id: str, *, now: datetime | None = None) -> Explanation:
-        """Say when the user's next brief is to be delivered, and how it stands, as ``explain`` does for its date.
+        """Explain when the user's next brief is to be delivered and how it stands, as ``explain`` does for its date.
 
         Args:
             user_id: Whose brief.
@@ -447,10 +447,10 @@ class Briefs:
 
         Args:
             user_id: Whose brief; the preference may be switched off.
-            now: The content is cut off here, aware; None is the present.
+            now: Where the content is cut off, aware; None is the present.
 
         Returns:
-            The brief; None where there is nothing to say.
+            The brief; None if there is nothing to say.
 
         Raises:
             UnknownUser: No preference is known for this user.
@@ -465,7 +465,7 @@ class Briefs:
         return await self._builder.build(job, timezone=timezone, decision=None, on_progress=self._reporter(job, []))
 
     async def latest(self, user_id: str) -> Brief | None:
-        """The user's latest saved brief; None where there is none.
+        """Return the user's latest saved brief; None if there is none.
 
         Raises:
             ValueError: No user can have this id.
@@ -473,11 +473,11 @@ class Briefs:
         return await self._storage.brief(self.name, _user(user_id))
 
     async def generate_now(self, user_id: str, *, resend: bool = False, now: datetime | None = None) -> Brief | None:
-        """Generate and save the user's brief of today at once, whatever schedule and engagement say.
+        """Generate and save the user's brief for today at once, whatever schedule and engagement say.
 
-        It is today's brief: the schedule makes no second one for the date, and one that exists is replaced. The
-        content runs up to ``now``. If there is a mailer, its mail is queued for the next run, unless today's
-        brief was already mailed.
+        It counts as today's brief: the schedule makes no second one for the date, and an existing one is replaced. The
+        content runs up to ``now``. If there is a mailer, the mail is queued for the next run, unless today's brief was
+        already mailed.
 
         Args:
             user_id: Whose brief.
@@ -485,12 +485,12 @@ class Briefs:
             now: The moment, aware; None is the present.
 
         Returns:
-            The brief; None where there is nothing to say.
+            The brief; None if there is nothing to say.
 
         Raises:
             UnknownUser: No preference is known for this user.
             InvalidSchedule: The preference makes no schedule; every bad field is named.
-            BriefFailed: It could not be made, or not now; the message says why, and whether it is tried again.
+            BriefFailed: The brief could not be made, or not now; the message says why, and whether it is tried again.
             ValueError: ``now`` is naive, or no user can have this id.
             Exception: What the storage raises.
         """
@@ -518,8 +518,8 @@ class Briefs:
     async def retry(self, user_id: str, on: date | None = None, *, now: datetime | None = None) -> bool:
         """Have a brief, or else its mail, tried again if it failed, is unknown, was skipped or was cancelled.
 
-        It runs whatever schedule, engagement and lateness say, unless the user has switched the brief off. A
-        mail is sent with the key it had, so a provider that honours keys does not deliver it twice.
+        It runs whatever schedule, engagement and lateness say, unless the user has switched the brief off. A mail is
+        sent with the same key as before, so a provider that honours keys does not deliver it twice.
 
         Args:
             user_id: Whose brief.
@@ -541,7 +541,7 @@ class Briefs:
         statuses: Sequence[JobStatus] = (JobStatus.FAILED,),
         now: datetime | None = None,
     ) -> int:
-        """Have every brief and every mail that failed tried again; return how many that were.
+        """Have every brief and every mail that failed tried again; return how many.
 
         Args:
             since: How far back to look, by when they were to be delivered.
@@ -577,7 +577,7 @@ class Briefs:
         Plans go on, and record what falls into the pause as skipped for that reason.
 
         Args:
-            now: The moment, aware, which is recorded as that of the pause; None is the present.
+            now: The moment that is recorded for the pause, aware; None is the present.
 
         Returns:
             False if it was already paused.
@@ -588,10 +588,10 @@ class Briefs:
         return await self._operator.pause(self._moment(now))
 
     async def resume(self, now: datetime | None = None) -> int | None:
-        """End a pause. What it held back is caught up on as after an outage, by ``catch_up`` and ``max_lateness``.
+        """End a pause; what it held back is caught up on as after an outage, by ``catch_up`` and ``max_lateness``.
 
         Args:
-            now: The moment, aware, that says what is too late; None is the present.
+            now: The moment by which to judge what is too late, aware; None is the present.
 
         Returns:
             How many slots are queued again; None if nothing was paused.
@@ -602,11 +602,11 @@ class Briefs:
         return await self._operator.resume(self._moment(now))
 
     async def status(self, now: datetime | None = None, *, since: timedelta = _DAY) -> Status:
-        """Report how all slots stand at one moment, in a few queries whatever their number.
+        """Report how all slots stand at one moment, in a few queries however many there are.
 
         Args:
             now: The moment, aware; None is the present.
-            since: How far back to look at slots that have ended, by when they were to be delivered.
+            since: How far back to look at ended slots, by when they were to be delivered.
 
         Raises:
             ValueError: ``now`` is naive, or ``since`` is no length of time.
@@ -616,14 +616,14 @@ class Briefs:
         return await self._operator.status(now, now - since)
 
     async def reconcile(self, now: datetime | None = None, *, last: datetime | None = None) -> Reconciled:
-        """Repair what dead workers left behind, and dispatch again what nobody has started in time; run nothing.
+        """Put back the jobs of dead workers, and dispatch jobs again that were not started in time; run nothing.
 
         Every run does the same for the jobs that it comes across. With a dispatcher, ``serve`` does it all the time.
 
         Args:
             now: The moment by the wall clock, aware; None is the present.
-            last: When this was last done, aware, for calling it repeatedly: then a late job is dispatched
-                only if its lateness has doubled since. With None, every late one is.
+            last: When this was last called, aware, for repeated calls: a late job is then dispatched only if its
+                lateness has doubled since. With None, every late job is dispatched.
 
         Raises:
             ValueError: ``now`` or ``last`` is naive.
@@ -631,10 +631,10 @@ class Briefs:
         return await self._operator.reconcile(self._moment(now), None if last is None else _aware("last", last))
 
     async def prune(self, older_than: timedelta, *, now: datetime | None = None) -> int:
-        """Erase ended slots, with briefs and mails, except each user's latest ones; return how many slots that were.
+        """Erase ended slots, with briefs and mails, except each user's latest ones; return how many slots were erased.
 
         Args:
-            older_than: How long ago they were to be delivered, at least.
+            older_than: The minimum time since they were to be delivered.
             now: The moment to count back from, aware; None is the present.
 
         Raises:
@@ -643,7 +643,7 @@ class Briefs:
         return await self._operator.prune(older_than, self._moment(now))
 
     async def forget(self, user_id: str) -> int:
-        """Erase everything the storage holds about a user, of every kind of brief; return how many rows that was.
+        """Erase everything the storage holds about a user, of every kind of brief; return how many rows were erased.
 
         Raises:
             ValueError: No user can have this id.
@@ -675,7 +675,7 @@ class Briefs:
         return self._delivery is not None and self._delivery.is_unsettled(job)
 
     def _reporter(self, job: Job, problems: list[Problem]) -> Callable[[Progress], None]:
-        """Tell the host's hook; a hook that fails is reported in ``problems`` and never costs a brief."""
+        """Return a function that calls the host's hook; if the hook fails, ``problems`` reports it, and work goes on."""
         hook = self._on_progress
 
         def tell(progress: Progress) -> None:
@@ -692,7 +692,7 @@ class Briefs:
 
 
 def _in_utc(clock: Callable[[], datetime]) -> Callable[[], datetime]:
-    """A host's clock, whose every answer is checked."""
+    """Wrap a host's clock so that its answers are checked and converted to UTC."""
     return clock if clock is _utc_now else lambda: _aware("clock()", clock())
 
 
@@ -719,7 +719,7 @@ def _plain_date(on: object) -> date | None:
 
 
 def _bad_ports(**given: object) -> Iterator[BadValue]:
-    """Tell a thing in the wrong place now, rather than at the first brief."""
+    """Yield arguments that do not implement their port, so that they are reported now and not at the first brief."""
     for name, port in _PORTS.items():
         if given[name] is None and name in ("storage", "projects", "generator"):
             yield BadValue(name, None, f"must be a {port.__name__}; see fanout_briefs.ports")
@@ -732,7 +732,7 @@ def _bad_ports(**given: object) -> Iterator[BadValue]:
 
 
 def _told_of(storage: Storage, carrier: Carrier) -> Storage:
-    """Give the storage with what becomes pending in it told, unless it tells that itself in its own transactions."""
+    """Wrap the storage so that the carrier learns of pending jobs, unless it reports them in its own transactions."""
     if getattr(storage, "on_pending", None) is not None:
         return storage
     return cast("Storage", DispatchingStorage(storage, carrier))
