@@ -616,7 +616,7 @@ class Briefs:
         return await self._operator.status(now, now - since)
 
     async def reconcile(self, now: datetime | None = None, *, last: datetime | None = None) -> Reconciled:
-        """Put back the jobs of dead workers, and dispatch jobs again that were not started in time; run nothing.
+        """Put back or end the jobs of dead workers, and dispatch again those not started in time; run nothing.
 
         Every run does the same for the jobs that it comes across. With a dispatcher, ``serve`` does it all the time.
 
@@ -675,7 +675,7 @@ class Briefs:
         return self._delivery is not None and self._delivery.is_unsettled(job)
 
     def _reporter(self, job: Job, problems: list[Problem]) -> Callable[[Progress], None]:
-        """Return a function that calls the host's hook; if the hook fails, ``problems`` reports it, and work goes on."""
+        """Return a function that calls the host's hook and, if that fails, notes it in ``problems`` and goes on."""
         hook = self._on_progress
 
         def tell(progress: Progress) -> None:
