@@ -1,7 +1,7 @@
-"""The values that travel between the stages: frozen, compared by content, without behaviour of their own.
+"""The values that pass between the stages: frozen, compared by content, without behaviour of their own.
 
-Instants are aware datetimes; a naive one is refused where the value is made. Local dates belong to the
-zone of the person's own schedule.
+Instants are aware datetimes; a naive one is refused when the value is created. Local dates belong to the zone of the
+user's own schedule.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from attrs.validators import optional
 if TYPE_CHECKING:
     from attrs import frozen as frozen_by_convention
 else:
-    # Frozen for type checkers only. A plan makes some of these for every user, and a frozen initialiser takes twice
+    # Frozen for type checkers only. A plan creates some of these for every user, and a frozen ``__init__`` takes twice
     # as long.
     frozen_by_convention = partial(define, unsafe_hash=True, on_setattr=setters.NO_OP)
 
@@ -70,7 +70,7 @@ __all__ = [
 ]
 
 KEPT_PROBLEMS = 100
-"""How many problems a report keeps; its counts are of all."""
+"""How many problems a report keeps; its counts include all of them."""
 
 _CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f]")
 _SURROGATE = re.compile("[\\ud800-\\udfff]")
@@ -113,7 +113,7 @@ class JobStatus(enum.StrEnum):
     EMPTY = "empty"
     """There was nothing to say: no projects, or nothing new in any."""
     SKIPPED = "skipped"
-    """Decided against, for the reason in ``code``. A later plan may take the slot up again."""
+    """Not sent, for the reason in ``code``. A later plan may take up the slot again."""
     CANCELLED = "cancelled"
     """Planned, then withdrawn for the reason in ``code``."""
     FAILED = "failed"
@@ -123,19 +123,19 @@ class JobStatus(enum.StrEnum):
 
 
 LIVE: Final = (JobStatus.PENDING, JobStatus.PROCESSING)
-"""A slot in one of these has yet to end; later slots of its user and type wait for it."""
+"""Statuses of slots that have not ended; later slots of the same user and type wait for them."""
 
 ENDED: Final = tuple(status for status in JobStatus if status not in LIVE)
-"""A slot in one of these may be erased when it is old."""
+"""Statuses of slots that have ended, and may be erased when they are old."""
 
 BRIEFED: Final = (*LIVE, JobStatus.COMPLETED)
-"""A slot in one of these counts as a brief that the user has, or will have."""
+"""Statuses of slots that count as a brief that the user has or will have."""
 
 
 class Demand(enum.StrEnum):
-    """What a person asked for: the slot then runs whatever schedule, engagement and lateness say.
+    """What a person asked for. The slot then runs whatever schedule, engagement and lateness say.
 
-    Only users who have switched the brief off are left alone.
+    Only users who have switched the brief off get none.
     """
 
     RUN = "run"
@@ -145,7 +145,7 @@ class Demand(enum.StrEnum):
 
 
 class SkipReason(enum.StrEnum):
-    """Why somebody gets no brief for a date: the closed list of answers."""
+    """Why a user gets no brief for a date: the closed list of answers."""
 
     NO_PREFERENCE = "no_preference"
     """No preference is known for this user."""
@@ -156,23 +156,23 @@ class SkipReason(enum.StrEnum):
     INVALID_SCHEDULE = "invalid_schedule"
     """The preference's fields do not make a schedule."""
     DUPLICATE_USER = "duplicate_user"
-    """A second preference of the same user in one page; the first counts."""
+    """The page holds a second preference of the same user; the first counts."""
     NOT_SCHEDULED = "not_scheduled"
     """The schedule has no occurrence on that local date."""
     NOT_YET_EFFECTIVE = "not_yet_effective"
-    """The occurrence is before ``effective_from``, or plans had passed its time before the preference had it."""
+    """The occurrence is before ``effective_from``, or plans had passed its time before the preference included it."""
     NOT_YET_DUE = "not_yet_due"
     """The occurrence is beyond the planning horizon, or no plan has run since it came within it."""
     TOO_LATE = "too_late"
-    """It was missed, and for longer than ``max_lateness`` allows."""
+    """It was missed, by more than ``max_lateness``."""
     MISSED = "missed"
     """It was missed, and the catch-up policy is ``skip``."""
     NEWER_OCCURRENCE = "newer_occurrence"
     """It was missed, and the catch-up policy ``latest`` sends a later one."""
     NEARBY_JOB = "nearby_job"
-    """Another live job of the user lies within the planner's ``tolerance``."""
+    """Another live job of the user is within the planner's ``tolerance``."""
     ENGAGEMENT = "engagement"
-    """The engagement policy decided against; its own words are in ``reason``."""
+    """The engagement policy decided against sending; its own word is in ``reason``."""
     ENGAGEMENT_UNAVAILABLE = "engagement_unavailable"
     """The user's activity could not be read. No verdict: the next plan asks again."""
     STORAGE_UNAVAILABLE = "storage_unavailable"
@@ -180,7 +180,7 @@ class SkipReason(enum.StrEnum):
     SUPERSEDED = "superseded"
     """The preference changed after planning, so the slot no longer matches it."""
     PAUSED = "paused"
-    """The host had paused it."""
+    """The host had paused this type of job."""
     WITHDRAWN = "withdrawn"
     """Cancelled by the host."""
     UNREACHABLE = "unreachable"
@@ -204,7 +204,7 @@ class Occurrence:
 
 @frozen
 class Window:
-    """What a brief covers: after ``start``, up to and including ``end``. Both aware."""
+    """The time that a brief covers: after ``start``, up to and including ``end``. Both are aware."""
 
     start: datetime = field(validator=_aware)
     end: datetime = field(validator=_aware)
@@ -214,8 +214,8 @@ class Window:
 class Preference:
     """Who wants a brief, and when: one row of the host's preferences, with its fields as they are stored.
 
-    Nothing is checked here, so that one bad row never keeps a page from being read. ``Schedule.parse`` and
-    the planner check, and name what is wrong. None takes the default.
+    Nothing is checked here, so that one bad row never keeps a page from being read. ``Schedule.parse`` and the planner
+    check the fields and name what is wrong. None means the default.
 
     Attributes:
         user_id: 1 to 255 characters without control characters and lone surrogates, compared exactly.
@@ -224,7 +224,7 @@ class Preference:
         timezone: An IANA name; default UTC.
         day_of_week: For ``weekly``: 0 = Sunday to 6 = Saturday; default 1, Monday.
         days: For ``custom`` weekdays 0 = Sunday to 6; for ``monthly`` days of the month 1 to 31.
-        is_active: False while the person has switched the brief off.
+        is_active: False while the user has switched the brief off.
         effective_from: Aware. Occurrences before it were never promised, so they are not missed.
     """
 
@@ -240,7 +240,7 @@ class Preference:
 
 @frozen
 class ScheduleFields:
-    """The fields of a preference that say when, as they are stored; many people share them. As in ``Preference``."""
+    """The schedule fields of a preference, as in ``Preference``; many users share the same ones."""
 
     frequency: str | None = None
     time_of_day: str | None = None
@@ -251,10 +251,10 @@ class ScheduleFields:
 
 @frozen_by_convention
 class Scheduled:
-    """Somebody who wants a brief, read by schedule.
+    """A user who wants a brief, read by schedule.
 
     Attributes:
-        schedule: The id of the fields that say when; see ``ports.ScheduleIndex``.
+        schedule: The id of the schedule fields; see ``ports.ScheduleIndex``.
         effective_from: As in ``Preference``.
     """
 
@@ -268,7 +268,7 @@ _T_co = TypeVar("_T_co", covariant=True)
 
 @frozen
 class Page(Generic[_T_co]):
-    """Some rows, and the cursor that the next page starts from; None when these were the last."""
+    """Some rows, and the cursor for the next page; None if this is the last page."""
 
     items: Sequence[_T_co]
     next_cursor: str | None = None
@@ -290,13 +290,13 @@ class Activity:
 
 @frozen_by_convention
 class EngagementDecision:
-    """What an engagement policy says of one occurrence.
+    """An engagement policy's decision on one occurrence.
 
     Attributes:
-        send: Whether the brief is to be made.
-        is_reengagement: Whether it is a reminder to somebody who stays away.
+        send: Whether to make the brief.
+        is_reengagement: Whether it is a reminder to an inactive user.
         reason: The policy's own word for the rule that decided.
-        days_inactive: Whole 24-hour periods since the last visit; 0 where there was none.
+        days_inactive: Whole 24-hour periods since the last visit; 0 if there was none.
     """
 
     send: bool
@@ -306,12 +306,12 @@ class EngagementDecision:
 
 
 def slot_key(type: str, local_date: date, user_id: str) -> str:  # noqa: A002  # as of a job
-    """Give the key of a slot, under which there is one row for good."""
+    """Return the key of a slot; there is one row per key, for good."""
     return f"{type}:{local_date.isoformat()}:{user_id}"
 
 
 class Slot(Protocol):
-    """What is known of a slot before it is a job; every job is one."""
+    """What is known of a slot before it is a job; every job is also a slot."""
 
     @property
     def type(self) -> str:
@@ -320,26 +320,26 @@ class Slot(Protocol):
 
     @property
     def user_id(self) -> str:
-        """Whose it is."""
+        """The user that the slot belongs to."""
         ...
 
     @property
     def occurrence(self) -> Occurrence:
-        """Its date, and when it is to be delivered."""
+        """The slot's date, and when it is to be delivered."""
         ...
 
     @property
     def dedup_key(self) -> str:
-        """What is unique to it."""
+        """The slot's unique key."""
         ...
 
 
 @frozen_by_convention
 class Standing:
-    """How a slot stands, without the rest of its job; as in ``Job``. Slots that stand alike may share one.
+    """How a slot stands, without the rest of its job; fields as in ``Job``. Slots that stand alike may share one.
 
     Attributes:
-        deliver_at: For when it was planned.
+        deliver_at: When the slot is to be delivered.
     """
 
     status: JobStatus
@@ -349,12 +349,12 @@ class Standing:
 
     @classmethod
     def of(cls, job: Job) -> Standing:
-        """How this job stands."""
+        """Return how this job stands."""
         return cls(job.status, job.occurrence.deliver_at, job.code, job.reason)
 
     @property
     def can_be_taken_up(self) -> bool:
-        """As of a job."""
+        """The same as ``Job.can_be_taken_up``."""
         return _can_be_taken_up(self.status, self.code)
 
 
@@ -372,15 +372,15 @@ class Job:
         type: The brief's name, or the type of its mail job. No colon.
         occurrence: The slot's date, and when it is to be delivered.
         run_at: The earliest moment to start, in UTC.
-        window: What the content covers. A storage sets ``start`` at the first claim to where the user's last
-            saved brief ended, and not again unless the slot is planned anew before a brief was saved from it.
-        code: Why it is skipped or cancelled.
-        reason: The engagement policy's own word, where it decided.
-        error: The last failure, for a person to read.
-        epoch: Raised by one each time a finished slot is taken up again.
-        attempts: How often it was claimed in this epoch, not counting claims that were released and attempts that
-            only asked to come later.
-        progress: The last one that was recorded, if there is one.
+        window: What the content covers. At the first claim, a storage sets ``start`` to the end of the user's last
+            saved brief, and not again unless the slot is planned anew before a brief was saved from it.
+        code: Why the slot is skipped or cancelled.
+        reason: The engagement policy's own word, if it decided.
+        error: The last failure, for people to read.
+        epoch: Raised by one each time an ended slot is taken up again.
+        attempts: How often the job was claimed in this epoch, not counting claims that were released and attempts that
+            only asked to be retried later.
+        progress: The last recorded progress, if there is any.
         demand: What a person asked for; None if only the schedule did.
         dedup_key: ``{type}:{local_date}:{user_id}``, unique over all states.
     """
@@ -405,22 +405,22 @@ class Job:
 
     @property
     def id(self) -> uuid.UUID:
-        """The same for the same ``dedup_key``, everywhere and always."""
+        """An id derived from ``dedup_key``: always the same for the same key."""
         return uuid.uuid5(_JOB_NAMESPACE, self.dedup_key)
 
     @property
     def can_be_taken_up(self) -> bool:
-        """Whether a planner may plan this slot again: skipped, or cancelled because something changed."""
+        """Whether a planner may plan this slot again: it is skipped, or cancelled as superseded or paused."""
         return _can_be_taken_up(self.status, self.code)
 
 
 @frozen
 class JobRef:
-    """What an engine carries: enough to claim the job in the ledger, nothing to run it from.
+    """What an engine carries: enough to claim the job in the ledger, but not to run it.
 
     Attributes:
-        again: It had its turn, and was given back or lost on the way: if the engine has priorities, it goes ahead of
-            others of its type.
+        again: Whether the job is dispatched again, after it was released or lost on the way. If the engine has
+            priorities, it goes ahead of others of its type.
     """
 
     dedup_key: str
@@ -430,12 +430,12 @@ class JobRef:
 
     @classmethod
     def of(cls, job: Job, *, again: bool = False) -> JobRef:
-        """The reference of a job, for the time it is to be run at."""
+        """Return the reference of a job, for its ``run_at``."""
         return cls(job.dedup_key, job.type, job.run_at, again)
 
     @property
     def id(self) -> str:
-        """One a slot and time: what waits in an engine under the same id is the same message."""
+        """One id per slot and time: messages with the same id in an engine are the same message."""
         return f"{self.dedup_key}@{self.run_at.astimezone(UTC).isoformat()}"
 
 
@@ -445,7 +445,7 @@ class Enqueued(enum.StrEnum):
     CREATED = "created"
     """The slot is new."""
     TAKEN_UP = "taken_up"
-    """The slot was there and could be taken up; it is pending again, its epoch raised."""
+    """The slot existed and was taken up: it is pending again, in a new epoch."""
     DUPLICATE = "duplicate"
     """The slot exists; nothing was changed."""
     PAUSED = "paused"
@@ -467,7 +467,7 @@ class Change(enum.StrEnum):
 
 @frozen
 class Problem:
-    """Something a person should look at: whose, which code, and what happened."""
+    """Something a person should look at: what happened, to which user, and the code."""
 
     message: str
     user_id: str | None = None
@@ -479,11 +479,11 @@ class Progress:
     """How far a brief has come. It counts completions, so it never goes back within an attempt.
 
     Attributes:
-        step: ``starting``, ``projects``, ``sections``, ``composing``, ``saving`` or, of a mail, ``sending``.
+        step: ``starting``, ``projects``, ``sections``, ``composing``, ``saving`` or, for a mail, ``sending``.
         completed: Sections settled so far, failed ones included.
         total: Sections in all; 0 until the projects are known.
         failed: Sections that failed.
-        alone: Whether the worker runs nothing else meanwhile, as with a job whose workers keep dying.
+        alone: Whether the worker runs nothing else meanwhile, as for a job whose workers keep dying.
     """
 
     step: str
@@ -499,9 +499,9 @@ class Claim:
 
     Attributes:
         token: The fencing token, higher than any given for this job before.
-        until: When the lease ends unless a heartbeat extends it; by the claiming process's clock.
+        until: When the lease ends unless a heartbeat extends it, by the clock of the claiming process.
         payload: What the follow-up was enqueued with: the rendered mail.
-        progress: How far its holder has come, for ``heartbeat`` to store; None leaves what is stored.
+        progress: How far the holder has come, for ``heartbeat`` to store; None keeps what is stored.
     """
 
     job: Job
@@ -513,11 +513,11 @@ class Claim:
 
 @frozen
 class Claims:
-    """What one call of ``claim`` got.
+    """The answer to one call of ``claim``.
 
     Attributes:
         claims: The jobs that now belong to the caller.
-        held_until: When the first lease ends among due jobs that are already held; None if none is.
+        held_until: When the first lease ends among due jobs that were already held; None if none was.
     """
 
     claims: Sequence[Claim]
@@ -529,9 +529,9 @@ class Trouble:
     """Slots that ended badly in the same way.
 
     Attributes:
-        status: failed or unknown.
+        status: Failed or unknown.
         error: What they failed with.
-        count: How many.
+        count: How many slots.
         latest: When the latest of them was to be delivered.
     """
 
@@ -550,14 +550,14 @@ class Overview:
         mark: The instant up to which planning is complete.
         paused_since: When the type was paused; None while it is not.
         running: Slots that a worker holds under a lease.
-        abandoned: Slots whose worker has let the lease end.
-        overdue: Slots whose time has come and that nobody has started.
-        oldest: Since when the first of those, including abandoned ones, has been waiting.
+        abandoned: Slots whose lease ended while a worker held them.
+        overdue: Slots that are due and that no worker has started.
+        oldest: Since when the first of the overdue and abandoned slots has been waiting.
         soon: Slots that will be due within the hour.
         later: Slots that will be due after that.
         ended: Slots to be delivered within the span looked at, by how they ended.
-        codes: Of those, the skipped and cancelled ones by reason.
-        troubles: Of those, the failed and unknown ones by error, the most frequent first; at most twenty.
+        codes: The skipped and cancelled ones among them, by reason.
+        troubles: The failed and unknown ones among them, by error, the most frequent first; at most twenty.
     """
 
     planned_at: datetime | None = None
@@ -580,8 +580,8 @@ class Project:
 
     Attributes:
         id: Unique among the user's projects.
-        name: For people; the section's title unless the generator gives another.
-        data: Anything that your generator wants to know; never stored.
+        name: A name for people; the section's title unless the generator gives another.
+        data: Anything that your generator needs; never stored.
     """
 
     id: str
@@ -590,7 +590,7 @@ class Project:
 
 
 class Html(str):
-    """Markup that the host vouches for. Plain strings are escaped; only this type is not."""
+    """Trusted markup. Plain strings are escaped; only this type is not."""
 
     __slots__ = ()
 
@@ -602,7 +602,7 @@ class ProjectBrief:
     Attributes:
         text: The section in plain text; required, for mail clients that show no HTML.
         html: The section as markup; None shows ``text``, escaped.
-        title: None takes the project's name.
+        title: The section's title; None means the project's name.
     """
 
     text: str = field(validator=_text)
@@ -612,13 +612,13 @@ class ProjectBrief:
 
 @frozen(kw_only=True)
 class SectionRequest:
-    """What a generator is asked for: one section of one brief.
+    """A request to a generator, for one section of one brief.
 
     Attributes:
         window: What the brief covers; the same for every section, attempt and regeneration.
         occurrence: The brief's own date and time of delivery.
         timezone: The user's IANA zone.
-        decision: What the engagement policy said, where there is one; a re-engagement may want another tone.
+        decision: The engagement policy's decision, if there is one; a re-engagement may want another tone.
     """
 
     user_id: str
@@ -642,7 +642,7 @@ class Section:
 
 @frozen
 class Rendered:
-    """A brief as a person sees it. ``html`` is a whole document. TypeError if any of the three is not a string."""
+    """A brief as its reader sees it. ``html`` is a whole document. Values that are not strings raise ``TypeError``."""
 
     subject: str = field(validator=_text)
     text: str = field(validator=_text)
@@ -662,7 +662,7 @@ class Brief:
     occurrence: Occurrence
     window: Window
     epoch: int
-    sections: Sequence[Section] = field(converter=_sections)  # equal and hashable, whoever makes it
+    sections: Sequence[Section] = field(converter=_sections)  # A tuple, so that briefs are comparable and hashable.
     rendered: Rendered
 
     @property
@@ -673,10 +673,10 @@ class Brief:
 
 @frozen
 class Recipient:
-    """Where a user's mail goes, as it is known at the moment of sending.
+    """Where a user's mail goes, as known at the moment of sending.
 
     Attributes:
-        locale: A BCP 47 tag, for hosts whose mailer cares.
+        locale: A BCP 47 tag, for mailers that use it.
         opted_out: True stops the mail, even one that is already queued.
     """
 
@@ -698,10 +698,10 @@ class Mail:
 
 @frozen
 class Receipt:
-    """A mailer's word that it has taken the mail.
+    """A mailer's confirmation that it has accepted a mail.
 
     Attributes:
-        reference: Whatever identifies it there: a path, a provider's message id.
+        reference: What identifies the mail there, such as a path or a provider's message id.
     """
 
     reference: str
@@ -709,7 +709,7 @@ class Receipt:
 
 @frozen
 class FollowUp:
-    """A job that ``finish`` enqueues in its own transaction, with what it needs to run."""
+    """A job that ``finish`` enqueues in its own transaction, with the payload that it needs to run."""
 
     job: Job
     payload: bytes
@@ -721,8 +721,8 @@ class Finish:
 
     Attributes:
         status: Any but pending and processing.
-        brief: To be saved with it; replaces the brief of an earlier epoch.
-        reason: The policy's word, or the mailer's reference.
+        brief: The brief to save; replaces that of an earlier epoch.
+        reason: The policy's own word, or the mailer's reference.
     """
 
     status: JobStatus
@@ -733,10 +733,10 @@ class Finish:
 
 
 def check_aware(name: str, instant: object) -> None:
-    """Refuse a naive instant, and what is none.
+    """Check that a value is an aware datetime.
 
     Raises:
-        ValueError: It is naive, or no datetime; the message names it.
+        ValueError: It is naive or not a datetime; the message names it.
     """
     if not isinstance(instant, datetime):
         raise ValueError(f"{name}={instant!r}: must be an aware datetime")  # noqa: TRY004  # as with any bad value
@@ -745,7 +745,7 @@ def check_aware(name: str, instant: object) -> None:
 
 
 def check_user_id(user_id: object) -> str | None:
-    """What is wrong with a user id, as a clause; None where it is good."""
+    """Return what is wrong with a user id, as a clause; None if it is valid."""
     if not isinstance(user_id, str):
         return f"must be a string, not {type(user_id).__name__}"
     if not user_id:
@@ -753,7 +753,7 @@ def check_user_id(user_id: object) -> str | None:
     if len(user_id) > 255:
         return f"must be at most 255 characters, it has {len(user_id)}"
     if user_id.isascii() and user_id.isprintable():
-        return None  # Nearly every one, so it is said without searching.
+        return None  # True of nearly every id, and faster than searching.
     return _wrong_character(user_id)
 
 
