@@ -432,7 +432,7 @@ class Work(Protocol):
         ...
 
     async def brief(self, type: str, user_id: str, on: date | None = None) -> Brief | None:  # noqa: A002
-        """Return the saved brief of that local date, or else the one with the latest ``deliver_at``; None if missing."""
+        """Return the saved brief of that date, or the one with the latest ``deliver_at``; None if there is none."""
         ...
 
 
