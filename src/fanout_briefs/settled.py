@@ -1,7 +1,7 @@
-"""Settled gather: await a callable on many items at once, and learn what became of every single one.
+"""Settled gather: await a callable on many items concurrently, and get one outcome for each.
 
-At most ``limit`` workers pull from one shared source and plainly await ``func(item)``. An item that fails,
-times out or cancels itself is an outcome and disturbs no other. A cancel from outside always wins.
+At most ``limit`` workers pull from one shared source and await ``func(item)``. An item that fails, times out or cancels
+itself becomes an outcome and does not affect the others. Cancellation from outside always wins.
 """
 
 from __future__ import annotations
@@ -94,9 +94,9 @@ class Rejected(Generic[T_co]):
     Attributes:
         index: The item's position in the source, from 0.
         item: The item itself.
-        error: What ``func(item)`` raised; ``TimeoutError`` if it outlived ``item_timeout`` or the deadline;
-            ``ItemCancelled`` if it ended cancelled though nobody outside had cancelled it; ``NotStarted`` if
-            the gather was over before its turn came.
+        error: What ``func(item)`` raised; ``TimeoutError`` if it exceeded ``item_timeout`` or the deadline;
+            ``ItemCancelled`` if it was cancelled, but not from outside; ``NotStarted`` if the gather ended before its
+            turn came.
     """
 
     index: int
@@ -109,20 +109,20 @@ Settled: TypeAlias = Fulfilled[T_co, R_co] | Rejected[T_co]
 
 
 def fulfilled(outcomes: Iterable[Settled[T, R]]) -> list[Fulfilled[T, R]]:
-    """Those of the outcomes that have a value, in the order given."""
+    """Return the outcomes that have a value, in the order given."""
     return [outcome for outcome in outcomes if isinstance(outcome, Fulfilled)]
 
 
 def rejected(outcomes: Iterable[Settled[T, R]]) -> list[Rejected[T]]:
-    """Those of the outcomes that have an error, in the order given."""
+    """Return the outcomes that have an error, in the order given."""
     return [outcome for outcome in outcomes if isinstance(outcome, Rejected)]
 
 
 def values_or_raise(outcomes: Iterable[Settled[T, R]]) -> list[R]:
-    """The value of every outcome, in the order given, for those to whom one failure is a failure of all.
+    """Return the value of every outcome, in the order given; for callers to whom one failure is a failure of all.
 
     Raises:
-        ExceptionGroup: Some item was rejected. It holds every error, in the order given, with their items' indices.
+        ExceptionGroup: Items were rejected. It holds every error, in the order given, with the items' indices.
     """
     outcomes = list(outcomes)
     failures = rejected(outcomes)
@@ -148,9 +148,9 @@ def gather_settled(
 ) -> Coroutine[Any, Any, list[Settled[T, R]]]:
     """Await ``func(item)`` for every item, ``limit`` at a time; await the result for one outcome each, in input order.
 
-    The source is pulled only as workers come free. Items share a few tasks, so what is bound to the current task
-    (a lock left held) may outlive an item; context variables do not. ``KeyboardInterrupt``, ``SystemExit`` and
-    groups that hold them are no outcomes: they leave, as does a cancel from outside, once no item runs any more.
+    The source is pulled only as workers become free. Items share a few tasks, so state bound to the current task, such
+    as a lock left held, may outlive an item; context variables do not. ``KeyboardInterrupt``, ``SystemExit`` and groups
+    that hold them are not outcomes: like cancellation from outside, they propagate once no item runs any more.
 
     Args:
         func: Called with one item; what it returns is awaited.
@@ -158,22 +158,22 @@ def gather_settled(
             async generator is closed in that same task.
         limit: How many items may be in progress at once; at least 1.
         item_timeout: After how many seconds on the event loop's clock an item is cancelled; None for never.
-        deadline: How many seconds all items have together, from when the result is first awaited; None for no end.
-            Then items in progress are cancelled and ``Rejected(TimeoutError)``, and no more are started. What is
-            left of a source that has a length is ``Rejected(NotStarted)``; one without is not pulled again.
-        max_failures: At which number of rejected items to pull no more; at least 1, None for never. Items in
-            progress still settle. What the deadline rejects does not count.
+        deadline: How many seconds all items have together, from when the result is first awaited; None for no limit.
+            Then items in progress are cancelled and ``Rejected(TimeoutError)``, and no more are started. The rest of a
+            source that has a length is ``Rejected(NotStarted)``; a source without a length is not pulled again.
+        max_failures: The number of rejected items at which to stop pulling; at least 1, None for never. Items in
+            progress still settle. Items rejected by the deadline do not count.
         limiter: Shared with other calls: each item in progress holds one of its tokens. No item is pulled from a
-            sync source before there is a token for it, and waiting for one is no part of ``item_timeout``.
+            sync source before there is a token for it; waiting for one does not count towards ``item_timeout``.
         task_per_item: Whether each item runs in a task of its own, so that nothing bound to a task outlives it.
-            That costs tens of microseconds an item.
+            That costs tens of microseconds per item.
         on_settled: Called with each outcome as it settles. Must not block: it runs in the event loop.
 
     Raises:
-        ValueError: Arguments are bad, all of which it names; raised by the call itself, before any await.
+        ValueError: Arguments are bad; the message names all of them. Raised by the call itself, before any await.
         SourceError: ``items`` raised; items in progress were settled first and all outcomes are in ``.outcomes``.
-        TooManyFailures: ``max_failures`` items were rejected; outcomes of all that was pulled are in ``.outcomes``.
-        Exception: Whatever ``on_settled`` raised, as itself; items still in progress were cancelled.
+        TooManyFailures: ``max_failures`` items were rejected; the outcomes of all pulled items are in ``.outcomes``.
+        Exception: What ``on_settled`` raised, unwrapped; items still in progress were cancelled.
     """
     refuse(
         _bad_arguments(
@@ -211,10 +211,9 @@ def iter_settled(
 ) -> AbstractAsyncContextManager[AsyncIterator[Settled[T, R]]]:
     """Stream the outcomes of ``func(item)`` while later items are still in progress; use it with ``async with``.
 
-    At most ``2 * limit`` items are past the source and not yet taken by the reader, so memory does not grow with
-    the source and a slow reader slows the source down. Leaving the block early cancels items in progress and
-    waits for them: that is how to stop after so many failures or so much time. Items are isolated, timed and
-    cancelled as ``gather_settled`` does.
+    At most ``2 * limit`` items are pulled and not yet taken by the reader, so memory does not grow with the source and
+    a slow reader slows the source down. Leaving the block early cancels items in progress and waits for them; use this
+    to stop after a number of failures or some time. Items are isolated, timed and cancelled as in ``gather_settled``.
 
     Args:
         func: Called with one item; what it returns is awaited.
@@ -226,9 +225,9 @@ def iter_settled(
         task_per_item: Whether each item runs in a task of its own, so that nothing bound to a task outlives it.
 
     Raises:
-        ValueError: Arguments are bad, all of which it names; raised by the call itself.
+        ValueError: Arguments are bad; the message names all of them. Raised by the call itself.
         SourceError: ``items`` raised; raised by the iteration after the last outcome was taken.
-        RuntimeError: The outcomes are read after the block was left.
+        RuntimeError: The outcomes were read after the block was left.
     """
     refuse(_bad_arguments(func, limit=limit, item_timeout=item_timeout, limiter=limiter))
     pool = _Pool(
@@ -334,7 +333,7 @@ class _Outcomes(AsyncIterator[Settled[T, R]]):
         self._arrived.ring_all()
 
     def close(self) -> None:
-        """Drop what was not read, and tell those who still wait for it."""
+        """Drop unread outcomes, and tell readers that still wait for one."""
         self._outcomes.clear()
         self._is_closed = True
         self._arrived.ring_all()
@@ -355,7 +354,7 @@ class _Outcomes(AsyncIterator[Settled[T, R]]):
 
 
 class _Pool(Generic[T, R]):
-    """Bounded workers on one shared source: how many, and until when."""
+    """Bounded workers on one shared source; decides how many there are, and until when they run."""
 
     def __init__(
         self,
@@ -383,9 +382,9 @@ class _Pool(Generic[T, R]):
         self._done = Event()
         source.arrived, source.drained = self._employ, self._wind_down
 
-        self.is_over = False  # whether the deadline has passed
-        self._broken: Exception | None = None  # what on_settled raised
-        self._owes_rest = False  # whether items that will not be pulled are to have an outcome all the same
+        self.is_over = False  # Whether the deadline has passed.
+        self._broken: Exception | None = None  # What on_settled raised.
+        self._owes_rest = False  # Whether items that are never started get an outcome all the same.
         self.work = Bell()  # for workers: something to take, or the end
         self.timed: dict[_Worker[T, R], tuple[float, int, T]] = {}  # in progress until when; the earliest first
         self.borrowing: set[CancelScope] = set()  # of workers that wait for a token of the limiter
@@ -396,7 +395,7 @@ class _Pool(Generic[T, R]):
     async def running(
         self, *, deliver: Callable[[Settled[T, R]], object], at_end: Callable[[], object] = lambda: None
     ) -> AsyncGenerator[None]:
-        """Hold the task group around a body; what fails leaves as itself, never as a group of one."""
+        """Run a body inside the task group; an error propagates as itself, never as a group of one."""
         self._enter()
         self.deliver, self._at_end = deliver, at_end
         left: BaseException | None = None
@@ -435,13 +434,13 @@ class _Pool(Generic[T, R]):
         self.slice_end = monotonic() + _SLICE
 
     def _forget(self) -> None:
-        """Drop every error and the source: frames of what failed lead here, and cycles would keep both alive."""
+        """Drop every error and the source: tracebacks lead to this object, and cycles would keep both alive."""
         self._broken = self.source.failure = None
         self.source.jobs.close()
         del self.deliver, self._at_end, self.source.arrived, self.source.drained
 
     def spawn(self, func: Callable[[], Coroutine[Any, Any, None]], role: str) -> None:
-        """Start a task that knows nothing of the context variables of whoever starts it."""
+        """Start a task that does not inherit the context variables of the task that starts it."""
         self._origin.copy().run(partial(self._group.start_soon, func, name=f"{self._name} {role}"))
 
     def stop(self) -> None:
@@ -449,7 +448,7 @@ class _Pool(Generic[T, R]):
         self._group.cancel_scope.cancel()
 
     def call(self, hook: Callable[[Settled[T, R]], object], outcome: Settled[T, R]) -> None:
-        """Show an outcome to the caller's own code; if that raises, everything ends with it."""
+        """Pass an outcome to the caller's hook; if that raises, the whole pool stops."""
         if self._broken is None:
             try:
                 hook(outcome)
@@ -458,7 +457,7 @@ class _Pool(Generic[T, R]):
                 self.stop()
 
     async def drive(self) -> None:
-        """Hire the workers, then keep the time, until the last of them has left."""
+        """Start the workers, then enforce timeouts until the last worker has ended."""
         # Twice as many each time that all are suspended: items that never suspend are all done by the first worker.
         while self.source.items is None and self._crew < self._most and not self.source.is_drained:
             for _ in range(0 if self.ready else min(2 * self._crew + 1, self._most - self._crew)):
@@ -474,30 +473,30 @@ class _Pool(Generic[T, R]):
         self.spawn(_Worker(self).run, f"worker {next(self._numbers)}")
 
     def make_room(self) -> None:
-        """The reader has taken an outcome, which lets another item in."""
+        """Let another item in, since the reader has taken an outcome."""
         self.source.make_room()
         if self.source.items is None and not self.work.is_ringing:
             self.work.ring()
 
     def _employ(self) -> None:
-        """There is an item: wake a worker for it, or hire one."""
+        """Wake a worker for an available item, or start one."""
         if not self.work.ring() and self._crew < self._most:
             self._hire()
 
     def spread_the_word(self) -> None:
-        """Who was woken for an item wakes two others while there are more: all of them, in a few turns of the loop."""
+        """Wake two more workers while there are items, so that all are awake after a few turns of the loop."""
         for _ in range(2 if self.source.has_item else 0):
             self.work.ring()
 
     def dismiss(self) -> None:
-        """Let a worker go, and replace it if there is more to do."""
+        """Account for a worker that ends, and replace it if there is more to do."""
         self._crew -= 1
         if self.source.has_more:
             self._hire()
         self._finish_if_idle()
 
     def _wind_down(self) -> None:
-        """There is nothing more to pull: let those go who wait for it."""
+        """Release the tasks that wait for more items: there are none left to pull."""
         self.work.ring_all()
         for scope in self.borrowing:
             scope.cancel()
@@ -520,7 +519,7 @@ class _Pool(Generic[T, R]):
         return min(now + self.timeout, self._end)
 
     def _call_time(self) -> None:
-        """The deadline has passed: cancel what is in progress and start nothing more."""
+        """Handle the passed deadline: cancel items in progress and start nothing more."""
         self._end = math.inf
         self.is_over = True
         self._owes_rest = self.source.has_length and not self.source.is_drained
@@ -529,7 +528,7 @@ class _Pool(Generic[T, R]):
             worker.scope.cancel()
 
     async def reject_unstarted(self) -> None:
-        """Settle what was read ahead in vain or, after the deadline, is left of a source that has a length."""
+        """Settle items that were read but never started and, after the deadline, the rest of a source with a length."""
         for index, item in chain(self.source.unstarted, self.source.rest() if self._owes_rest else ()):
             self.deliver(Rejected(index, item, NotStarted()))
             if monotonic() > self.slice_end:
@@ -538,7 +537,7 @@ class _Pool(Generic[T, R]):
 
 
 class _Worker(Generic[T, R]):
-    """One task that settles items one after another, until none is left or an item has left its mark on the task."""
+    """One task that settles items one after another, until none is left or an item has altered the task's state."""
 
     def __init__(self, pool: _Pool[T, R]) -> None:
         self._pool = pool
@@ -567,7 +566,7 @@ class _Worker(Generic[T, R]):
             with self.scope:
                 await self._settle_items()
             timed_out = self.scope.cancelled_caught
-        except get_cancelled_exc_class():  # The item cancelled its own task too, so the scope took no side.
+        except get_cancelled_exc_class():  # The item cancelled its own task too, so the scope did not absorb it.
             timed_out = self.scope.cancel_called and not is_cancelled_from_outside()
             if not timed_out:
                 raise
@@ -579,7 +578,7 @@ class _Worker(Generic[T, R]):
     async def _settle_items(self) -> None:
         """Settle items until none is left or this worker needs another scope or another task."""
         pool, task, born_with, timed = self._pool, self._task, self._born_with, self._pool.is_timed
-        # Waiting is the exception: what can be had at once is taken without another coroutine.
+        # Waiting is the exception: items that are available at once are taken without another coroutine.
         jobs = iter(()) if pool.limiter else pool.source.jobs
         while (job := next(jobs, None) or await self._wait_for_job()) is not None:
             index, item = job
@@ -604,7 +603,7 @@ class _Worker(Generic[T, R]):
                 await self._yield_slice()
 
     async def _wait_for_job(self) -> tuple[int, T] | None:
-        """Wait for an item, and for a token to hold meanwhile where a limiter is shared; None if no item is left."""
+        """Wait for an item, and for a token if there is a limiter; return None if no item is left."""
         pool = self._pool
         self._give_back()
         while pool.source.has_more:
@@ -619,7 +618,7 @@ class _Worker(Generic[T, R]):
         return None
 
     async def _borrow(self, limiter: CapacityLimiter) -> bool:
-        """Take a token; False if another item's cancel came between, or the last item is gone before there is one."""
+        """Take a token; return False if an item's cancel interfered, or the last item was gone first."""
         try:
             limiter.acquire_on_behalf_of_nowait(self)
             self._has_token = True
@@ -644,7 +643,7 @@ class _Worker(Generic[T, R]):
         return self.scope.cancel_called
 
     def _reject(self, index: int, item: T, error: BaseException) -> bool:
-        """Settle an item that raised; False if what it raised is not for the item to fail with."""
+        """Settle an item that raised; return False if the error is not the item's own failure."""
         traceback = error.__traceback__
         error.__traceback__ = traceback and traceback.tb_next  # Without the frame of the engine.
         failure = own_failure(error)
@@ -660,7 +659,7 @@ class _Worker(Generic[T, R]):
         self._pool.deliver(Rejected(index, item, TimeoutError(f"item {index} was cancelled: {why}")))
 
     async def _undisturbed(self, wait: Callable[[], Awaitable[object]]) -> None:
-        """Wait, whatever cancel of its own task an item has left behind for later."""
+        """Wait, despite any pending cancel of this task that an item has left behind."""
         try:
             await wait()
         except get_cancelled_exc_class():
@@ -669,7 +668,7 @@ class _Worker(Generic[T, R]):
             await self._forget_cancel()
 
     async def _forget_cancel(self) -> None:
-        """Undo an item's cancel of this task. A cancel from outside is undone too, but anyio delivers it again."""
+        """Undo an item's cancel of this task; a cancel from outside is undone too, but anyio delivers it again."""
         if self._task is not None:
             while self._task.cancelling():
                 self._task.uncancel()
@@ -678,7 +677,7 @@ class _Worker(Generic[T, R]):
         await self._undisturbed(checkpoint)
 
     async def _yield_slice(self) -> None:
-        """Let the loop turn. The first worker back opens the next slice: one a turn, however many workers."""
+        """Let the loop turn. The first worker back starts the next slice: one per turn, however many workers."""
         pool = self._pool
         spent = pool.slice_end
         pool.ready += 1
@@ -689,7 +688,7 @@ class _Worker(Generic[T, R]):
 
 
 def _has_values(born_with: tuple[tuple[ContextVar[Any], object], ...]) -> bool:
-    """Whether the context variables are still the very objects they were: ``==`` would run the items' own code."""
+    """Whether the context variables still hold the same objects; ``==`` would run the items' own code."""
     if len(copy_context()) != len(born_with):
         return False
     for variable, value in born_with:  # noqa: SIM110  # For the few there are, all() takes twice as long.
