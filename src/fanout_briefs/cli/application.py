@@ -13,14 +13,14 @@ __all__ = ["NoApplication", "load"]
 
 
 class NoApplication(Exception):
-    """The name leads to no application. The message says what is missing; the cause is what its code raised."""
+    """No application was found under the name. The message says why; the cause is what its own code raised."""
 
 
 def load(name: str) -> Briefs:
-    """The ``Briefs`` that ``name`` stands for, or that calling it gives; the working directory is searched first.
+    """Return the ``Briefs`` called ``name``, or what calling it returns; the working directory is searched first.
 
     Raises:
-        NoApplication: There is none by that name, or its own code fails; what that raised is the cause.
+        NoApplication: There is none by that name, or its own code fails; the cause is what that raised.
     """
     module_name, _, attribute = name.partition(":")
     parts = [*module_name.split("."), *attribute.split(".")]
