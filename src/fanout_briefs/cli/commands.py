@@ -1,4 +1,4 @@
-"""The command line's commands, in the order in which ``--help`` lists them."""
+"""The commands of the command line, in the order of ``--help``."""
 
 from __future__ import annotations
 
