@@ -1,7 +1,7 @@
-"""How commands end: what they answer the shell, and what they say of failures.
+"""How commands end: their exit statuses and error messages.
 
-Exit status: 0 all is well, 1 something failed or is stuck, 2 the command could not run. 130 is Ctrl-C and 143
-is SIGTERM, as shells have it.
+Exit status: 0 all is well, 1 something failed or is stuck, 2 the command could not run. 130 is Ctrl-C and 143 is
+SIGTERM, as is usual in shells.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _Got = TypeVar("_Got")
 
 
 def load_or_exit(name: str) -> Briefs:
-    """Return the application with that name, or say why there is none and exit."""
+    """Return the application of this name, or say why there is none and exit."""
     try:
         return load(name)
     except NoApplication as error:
@@ -61,7 +61,7 @@ def do(work: Callable[[], Awaitable[_Got]]) -> _Got:
     except KeyboardInterrupt:
         fail("stopped", 130)
     except SystemExit as error:
-        # It tore down the event loop, whose threads may never end, and Python would wait for them.
+        # The event loop is torn down, but its threads may never end, and Python would wait for them.
         *_, (frame, line) = traceback.walk_tb(error.__traceback__)
         where = f"{frame.f_code.co_filename}, line {line}"
         show.line(log, "Error", f"stopped by the application's own sys.exit({error.code!r}) in {where}", "red")
@@ -72,7 +72,7 @@ def do(work: Callable[[], Awaitable[_Got]]) -> _Got:
 
 
 def ended(status: object) -> object:
-    """Return the exit status of a command that ended with ``status``: not 0 if something could not be printed."""
+    """Return the exit status of a command that ended with ``status``; not 0 if something could not be printed."""
     for name, printer in (("output", out), ("error", log)):
         if printer.failure is not None:
             show.line(log, "Error", f"standard {name} could not be written: {printer.failure.strerror}", "red")
@@ -81,7 +81,7 @@ def ended(status: object) -> object:
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
-    """Say what is wrong, and exit with this status."""
+    """Print what is wrong, and exit with this status."""
     show.line(log, "Error", message, "red")
     raise typer.Exit(status)
 
