@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: status, explain, preview."""
+"""Commands that change nothing: status, explain, preview."""
 
 from __future__ import annotations
 
