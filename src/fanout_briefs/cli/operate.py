@@ -1,4 +1,4 @@
-"""What a person does by hand: retry, cancel, regenerate, generate-now, pause, resume, reconcile, prune, forget."""
+"""Manual operations: retry, cancel, regenerate, generate-now, pause, resume, reconcile, prune, forget."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ def prune(
 
 
 def _tell(told: str, data: Mapping[str, object], *, json: bool, label: str = "Done", then: str | None = None) -> None:
-    """Say what happened, and what to do then; or give the data."""
+    """Print what happened and what to do next; or print the data as JSON."""
     if json:
         show.text(out, show.as_json(data))
         return
@@ -309,7 +309,7 @@ def _tell(told: str, data: Mapping[str, object], *, json: bool, label: str = "Do
 
 
 def _nothing(application: str, found: Explanation, what: str, *, json: bool, data: Mapping[str, object]) -> NoReturn:
-    """Say that nothing was changed, and who can tell why."""
+    """Say that nothing was changed and how to find out why, and exit."""
     code = found.code.replace("_", " ")
     told = f"fanout-briefs explain {_app(application)} --on {found.on} {_user(found.user_id)}"
     _no(f"{what}: {found.user_id} on {found.on} is {code}; {told} tells more", data, json=json)
