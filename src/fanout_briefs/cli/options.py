@@ -1,4 +1,4 @@
-"""What commands are given: an application, a user, moments, dates and lengths of time. Bad ones are refused here."""
+"""The arguments of commands, with their checks: application, user, moments, dates and lengths of time."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ __all__ = [
 _YEARS = range(1970, 9000)
 _FUTURE = timedelta(days=1)
 _LONGEST = timedelta(days=36_500)
-"""A moment before the calendar's first could not even be computed."""
+"""Keeps moments that are computed from a length of time within the calendar."""
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 GRACE = timedelta(seconds=30)
-"""How long what runs may take to finish after the first signal, unless it is told otherwise."""
+"""How long running work may take to finish after the first signal, by default."""
 
 
 def _instant(text: str) -> datetime:
@@ -62,7 +62,7 @@ def _length(text: str) -> timedelta:
     number, unit = text[:-1], text[-1:]
     if not (number.isascii() and number.isdigit() and unit in _UNITS):
         raise typer.BadParameter(f"{text!r} is no time: write a whole number and s, m, h or d, such as 5m")
-    # So many digits make years of any unit, and more of them no integer at all.
+    # Ten digits are years in any unit, and too many digits make ``int`` fail.
     length = timedelta(**{_UNITS[unit]: int(number)}) if len(number) < 10 else timedelta.max
     if length > _LONGEST:
         raise typer.BadParameter(f"{text!r} is too long: at most {_LONGEST.days}d")
@@ -70,10 +70,10 @@ def _length(text: str) -> timedelta:
 
 
 def duration(text: str) -> timedelta:
-    """A length of time, such as ``5m``.
+    """Parse a length of time, such as ``5m``.
 
     Raises:
-        typer.BadParameter: It is none, is zero, or is longer than a century.
+        typer.BadParameter: It is malformed, zero, or longer than a century.
     """
     length = _length(text)
     if not length:
@@ -82,7 +82,7 @@ def duration(text: str) -> timedelta:
 
 
 def written(length: timedelta) -> str:
-    """A length of time as ``duration`` reads it."""
+    """Format a length of time so that ``duration`` can parse it."""
     seconds = int(length.total_seconds())
     unit, size = next(
         (unit, size) for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)) if seconds % size == 0
@@ -91,10 +91,10 @@ def written(length: timedelta) -> str:
 
 
 def good_user(user_id: str | None) -> str | None:
-    """The id as it is, if it can be one.
+    """Return the user id unchanged, if it is valid.
 
     Raises:
-        typer.BadParameter: It cannot.
+        typer.BadParameter: It is not valid.
     """
     wrong = None if user_id is None else check_user_id(user_id)
     if wrong is not None:
@@ -103,10 +103,10 @@ def good_user(user_id: str | None) -> str | None:
 
 
 def refuse_the_future(as_of: datetime | None) -> None:
-    """A moment that was planned counts as done, so one mistyped year would end catching up until then.
+    """Refuse a moment far ahead: planning it counts as done, so a mistyped year would stop catching up until then.
 
     Raises:
-        typer.BadParameter: It lies far ahead.
+        typer.BadParameter: The moment is far ahead.
     """
     if as_of is not None and as_of > datetime.now(UTC) + _FUTURE:
         raise typer.BadParameter(
