@@ -1,4 +1,4 @@
-"""Commands that do the work and can be told to stop: run, worker, plan."""
+"""Commands that do the work: run, worker, plan."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["plan", "run", "run_and_show", "serve_and_show", "worker"]
 
 _POLL = timedelta(seconds=2)
 _REVIEW = timedelta(days=1)
-"""How far back to tell what is done already, or stuck."""
+"""How far back to report slots that are already done, or stuck."""
 _CUT_SHORT = "the time to finish was up: what still ran was given back; run it again and it goes on where it was"
 
 Poll = Annotated[
@@ -100,7 +100,7 @@ def plan(
 async def run_and_show(briefs: Briefs, now: datetime, *, grace: timedelta = GRACE, json: bool = False) -> int:
     """Plan and run once, showing progress and both reports; return the exit status.
 
-    Told to stop, it begins nothing more, lets what runs finish within ``grace``, and reports what was done.
+    On a signal, it starts nothing more, lets running work finish within ``grace``, and reports what was done.
     """
     if not json:
         _say_as_of(now)
@@ -109,7 +109,7 @@ async def run_and_show(briefs: Briefs, now: datetime, *, grace: timedelta = GRAC
     seen = show_run.Seen(briefs.name)
     async with briefs, Stop(grace) as stop:
         planned = await briefs.plan(now)
-        if not planned.enqueued:  # then there is time to say what is done already, which costs looking it up
+        if not planned.enqueued:  # Look up what is already done: it costs queries, but there is little else to do.
             planned = await briefs.plan(now, review=_REVIEW)
         if not json:
             show_run.plan_report(out, planned)
@@ -128,7 +128,7 @@ async def run_and_show(briefs: Briefs, now: datetime, *, grace: timedelta = GRAC
 
 
 async def serve_and_show(briefs: Briefs, every: timedelta | None, *, poll: timedelta, grace: timedelta) -> None:
-    """Serve until told to stop, then let what runs finish within ``grace``; None as ``every`` plans nothing."""
+    """Serve until a signal, then let running work finish within ``grace``; with ``every=None``, plan nothing."""
     what = "running what is due and planning nothing" if every is None else f"planning every {every}"
     async with briefs, Stop(grace, drains_itself=True):
         show.line(out, "Serving", f"{briefs.name}, {what}; Ctrl-C lets what runs finish")
@@ -146,7 +146,7 @@ def _say_as_of(now: datetime) -> None:
 
 
 def _is_well(report: PlanReport) -> bool:
-    """Whether nothing needs a person's eye, slots that failed in an earlier run included."""
+    """Whether nothing needs attention, including slots that failed in an earlier run."""
     stuck = (JobStatus.FAILED, JobStatus.UNKNOWN)
     return report.ok and not any(report.existing.get(status) for status in stuck)
 
