@@ -1,4 +1,4 @@
-"""Shows what planning and running come to: counts and rows, and progress on the way."""
+"""Shows the results of planning and running: counts and rows, and progress on the way."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Seen", "plan_report", "problems", "progress", "run_report", "turn", 
 
 _SECONDS_BETWEEN_LINES = 2.0
 _ROWS = 20
-"""How many people a run names; more would hide the counts. ``plan`` and ``explain`` tell about the others."""
+"""How many users a run names; more would hide the counts. ``plan`` and ``explain`` show the others."""
 
 _ALREADY = {
     JobStatus.COMPLETED: "already done",
@@ -43,7 +43,7 @@ def _people(count: int) -> str:
 
 
 def plan_report(console: Console, report: PlanReport) -> None:
-    """The counts of one plan, in a line or two."""
+    """Print the counts of one plan, in a line or two."""
     if report.due:
         counts = Counter({"would be queued" if report.dry_run else "queued": report.enqueued})
         for status, already in _ALREADY.items():
@@ -58,15 +58,15 @@ def plan_report(console: Console, report: PlanReport) -> None:
 
 
 class Seen:
-    """Notes what a run ends, so that it can be told who got what, also of a run that was cut short.
+    """Collects the jobs that end in a run, to show who got what, even if the run was cut short.
 
     Attributes:
-        tell: Told about each, too.
+        tell: Also called with each job.
         unnamed: The slots that ``rows`` leaves out.
     """
 
     def __init__(self, name: str) -> None:
-        """Note jobs of the brief ``name``; those of any other type are its mails."""
+        """Collect jobs of the brief ``name``; those of any other type are its mails."""
         self.tell: Callable[[Ended], object] | None = None
         self.unnamed: set[tuple[str, str]] = set()
         self._name = name
@@ -88,13 +88,13 @@ class Seen:
             self.unnamed.add(slot)
 
     def rows(self) -> Sequence[Sequence[str]]:
-        """User, local date, what became of the brief, what became of its mail."""
+        """Return the user, the local date, what became of the brief and what became of its mail."""
         return [
             (*slot, told.get(True, "made before"), told.get(False, "-")) for slot, told in sorted(self._rows.items())
         ]
 
     def report(self, due_by: datetime) -> RunReport:
-        """What was noted so far, for a run that could not report by itself."""
+        """Return a report of the jobs so far, for a run that could not report by itself."""
         both = self._counts[True] + self._counts[False]
         briefs, mails = (
             {status: count for status, count in self._counts[is_brief].items() if status in ENDED}
@@ -141,7 +141,7 @@ def _status(ended: Ended) -> str:
 
 
 def run_report(console: Console, report: RunReport, seen: Seen) -> None:
-    """The counts of one run, and who got what."""
+    """Print the counts of one run, and who got what."""
     made = show.counts(report.briefs, JobStatus) or "nothing to make"
     if report.partial:
         made += f" ({report.partial:,} with failed sections)"
@@ -160,7 +160,7 @@ def run_report(console: Console, report: RunReport, seen: Seen) -> None:
 
 
 def turn(console: Console, log: Console, done: Round) -> None:
-    """One turn of a server, if anything happened in it."""
+    """Print one round of ``serve``, if anything happened in it."""
     queued = done.plan.enqueued if done.plan is not None else 0
     told = [f"queued: {queued:,}"] if queued else []
     if done.run is not None:
@@ -178,14 +178,14 @@ def turn(console: Console, log: Console, done: Round) -> None:
 
 
 def problems(console: Console, found: Iterable[Problem]) -> None:
-    """What a person should look at."""
+    """Print what a person should look at."""
     for problem in found:
         whose = f"{problem.user_id}: " if problem.user_id is not None else ""
         show.line(console, "Problem", whose + problem.message, "red")
 
 
 def verdicts(console: Console, found: Iterable[Verdict]) -> None:
-    """Who is due, and why the others are not."""
+    """Print who is due, and why the others are not."""
     show.table(
         console,
         ("user", "date", "delivered (UTC)", "verdict", "why"),
@@ -216,7 +216,7 @@ def progress(console: Console, name: str, total: int) -> Generator[Callable[[End
     """Show work as it ends: a bar on a terminal, a line every two seconds elsewhere.
 
     Args:
-        console: Where to; standard error, so that results stay clean.
+        console: Where to print; standard error, so that results stay clean.
         name: The brief's name; jobs of any other type are its mails.
         total: How many briefs are expected; more may come.
     """
@@ -239,7 +239,7 @@ def progress(console: Console, name: str, total: int) -> Generator[Callable[[End
         def tell(job: Ended) -> None:
             nonlocal ended, expected
             ended += 1
-            expected += job.job.type != name  # A mail shows up only when its brief is made.
+            expected += job.job.type != name  # Mails are unknown until their briefs are made.
             bar.update(task, completed=ended, total=max(expected, ended))
 
         yield tell
