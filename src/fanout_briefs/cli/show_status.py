@@ -1,4 +1,4 @@
-"""Shows how all slots stand on one screen, and says what to do next where something is wrong."""
+"""Shows how all slots stand on one screen, and what to do next if something is wrong."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Step", "next_steps", "status"]
 _CODES = 5
 _TROUBLES = 5
 _ERROR = 200
-"""Rows and characters at most, so that the counts stay on the screen; ``--json`` tells all."""
+"""The most rows and characters to show, so that the counts stay on the screen; ``--json`` shows all."""
 _ENDED = (
     JobStatus.COMPLETED,
     JobStatus.EMPTY,
@@ -28,7 +28,7 @@ _ENDED = (
     JobStatus.CANCELLED,
 )
 _SLOW = timedelta(minutes=5)
-"""Work that waits for longer has nobody to do it, or too few."""
+"""If work waits longer than this, there are no workers or too few."""
 
 
 @frozen
@@ -36,8 +36,8 @@ class Step:
     """What to do next.
 
     Attributes:
-        lines: In words, with the command to give.
-        label: What stands before the first line.
+        lines: What to do, in words, with the command to run.
+        label: The label before the first line.
     """
 
     lines: Sequence[str]
@@ -45,7 +45,7 @@ class Step:
 
 
 def status(console: Console, found: Status, steps: Sequence[Step]) -> None:
-    """How all slots stand, what went wrong, and what to do about it."""
+    """Print how all slots stand, what went wrong, and what to do about it."""
     style, verdict = _verdict(found, any_steps=bool(steps))
     head = f"{escape(show.one_line(found.name))} as of {show.moment(found.now)}"
     console.print(f"{head}: [{style}]{verdict}[/{style}]")
@@ -114,7 +114,7 @@ def _row(console: Console, label: str, counts: Sequence[int], note: str = "") ->
 
 
 def _codes(both: Sequence[Overview]) -> Mapping[str, Sequence[int]]:
-    """Why slots were skipped or cancelled: the most frequent reasons, and the others in one row."""
+    """Return why slots were skipped or cancelled: the most frequent reasons, and all others in one row."""
     counted = {code: [each.codes.get(code, 0) for each in both] for code in SkipReason}
     found = sorted((code for code in counted if sum(counted[code])), key=lambda code: -sum(counted[code]))
     rows: dict[str, Sequence[int]] = {code.replace("_", " "): counted[code] for code in found[:_CODES]}
@@ -147,12 +147,12 @@ def _trouble(kind: str, trouble: Trouble) -> str:
 
 
 def next_steps(found: Status, application: str, since: str | None = None) -> Sequence[Step]:
-    """What to do, most urgent first.
+    """Return what to do, most urgent first.
 
     Args:
         found: How everything stands.
-        application: How the command line calls it.
-        since: What ``--since`` was, where it was given.
+        application: The application's name on the command line.
+        since: The value of ``--since``, if given.
     """
     return [*_mend(found, application, "" if since is None else f" --since {since}"), *_keep_on(found, application)]
 
