@@ -1,4 +1,4 @@
-"""Stops work when the process is told to: at the first SIGINT or SIGTERM with grace, at a second one at once."""
+"""Stops work on signals: gracefully at the first SIGINT or SIGTERM, at once at the second."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _SHOW_CURSOR = "\x1b[?25h\n"
 class Stop:
     """Lets its body finish within ``grace`` of the first SIGINT or SIGTERM, then cancels it without an error.
 
-    A second signal ends the process at once. What that leaves behind is found by its lease, as after any other
-    death.
+    A second signal ends the process at once. The jobs that it held are recovered when their leases end, as after any
+    other crash.
 
     Attributes:
-        draining: Set at the first signal: begin nothing more.
+        draining: Set at the first signal: start nothing more.
     """
 
     def __init__(self, grace: timedelta, *, drains_itself: bool = False) -> None:
-        """Wait for a signal from entering to leaving.
+        """Handle signals while the context is entered.
 
         Args:
             grace: How long the body may take to finish.
-            drains_itself: The body takes that time by itself once it is cancelled, as ``Briefs.serve`` does, and so
-                is cancelled at the first signal.
+            drains_itself: Whether the body takes that time by itself once it is cancelled, as ``Briefs.serve`` does; it
+                is then cancelled at the first signal.
         """
         self.draining: anyio.Event = anyio.Event()
         self._grace = grace
@@ -50,16 +50,16 @@ class Stop:
 
     @property
     def status(self) -> int:
-        """What to answer the shell: 0, or what stands for the signal."""
+        """The exit status: 0, or 128 plus the signal's number."""
         return 0 if self._signal is None else 128 + self._signal
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()  # what anyio.run starts unless it is told otherwise
+        loop = asyncio.get_running_loop()  # anyio.run uses asyncio by default.
 
-        # The loop's own handlers would not be heard while a host's code blocks it, which is when a second signal comes.
+        # The loop's own handlers do not run while a host's code blocks the loop, which is when a second signal comes.
         def handle(number: int, _: FrameType | None) -> None:
             if self._signal is not None:
-                _say(_SHOW_CURSOR, "")  # A progress bar hides it, and nothing else is going to bring it back.
+                _say(_SHOW_CURSOR, "")  # A progress bar hides the cursor, and nothing else would restore it.
                 os._exit(128 + number)
             self._signal = number
             what = f"nothing more is begun, and what runs has {show.length(self._grace)} to finish"
@@ -79,7 +79,7 @@ class Stop:
         try:
             is_cut_short = bool(self._body.__exit__(kind, error, traceback))
             self._waiting.cancel_scope.cancel()
-            await self._waiting.__aexit__(None, None, None)  # What the body raises leaves as itself, in no group.
+            await self._waiting.__aexit__(None, None, None)  # The body's own error propagates without a group.
         finally:
             for number, handler in self._before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -91,6 +91,6 @@ class Stop:
 
 
 def _say(on_a_terminal: str, text: str) -> None:
-    """Write past Python's streams, which a signal may find in the middle of a write of their own."""
-    with suppress(OSError):  # Nobody may be reading.
+    """Write past Python's streams, since a signal may interrupt them in the middle of a write."""
+    with suppress(OSError):  # Standard error may be closed.
         os.write(_STDERR, f"{on_a_terminal if log.is_terminal else ''}{text}".encode())
