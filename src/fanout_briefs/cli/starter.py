@@ -9,10 +9,10 @@ __all__ = ["write_starter"]
 
 
 def write_starter(folder: Path) -> list[Path]:
-    """Write the starter into ``folder``, which is made if it is missing, and return the paths.
+    """Write the starter into ``folder``, which is created if it is missing; return the paths.
 
     Raises:
-        FileExistsError: A file of that name is there; nothing was written.
+        FileExistsError: A file of that name exists; nothing was written.
         OSError: The folder cannot be written to.
     """
     target = folder / "app.py"
