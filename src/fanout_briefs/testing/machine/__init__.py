@@ -1,7 +1,7 @@
-"""A model machine: Hypothesis makes up stories of what is done to a storage, and an oracle says what has to come back.
+"""A model machine: Hypothesis generates stories of calls to a storage, and an oracle says what they must return.
 
-Planners, workers, operators and people act in them, and a clock that is moved. What breaks is told as the shortest story that
-shows it. It needs Hypothesis: ``pip install 'fanout-briefs[testing]'``.
+Planners, workers, operators and people act in the stories, and the clock moves. A failure is reported as the shortest
+story that shows it. Needs Hypothesis: ``pip install 'fanout-briefs[testing]'``.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from fanout_briefs.testing.slots import DAY, NOW
 __all__ = ["run_stories"]
 
 _STEPS: Final = 25
-"""Long enough that something comes of what was done, short enough to try many."""
+"""Long enough for steps to have consequences, short enough to try many stories."""
 
 
 class _Stories(LedgerSteps, WorkSteps, PreferenceSteps, TimeSteps):
-    """Everything that may happen."""
+    """Stories of all steps."""
 
     def finale(self) -> None:
         self.stage.say(f"(it is {self.clock.advance(99 * DAY):%Y-%m-%d} now)")
         self.hold(self.do("resume", [*TYPES], since=NOW - DAY), self.oracle.resume(TYPES, NOW - DAY))
         self.drain()
-        # Nothing that was ever there may show in what is planned anew.
+        # Erased slots must leave no trace in what is planned anew.
         self.erase(TYPES, self.clock(), 99)
         self.hold(self.do("forget", USERS[-1]), self.oracle.forget(USERS[-1]))
         self.drain()
@@ -56,27 +56,27 @@ def run_stories(
     backend: str = "asyncio",
     settings: hypothesis.settings | None = None,
 ) -> None:
-    """Hold a storage to the oracle, story after story, on one event loop.
+    """Check a storage against the oracle, story after story, on one event loop.
 
     Args:
         open_storage: As for ``check_storage``. It is called for each story.
         capabilities: What the storage offers beyond the port; ``StorageContract`` tells which there are.
         backend: ``asyncio`` or ``trio``.
-        settings: How many stories, and of how many steps; None takes as many as the profile of Hypothesis that is loaded,
-            of 25 steps each.
+        settings: The number of stories and of their steps; None uses the number of examples of the loaded Hypothesis
+            profile, with 25 steps each.
 
     Raises:
-        ValueError: A capability is unknown; all of them are named.
-        Broken: What came back was not what was promised; the message tells the shortest story that shows it.
+        ValueError: Capabilities are unknown; the message names all of them.
+        Broken: An answer was not what is promised; the message tells the shortest story that shows it.
     """
     if problems := storage_kit.problems(capabilities, {}):
         raise ValueError("; ".join(problems))
     asked = settings or hypothesis.settings(stateful_step_count=_STEPS)
     asked = hypothesis.settings(
         asked,
-        # Each step makes calls; how long they take is the storage's affair.
+        # Each step makes calls; how long they take depends on the storage.
         deadline=None,
-        # Which lines of this kit ran explains nothing.
+        # Hypothesis would explain which lines of this kit ran, which does not help.
         phases=[phase for phase in asked.phases if phase is not Phase.explain],
         report_multiple_bugs=False,
         suppress_health_check=[*asked.suppress_health_check, HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -91,5 +91,5 @@ def run_stories(
         def story() -> _Stories:
             return _Stories(search)
 
-        # Anything that makes a machine will do, it says, though it asks for a class.
+        # Annotated as a class, but documented to accept any callable that returns a machine.
         run_state_machine_as_test(cast("Any", story), settings=asked)
