@@ -17,17 +17,17 @@ __all__ = ["StorageMachine"]
 
 
 class StorageMachine(Declared):
-    """Stories of what may happen to a storage, on asyncio and on trio; neither conftest nor configuration is needed.
+    """Runs stories against a storage, on asyncio and on trio; needs neither a conftest nor configuration.
 
     Attributes:
-        settings: How many stories, and of how many steps; None takes as many as the profile of Hypothesis that is loaded,
-            of 25 steps each.
+        settings: The number of stories and of their steps; None uses the number of examples of the loaded Hypothesis
+            profile, with 25 steps each.
     """
 
     settings: ClassVar[hypothesis.settings | None] = None
 
     def open_storage(self) -> AbstractAsyncContextManager[Storage]:
-        """Open a storage: fresh, empty, and sharing nothing with any other. Capabilities may have it take more."""
+        """Open a fresh, empty storage that shares nothing with any other; capabilities may require more parameters."""
         raise NotImplementedError(f"{type(self).__name__} has to define open_storage")
 
     @pytest.mark.parametrize("backend", ["asyncio", "trio"])
