@@ -1,8 +1,8 @@
-"""What a storage promises, in plain dicts: written anew from ``ports`` and ``docs/slots.md``, with nothing of a storage in it.
+"""What a storage promises, in plain dicts: written from ``ports`` and ``docs/slots.md``, sharing no code with a storage.
 
-Each method does what the port's of that name does, and gives what is to come back. Where the port leaves a choice (which of
-two jobs that are due at once goes first, which token, which of the old slots goes first), the method takes what came back,
-holds it against what is allowed, and goes on from there.
+Each method does what the port's method of that name does, and returns the expected answer. Where the port leaves a
+choice (which of two jobs due at the same time goes first, which token, which of the old slots goes first), the method
+takes the storage's answer, checks that it is allowed, and goes on from there.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _HOUR = timedelta(hours=1)
 
 @define
 class Row:
-    """A slot, and what only a storage knows of it: who holds it, with which token, and what a follow-up brought."""
+    """A slot, with what only a storage knows of it: its token, the end of its lease, and a follow-up's payload."""
 
     job: Job
     token: int | None = None
@@ -63,17 +63,17 @@ class Row:
 
     @property
     def owner(self) -> tuple[str, str]:
-        """Whose slots it stands in one line with."""
+        """The user and type whose slots wait for each other."""
         return self.job.user_id, self.job.type
 
     @property
     def turn(self) -> tuple[datetime, str]:
-        """Its place in that line."""
+        """The slot's position among the slots of its owner."""
         return self.job.occurrence.deliver_at, self.job.dedup_key
 
 
 class Oracle:
-    """One row a slot, and all the rest that a storage keeps."""
+    """One row per slot, and everything else that a storage keeps."""
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
@@ -82,11 +82,11 @@ class Oracle:
         self.plans: dict[str, datetime] = {}
         self.pauses: dict[str, datetime] = {}
         self.preferences: dict[str, Preference] = {}
-        # Of rows that are gone, too: no token is ever given twice.
+        # Includes erased rows: no token is ever given twice.
         self.tokens: dict[str, int] = {}
 
     def copy(self) -> Oracle:
-        """Another one that knows the same, to see what would have been."""
+        """Return an independent copy, for trying what would happen."""
         other = Oracle()
         other.rows = {key: evolve(row) for key, row in self.rows.items()}
         other.briefs, other.marks, other.plans = dict(self.briefs), dict(self.marks), dict(self.plans)
@@ -96,7 +96,7 @@ class Oracle:
     # Ledger
 
     def enqueue(self, jobs: Iterable[Job]) -> list[Enqueued]:
-        """What becomes of each job of a batch."""
+        """Return what becomes of each job of a batch."""
         seen: set[str] = set()
         outcomes: list[Enqueued] = []
         for job in jobs:
@@ -126,11 +126,11 @@ class Oracle:
         row.until, row.has_window = None, was_saved
 
     def find(self, keys: Iterable[str]) -> dict[str, Job]:
-        """The slots of these keys that exist."""
+        """Return the existing slots of these keys."""
         return {key: self.rows[key].job for key in keys if key in self.rows}
 
     def last_briefs(self, kind: str, before: Mapping[str, datetime]) -> dict[str, datetime]:
-        """The latest delivery of each user's live and completed slots, strictly before then."""
+        """Return the latest delivery of each user's live and completed slots, strictly before the given instant."""
         told: dict[str, datetime] = {}
         for row in self.rows.values():
             job, at = row.job, row.job.occurrence.deliver_at
@@ -139,7 +139,7 @@ class Oracle:
         return told
 
     def change(self, keys: Collection[str], change: Change) -> set[str]:
-        """The keys of the slots that move."""
+        """Return the keys of the slots that change."""
         moved = {key for key in keys if key in self.rows and self.rows[key].job.status in _MOVES[change]}
         for row in (self.rows[key] for key in moved):
             if change is Change.CANCEL:
@@ -151,7 +151,7 @@ class Oracle:
     def advance(
         self, name: str, to: datetime | None, start: datetime | None, planned_at: datetime | None
     ) -> datetime | None:
-        """The mark as it is then."""
+        """Return the mark after the call."""
         if name not in self.marks and start is not None:
             self.marks[name] = start
         if name in self.marks:
@@ -161,7 +161,7 @@ class Oracle:
         return self.marks.get(name)
 
     def forget(self, user_id: str) -> int:
-        """How many slots, payloads and briefs go."""
+        """Return how many slots, payloads, briefs and preferences are erased."""
         gone = [key for key, row in self.rows.items() if row.job.user_id == user_id]
         payloads = [key for key in gone if self.rows[key].payload is not None]
         briefs = [place for place in self.briefs if place[1] == user_id]
@@ -175,10 +175,10 @@ class Oracle:
     def enqueue_at_once(
         self, batches: Sequence[Sequence[Job]], got: Sequence[Sequence[Enqueued]], found: Mapping[str, Job]
     ) -> None:
-        """Hold what became of batches that were enqueued at once against every order in which each slot may have come.
+        """Check the outcomes of batches enqueued at once: some order of its jobs must explain each slot.
 
         Raises:
-            Broken: For some slot there is none that leads there.
+            Broken: No order explains a slot.
         """
         asked: dict[str, list[tuple[Job, Enqueued]]] = {}
         for batch, outcomes in zip(batches, got, strict=True):
@@ -213,10 +213,10 @@ class Oracle:
         types: Collection[str],
         keys: Collection[str] | None,
     ) -> None:
-        """Take what was given for taken.
+        """Check what a claim returned, and mark it as claimed.
 
         Raises:
-            Broken: It is not what was to be given.
+            Broken: It is not what a storage may return.
         """
         asked = [
             row for row in self.rows.values() if row.job.type in types and (keys is None or row.job.dedup_key in keys)
@@ -239,10 +239,10 @@ class Oracle:
         limit: int,
         types: Collection[str],
     ) -> None:
-        """Take what several were given at once for taken: each job once, and somebody gets one if there is any.
+        """Check what simultaneous claims returned, and mark it as claimed: each job once, and one at least if any is due.
 
         Raises:
-            Broken: It is not what was to be given.
+            Broken: It is not what a storage may return.
         """
         free = {key for key, row in self.rows.items() if row.job.type in types and self.is_free(row, due_by, now)}
         taken = [claim for claims in got for claim in claims.claims]
@@ -257,7 +257,7 @@ class Oracle:
             self.take(claim, now + lease)
 
     def is_free(self, row: Row, due_by: datetime, now: datetime) -> bool:
-        """Whether a slot may be claimed, if its type is asked for."""
+        """Whether a slot may be claimed, if its type is among those asked for."""
         job = row.job
         is_due = job.run_at <= due_by if row.until is None else row.until <= now
         line = (other for other in self.rows.values() if other.owner == row.owner and other.job.status in _LIVE)
@@ -266,10 +266,10 @@ class Oracle:
         return job.status in _LIVE and job.type not in self.pauses and is_due and is_first
 
     def take(self, claim: Claim, until: datetime) -> None:
-        """Take one slot for claimed.
+        """Check one claim, and mark its slot as claimed.
 
         Raises:
-            Broken: The claim does not say of it what it should.
+            Broken: The claim is not what it should be.
         """
         key = claim.job.dedup_key
         row = self.rows[key]
@@ -289,13 +289,13 @@ class Oracle:
         self.tokens[key] = claim.token
 
     def held(self, claim: Claim) -> Row | None:
-        """The slot that a claim still holds."""
+        """Return the slot that a claim still holds; None if the claim is lost."""
         row = self.rows.get(claim.job.dedup_key)
         is_held = row is not None and row.job.status is JobStatus.PROCESSING and row.token == claim.token
         return row if is_held else None
 
     def heartbeat(self, claims: Collection[Claim], until: datetime) -> set[str]:
-        """The keys that are lost."""
+        """Return the keys that are lost."""
         lost: set[str] = set()
         for claim in claims:
             row = self.held(claim)
@@ -344,13 +344,13 @@ class Oracle:
         return row is not None
 
     def release(self, claims: Iterable[Claim]) -> None:
-        """Put back what is still held."""
+        """Put back the jobs that are still held."""
         for row in filter(None, map(self.held, claims)):
             row.until = None
             row.job = evolve(row.job, status=JobStatus.PENDING, attempts=row.job.attempts - 1, progress=None)
 
     def latest_brief(self, kind: str, user_id: str) -> Brief | None:
-        """The saved one with the latest delivery."""
+        """Return the saved brief with the latest delivery."""
         saved = [brief for place, brief in self.briefs.items() if place[:2] == (kind, user_id)]
         return max(saved, key=lambda brief: brief.occurrence.deliver_at, default=None)
 
@@ -363,7 +363,7 @@ class Oracle:
         return bool(begun)
 
     def resume(self, types: Collection[str], since: datetime) -> int | None:
-        """How many slots became pending; None if nothing was paused."""
+        """Return how many slots become pending; None if nothing was paused."""
         ended = [kind for kind in {*types} if self.pauses.pop(kind, None) is not None]
         resumed = 0
         for row in (row for row in self.rows.values() if row.job.type in ended):
@@ -376,7 +376,7 @@ class Oracle:
         return resumed if ended else None
 
     def overview(self, kind: str, now: datetime, since: datetime) -> Overview:
-        """How a type stands; of troubles that are equally frequent, any order is as good."""
+        """Return how a type stands; equally frequent troubles may come in any order."""
         rows = [row for row in self.rows.values() if row.job.type == kind]
         waiting = [row.job.run_at for row in rows if row.job.status is JobStatus.PENDING]
         held = [row for row in rows if row.job.status is JobStatus.PROCESSING]
@@ -399,13 +399,13 @@ class Oracle:
         )
 
     def select(self, types: Collection[str], statuses: Collection[JobStatus], since: datetime) -> list[Job]:
-        """All slots that pages are to give; of those with one time of delivery, any order is as good."""
+        """Return all slots that the pages must hold; those with the same delivery may come in any order."""
         rows = sorted(self.rows.values(), key=lambda row: row.turn)
         jobs = [row.job for row in rows if row.job.type in types and row.job.status in statuses]
         return [job for job in jobs if job.occurrence.deliver_at >= since]
 
     def prunable(self, types: Collection[str], before: datetime) -> set[str]:
-        """The keys of what may be erased."""
+        """Return the keys of slots that may be erased."""
         return {
             row.job.dedup_key
             for row in self.rows.values()
@@ -433,19 +433,19 @@ class Oracle:
     # Preferences
 
     def put(self, rows: Iterable[Preference]) -> None:
-        """Keep these in place of what was there."""
+        """Store these preferences in place of existing ones."""
         for row in rows:
             days = None if row.days is None else tuple(row.days)
             since = None if row.effective_from is None else row.effective_from.astimezone(UTC)
             self.preferences[row.user_id] = evolve(row, days=days, effective_from=since)
 
     def remove(self, user_ids: Iterable[str]) -> None:
-        """Keep no preference of these."""
+        """Remove the preferences of these users."""
         for user_id in user_ids:
             self.preferences.pop(user_id, None)
 
     def schedules(self) -> dict[ScheduleFields, set[str]]:
-        """Who is active, by what they said of when."""
+        """Return the users with an active preference, by schedule fields."""
         told: dict[ScheduleFields, set[str]] = {}
         for row in self.preferences.values():
             if row.is_active:
@@ -455,7 +455,7 @@ class Oracle:
 
 
 def _normal(job: Job) -> Job:
-    """The job as it is to come back: instants in UTC, texts that can be read."""
+    """Return the job as a storage must return it: instants in UTC, and no lone surrogates in texts."""
     at, window = job.occurrence, job.window
     return evolve(
         job,
@@ -468,7 +468,7 @@ def _normal(job: Job) -> Job:
 
 
 def _readable(text: str | None) -> str | None:
-    """The text as it is to come back: lone surrogates, which no database takes, are written out."""
+    """Return the text as a storage must return it: lone surrogates, which no database accepts, are written out."""
     return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -496,7 +496,7 @@ def _again(job: Job, demand: Demand | None) -> Job:
 
 
 def _hold_choice(claims: Sequence[Claim], free: Sequence[Row], limit: int) -> None:
-    """Hold against the longest due, which may be chosen among if some are due since one moment."""
+    """Check that the longest due were claimed; those due since the same moment may be chosen freely."""
     keys = [claim.job.dedup_key for claim in claims]
     since = {row.job.dedup_key: row.job.run_at for row in free}
     promised = [row.job.dedup_key for row in free[:limit]]
@@ -510,6 +510,6 @@ def _hold_choice(claims: Sequence[Claim], free: Sequence[Row], limit: int) -> No
 def _troubles(jobs: Collection[Job]) -> list[Trouble]:
     kinds = Counter((job.status, job.error) for job in jobs)
     latest = {kind: max(job.occurrence.deliver_at for job in jobs if (job.status, job.error) == kind) for kind in kinds}
-    # None is before every text, as in the clauses.
+    # None sorts before every text, as in the clauses.
     order = sorted(kinds, key=lambda kind: (-kinds[kind], kind[0], kind[1] is not None, kind[1] or ""))
     return [Trouble(*kind, kinds[kind], latest[kind]) for kind in order[:_MOST_TROUBLES]]
