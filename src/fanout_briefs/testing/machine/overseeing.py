@@ -1,4 +1,4 @@
-"""Steps of an operator, of time, and of whoever changes preferences: ``ports.Oversight`` and what is kept beside."""
+"""Steps of operators, of time and of changing preferences: ``ports.Oversight`` and what a storage keeps beside."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from fanout_briefs.testing.slots import DAY, HOUR
 __all__ = ["OversightSteps", "PreferenceSteps", "TimeSteps"]
 
 _MOST: Final = 99
-"""Nothing in a story has as many pages."""
+"""More pages than anything in a story has."""
 
 _rows = as_told(
     st.lists(
@@ -43,31 +43,31 @@ _rows = as_told(
 
 
 class TimeSteps(Story):
-    """The clock, and the storage as a whole."""
+    """Steps of the clock, and of the storage as a whole."""
 
     @step(by=as_told(st.sampled_from([HOUR, timedelta(minutes=5), DAY, -HOUR])))
     def wait(self, by: Told) -> None:
-        """Time passes, or the clock is set back."""
+        """Let time pass, or set the clock back."""
         self.stage.say(f"(it is {self.clock.advance(by.value):%Y-%m-%d %H:%M} now)")
 
     @precondition(lambda self: not {"shared", "reopens"}.isdisjoint(self.capabilities))
     @step()
     def turn_to_the_other(self) -> None:
-        """Somebody else in the process opens and closes it, and the next calls are made from beside."""
+        """Open and close the storage once more, and make the next calls on the other one."""
         if "reopens" in self.capabilities:
             self.stage.open_once_more(self.turn)
         self.turn_on()
 
 
 class OversightSteps(Story):
-    """Pauses, prunes and looks."""
+    """Steps of an operator: pausing, pruning, and reading."""
 
     def scan_all(self, limit: int) -> None:
-        """Look at what is kept beside."""
+        """Read what a storage keeps beside slots."""
 
     @step(types=some_types)
     def pause(self, types: Sequence[str]) -> None:
-        """Pause."""
+        """Pause job types."""
         self.hold(self.do("pause", [*types], self.clock()), self.oracle.pause(types, self.clock()))
         self._see_pauses()
 
@@ -128,7 +128,7 @@ class OversightSteps(Story):
         self.hold({job.dedup_key: job for job in items}, slots)
 
     def pages(self, name: str, limit: int, *values: Any, **named: Any) -> list[Any]:
-        """All that the pages of this size give."""
+        """Return the contents of all pages of this size."""
         got: list[Any] = []
         cursor: str | None = None
         for _ in range(_MOST):
@@ -143,12 +143,12 @@ class OversightSteps(Story):
 
 
 class PreferenceSteps(OversightSteps):
-    """Preferences that a storage keeps."""
+    """Steps for the preferences that a storage keeps."""
 
     @precondition(lambda self: "preferences" in self.capabilities)
     @step(rows=_rows, bad=st.none() | as_told(strategies.refused_preferences(st.just("bad"))))
     def put(self, rows: Told, bad: Told | None) -> None:
-        """Store preferences, good ones and such as make no schedule; if one cannot be stored, none of them is."""
+        """Store preferences, including some that make no schedule; if one cannot be stored, none is."""
         given = [_with_list(row) for row in rows.value]
         if bad is None:
             self.do("preferences.put", given)
@@ -167,7 +167,7 @@ class PreferenceSteps(OversightSteps):
         self._see_preferences()
 
     def scan_all(self, limit: int) -> None:
-        """Read all preferences, page by page, and by schedule where that can be."""
+        """Read all preferences, page by page, and by schedule if the storage can."""
         if "preferences" in self.capabilities:
             same(_by_user(self.pages("preferences.page", limit)), [*sorted(self.oracle.preferences.items())])
         if "schedule_index" in self.capabilities:
