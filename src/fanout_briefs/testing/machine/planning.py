@@ -56,7 +56,7 @@ def _value(told: Told | None) -> datetime | None:
 
 
 class LedgerSteps(Story):
-    """Planning, changing by hand, marks, and forgetting."""
+    """Steps of planning, manual changes, marks and forgetting."""
 
     def _enqueue(self, jobs: Sequence[Job]) -> None:
         given = [*jobs]
@@ -65,18 +65,18 @@ class LedgerSteps(Story):
 
     @step(initialize, batch=as_told(strategies.batches(_jobs, min_size=3)))
     def begin(self, batch: Told) -> None:
-        """There is something to do from the first."""
+        """Plan something first, so that there is work from the start."""
         self._enqueue(batch.value)
 
     @step(batch=as_told(strategies.batches(_jobs)), again=st.booleans())
     def enqueue(self, batch: Told, *, again: bool) -> None:
-        """Plan; or plan the same twice, which changes no more than what may be taken up once more."""
+        """Plan a batch, or plan the same one twice, which changes only slots that may be taken up again."""
         for _ in range(1 + again):
             self._enqueue(batch.value)
 
     @step(batch=as_told(strategies.batches(_jobs, max_size=3)), other=as_told(strategies.batches(_jobs, max_size=2)))
     def enqueue_at_once(self, batch: Told, other: Told) -> None:
-        """Two planners at once, who have something in common."""
+        """Let two planners enqueue overlapping batches at once."""
         batches: list[list[Job]] = [batch.value, [*other.value, *batch.value[::-1]]]
         firsts = [[*{job.dedup_key: job for job in each[::-1]}.values()] for each in batches]
         got = self.stage.at_once((place, "enqueue", (each,), {}) for place, each in enumerate(firsts))
@@ -85,7 +85,7 @@ class LedgerSteps(Story):
 
     @step(keys=_keys, change=as_told(st.sampled_from(Change)))
     def change(self, keys: Told, change: Told) -> None:
-        """Move slots by hand."""
+        """Change slots by hand."""
         self.hold({*self.do("change", [*keys.value], change.value)}, self.oracle.change(keys.value, change.value))
 
     @step(to=_instants, start=_instants, planned_at=_instants)
@@ -101,7 +101,7 @@ class LedgerSteps(Story):
 
 
 class WorkSteps(Story):
-    """Claiming, and all that is done with claims."""
+    """Steps of claiming, and of everything done with claims."""
 
     def _claim(
         self, ahead: timedelta, lease: timedelta, limit: int, types: Sequence[str], keys: Sequence[str] | None
@@ -114,25 +114,25 @@ class WorkSteps(Story):
         return got
 
     def chosen(self, number: int) -> Claim | None:
-        """A claim that is good, counted from the latest; below zero, any of those there were. Where none is, some are made."""
+        """Return a good claim, counted from the latest, or any past claim if below zero; claim more if none is good."""
         if number >= 0 and not self.good():
             self._claim(9 * DAY, HOUR, 9, TYPES, None)
         among = self.good() if number >= 0 else self.claims
         return among[-1 - abs(number) % len(among)] if among else None
 
     def all_chosen(self, numbers: Sequence[int]) -> list[Claim]:
-        """Such claims, no two on one slot."""
+        """Return such claims, no two on the same slot."""
         chosen = filter(None, map(self.chosen, numbers))
         return [*{claim.job.dedup_key: claim for claim in chosen}.values()]
 
     @step(ahead=as_told(_ahead), lease=as_told(leases), limit=_limits, types=some_types, keys=_only)
     def claim(self, ahead: Told, lease: Told, limit: int, types: Sequence[str], keys: Sequence[str] | None) -> None:
-        """Claim what is due; or of some slots only, as an engine's workers do."""
+        """Claim what is due, or only certain slots, as an engine's workers do."""
         spoil(self._claim(ahead.value, lease.value, limit, types, keys))
 
     @step(lease=as_told(leases), limit=_limits)
     def claim_at_once(self, lease: Told, limit: int) -> None:
-        """Three workers claim at once."""
+        """Let three workers claim at once."""
         now = self.clock()
         named = {"now": now, "lease": lease.value, "limit": limit, "types": [*TYPES]}
         got: list[Claims] = self.stage.at_once((place, "claim", (now + 9 * DAY,), named) for place in range(3))
@@ -142,7 +142,7 @@ class WorkSteps(Story):
 
     @step(several=_few, lease=as_told(leases), progress=st.none() | as_told(strategies.progress()))
     def heartbeat(self, several: list[int], lease: Told, progress: Told | None) -> None:
-        """Say that work goes on."""
+        """Extend leases."""
         said: Progress | None = None if progress is None else progress.value
         claims = [evolve(claim, progress=said) for claim in self.all_chosen(several)]
         until = self.clock() + lease.value
@@ -152,7 +152,7 @@ class WorkSteps(Story):
         claim=which, end=as_told(strategies.ends()), text=st.none() | st.sampled_from(["one", "two"]), mails=_follow_ups
     )
     def finish(self, claim: int, end: Told, text: str | None, mails: Told) -> None:
-        """End a job, with a brief or without, and with mails to follow."""
+        """End a job, with or without a brief, and with follow-up mails."""
         held = self.chosen(claim)
         if held is not None:
             ended = _with_brief(end.value, held, text)
@@ -162,13 +162,13 @@ class WorkSteps(Story):
             spoil(given)
             self.hold(got, self.oracle.finish(held, ended, mails_of_others))
 
-    # Most of what there is to see comes of jobs that have ended, so they end three times as often.
+    # Jobs that have ended reveal the most, so this step is taken more often.
     finish_too = finish
     finish_three = finish
 
     @step(claim=which, after=as_told(offsets), error=strategies.texts(), counted=st.booleans())
     def retry(self, claim: int, after: Told, error: str, *, counted: bool) -> None:
-        """Put a job back for another try."""
+        """Put a job back for another attempt."""
         held = self.chosen(claim)
         if held is not None:
             at = self.clock() + after.value
@@ -177,16 +177,16 @@ class WorkSteps(Story):
 
     @step(several=_few)
     def release(self, several: list[int]) -> None:
-        """Let go of jobs."""
+        """Release jobs."""
         claims = self.all_chosen(several)
         self.do("release", [*claims])
         self.oracle.release(claims)
 
     def drain(self) -> None:
-        """Plan whatever may be planned and claim all there is, by which tokens, payloads and windows show."""
+        """Plan everything that may be planned and claim all of it, which reveals tokens, payloads and windows."""
         every = [job(user, day, type=kind) for kind in TYPES for user in USERS for day in DAYS]
         self.hold(self.do("enqueue", [*every]), self.oracle.enqueue(every))
-        # One slot of each user and type at a time.
+        # Each claim gets at most one slot per user and type.
         for _ in DAYS:
             claims = self._claim(timedelta(0), HOUR, 99, TYPES, None).claims
             lost = {claim.job.dedup_key: claim for claim in self.claims if self.oracle.held(claim) is None}
