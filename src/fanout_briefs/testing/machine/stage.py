@@ -1,4 +1,4 @@
-"""Where a story is played: a storage on a portal, what is done to it, and the words for that."""
+"""The stage of a story: a storage on a portal, the calls made to it, and their description in words."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ __all__ = ["Stage", "Told", "spoil", "told"]
 
 
 class _Words(reprlib.Repr):
-    """Values in a story: all that a reader may need to follow it."""
+    """Formats the values in a story, with all that a reader needs to follow it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.maxlist = self.maxtuple = self.maxset = self.maxdict = 40
         self.maxlevel, self.maxstring, self.maxother = 8, 120, 900
 
-    # reprlib finds these by the name of the type.
+    # reprlib finds these methods by the name of the type.
     def repr_Job(self, job: Job, _level: int) -> str:  # noqa: N802
         words = [
             job.dedup_key,
@@ -91,7 +91,7 @@ _WORDS: Final = _Words()
 
 
 def told(value: object) -> str:
-    """A value as a story tells it."""
+    """Format a value for a story."""
     try:
         return _WORDS.repr(value)
     except Exception:
@@ -99,7 +99,7 @@ def told(value: object) -> str:
 
 
 class Told:
-    """A value that prints as a story tells it."""
+    """A value whose repr is the one used in stories."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -110,10 +110,10 @@ class Told:
 
 @frozen(eq=False)
 class Stage:
-    """A storage that was opened for one story, and another one beside it if it can be shared.
+    """A storage that was opened for one story, and a second one beside it if it can be shared.
 
     Attributes:
-        done: What was done, and what came back, in words.
+        done: The calls made so far and their answers, in words.
     """
 
     portal: BlockingPortal
@@ -126,7 +126,7 @@ class Stage:
     def opened(
         cls, portal: BlockingPortal, open_storage: Open[Storage], capabilities: Collection[str]
     ) -> Generator[Stage]:
-        """Open what a story needs, and close it."""
+        """Open the storages for a story, and close them at the end."""
         with ExitStack() as stack:
             storages: list[Any] = [stack.enter_context(portal.wrap_async_context_manager(open_storage()))]
             if "shared" in capabilities:
@@ -135,20 +135,20 @@ class Stage:
             yield cls(portal, stack, storages)
 
     def say(self, words: str) -> None:
-        """Tell something that is no call."""
+        """Note something that is not a call."""
         self.done.append(words)
 
     def do(self, place: int, name: str, *values: Any, **named: Any) -> Any:
-        """Call the storage at this place, or something of it, and give what came back.
+        """Call a method of the storage at this place, or of one of its attributes, and return the answer.
 
         Raises:
-            Broken: It raised.
+            Broken: The call raised.
         """
         (got,) = self.at_once([(place, name, values, named)])
         return got
 
     def at_once(self, calls: Iterable[tuple[int, str, tuple[Any, ...], Mapping[str, Any]]]) -> list[Any]:
-        """Make several calls at the same time; give what came back of each.
+        """Make several calls at the same time; return the answer to each.
 
         Raises:
             Broken: One of them raised.
@@ -167,7 +167,7 @@ class Stage:
         return outcomes
 
     def refused(self, place: int, error: type[Exception], name: str, *values: Any) -> None:
-        """Make a call that is to raise this.
+        """Make a call that must raise this error.
 
         Raises:
             Broken: It did not.
@@ -181,7 +181,7 @@ class Stage:
         raise Broken(f"came back: an answer, as though nothing were wrong\npromised:  {error.__name__}")
 
     def open_once_more(self, place: int) -> None:
-        """Open a storage that is open, and close it once."""
+        """Open a storage that is already open, and close it once."""
         storage = self.storages[place % len(self.storages)]
         with self.portal.wrap_async_context_manager(storage):
             pass
@@ -231,7 +231,7 @@ def _said(place: int, name: str, values: tuple[Any, ...], named: Mapping[str, An
 
 
 def spoil(value: object) -> None:
-    """Empty each list and mapping in something that was given or got: a storage must not have kept it."""
+    """Empty each list and mapping in an argument or an answer, to show that a storage has not kept it."""
     for part in _parts(value):
         spoil(part)
     if isinstance(value, MutableMapping | MutableSequence | MutableSet):
