@@ -1,6 +1,6 @@
-"""A story: a storage, an oracle and a clock, and how each step is told and held.
+"""A story: a storage, an oracle and a clock, and how each step is recorded and checked.
 
-A step never asks what came back before it is drawn, so that a story shrinks, and runs again as it was; one that finds
+What is drawn for a step never depends on earlier answers, so that a story can be shrunk and replayed; a step that finds
 nothing to do does nothing.
 """
 
@@ -50,21 +50,21 @@ some_types: st.SearchStrategy[tuple[str, ...]] = st.sampled_from([TYPES, TYPES, 
 offsets: st.SearchStrategy[timedelta] = st.sampled_from([timedelta(0), -HOUR, HOUR, DAY, 2 * DAY, -DAY])
 leases: st.SearchStrategy[timedelta] = st.sampled_from([HOUR, timedelta(minutes=5), DAY])
 which: st.SearchStrategy[int] = st.sampled_from([0, 0, 0, 1, 2, -1, -2, -5])
-"""The latest good claim, an earlier one or, below zero, one that may well be lost."""
+"""The latest good claim, an earlier one or, below zero, one that may be lost."""
 
 
 @st.composite
 def as_told(draw: st.DrawFn, strategy: st.SearchStrategy[Any]) -> Told:
-    """What a strategy draws, so that it prints readably."""
+    """Draw from a strategy, and wrap the value so that it prints readably."""
     return Told(draw(strategy))
 
 
 class Search:
-    """What the stories of one search have in common.
+    """The state shared by the stories of one search.
 
     Attributes:
-        goes_on: Whether stories go on to their finale. What broke in a step first is shrunk by steps alone: a finale finds
-            much, but does too much for a short story.
+        goes_on: Whether stories go on to their finale. If the first failure was in a step, it is shrunk without
+            finales: a finale finds much, but does too much for a short story.
     """
 
     def __init__(self, opened: Callable[[], AbstractContextManager[Stage]], capabilities: Collection[str]) -> None:
@@ -74,16 +74,16 @@ class Search:
         self._is_found = False
 
     def found(self, *, in_a_step: bool) -> None:
-        """Take note of what broke."""
+        """Note a failure."""
         self.goes_on = self.goes_on and (self._is_found or not in_a_step)
         self._is_found = True
 
 
 class Story(RuleBasedStateMachine):
-    """What is done to one storage, and what an oracle says of it.
+    """The calls made to one storage, and the oracle that they are checked against.
 
     Attributes:
-        turn: At which of the storages on stage the next call is made.
+        turn: Which of the storages on stage the next call is made to.
     """
 
     def __init__(self, search: Search) -> None:
@@ -98,15 +98,15 @@ class Story(RuleBasedStateMachine):
         self.stage: Stage = self._closing.enter_context(search.opened())
 
     def turn_on(self) -> None:
-        """Make the next calls at another storage."""
+        """Make the next calls to the other storage."""
         self.turn += 1
 
     @contextmanager
     def telling(self, *, in_a_step: bool) -> Generator[None]:
-        """Tell the whole story with what is broken.
+        """Add the whole story to a failure.
 
         Raises:
-            Broken: Something was.
+            Broken: The body raised it.
         """
         try:
             yield
@@ -116,29 +116,29 @@ class Story(RuleBasedStateMachine):
             raise Broken(f"done:      {done or 'the storage was opened'}\n{broken}") from broken.__cause__
 
     def do(self, name: str, *values: Any, **named: Any) -> Any:
-        """Call the storage whose turn it is."""
+        """Make a call to the storage whose turn it is."""
         return self.stage.do(self.turn, name, *values, **named)
 
     def hold(self, got: Any, promised: object) -> None:
-        """Hold what came back against what was promised; then empty it, which must not matter."""
+        """Compare an answer with what is promised; then empty it, which must not matter."""
         same(got, promised)
         spoil(got)
 
     def see(self) -> None:
-        """Every slot is as it should be, seen from beside where there is somebody."""
+        """Check that every slot is as it should be, seen from the other storage if there is one."""
         self.check("find", [*KEYS, _NOBODY], self.oracle.find(KEYS))
 
     def check(self, name: str, asked: Sequence[str], promised: object) -> None:
-        """Ask from beside; the story tells only of answers that are wrong."""
+        """Ask the other storage; the story only shows answers that are wrong."""
         self.hold(self.stage.do(self.turn + 1, name, [*asked]), promised)
         self.stage.done.pop()
 
     def good(self) -> list[Claim]:
-        """The claims that still hold a slot."""
+        """Return the claims that still hold a slot."""
         return [claim for claim in self.claims if self.oracle.held(claim) is not None]
 
     def finale(self) -> None:
-        """What a story that went well ends with."""
+        """End a story that went well; does nothing here."""
 
     def teardown(self) -> None:
         """End the story, and close the storage."""
@@ -153,7 +153,7 @@ class Story(RuleBasedStateMachine):
 def step(
     kind: Callable[..., Any] = rule, **values: st.SearchStrategy[Any]
 ) -> Callable[[Callable[..., None]], Callable[[Any], None]]:
-    """A rule whose failure tells the story, and after which every slot is looked at."""
+    """Make a rule whose failure tells the story, and after which every slot is checked."""
 
     def decorate(function: Callable[..., None]) -> Callable[[Any], None]:
         @wraps(function)
