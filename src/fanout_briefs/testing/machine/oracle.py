@@ -1,4 +1,4 @@
-"""What a storage promises, in plain dicts: written from ``ports`` and ``docs/slots.md``, sharing no code with a storage.
+"""What a storage promises, in plain dicts: written from ``ports`` and ``docs/slots.md``, without a storage's code.
 
 Each method does what the port's method of that name does, and returns the expected answer. Where the port leaves a
 choice (which of two jobs due at the same time goes first, which token, which of the old slots goes first), the method
@@ -239,7 +239,7 @@ class Oracle:
         limit: int,
         types: Collection[str],
     ) -> None:
-        """Check what simultaneous claims returned, and mark it as claimed: each job once, and one at least if any is due.
+        """Check what simultaneous claims returned, and mark it as claimed: each job once, at least one if any is due.
 
         Raises:
             Broken: It is not what a storage may return.
