@@ -142,7 +142,7 @@ class WorkSteps(Story):
 
     @step(several=_few, lease=as_told(leases), progress=st.none() | as_told(strategies.progress()))
     def heartbeat(self, several: list[int], lease: Told, progress: Told | None) -> None:
-        """Extend leases."""
+        """Extend leases and record progress."""
         said: Progress | None = None if progress is None else progress.value
         claims = [evolve(claim, progress=said) for claim in self.all_chosen(several)]
         until = self.clock() + lease.value
