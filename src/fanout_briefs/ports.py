@@ -365,7 +365,7 @@ class Work(Protocol):
         types: Collection[str],
         keys: Collection[str] | None = None,
     ) -> Claims:
-        """Claim up to ``limit`` jobs, the longest due first. No two callers ever hold the same job at once.
+        """Claim up to ``limit`` jobs, the longest due first. No job is ever given to two callers at once.
 
         Due are pending jobs with ``run_at <= due_by``, and jobs in processing whose lease ended at or before
         ``now``, of types that are not paused. A job waits while an earlier slot (by ``deliver_at``) of the same
@@ -390,7 +390,7 @@ class Work(Protocol):
         ...
 
     async def heartbeat(self, claims: Collection[Claim], until: datetime) -> Collection[str]:
-        """Extend the leases of these claims to ``until`` and record their progress; return the keys that are lost.
+        """Move the leases of these claims to ``until`` and record their progress; return the keys that are lost.
 
         A claim is lost if its token is stale or its job is no longer in processing: its holder must stop.
         """
@@ -513,7 +513,7 @@ class Storage(Ledger, Work, Oversight, Protocol):
     """A ledger, work and oversight in one place, so that ``finish`` can be one transaction.
 
     A storage that also keeps preferences has an attribute ``preferences``, which implements ``Preferences``. If it is
-    an async context manager, ``Briefs`` opens and closes it; it must be possible to open it several times at once, and
-    the last exit closes it. A storage that notifies an engine of jobs that become pending, in its own transactions, has
-    an attribute ``on_pending`` that is not None.
+    an async context manager, ``Briefs`` opens and closes it; opening it while it is open must be harmless, and the last
+    exit closes it. A storage that notifies an engine of jobs that become pending, in its own transactions, has an
+    attribute ``on_pending`` that is not None.
     """
