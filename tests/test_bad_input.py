@@ -456,3 +456,13 @@ def test_ctrl_c_while_the_command_line_is_imported_leaves_no_traceback(tmp_path:
     (tmp_path / "typer.py").write_text("raise KeyboardInterrupt", encoding="utf-8")  # found before the real one
     ran = cli(tmp_path, "--help")
     assert (ran.returncode, ran.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("command", ["preview", "generate-now", "retry", "cancel", "regenerate", "forget"])
+@pytest.mark.parametrize("user", ["", "x" * 256, "a\nb"])
+def test_an_id_that_nobody_can_have_is_refused(tmp_path: Path, command: str, user: str) -> None:
+    write_app(tmp_path)
+    refused = cli(tmp_path, command, "myapp:briefs", user)
+    assert refused.returncode == 2
+    assert "must " in refused.stderr.splitlines()[-1]
+    assert "Traceback" not in refused.stderr

@@ -11,7 +11,7 @@ import typer
 
 from fanout_briefs.cli import show, show_status
 from fanout_briefs.cli.exits import do, fail, load_or_exit, log, out
-from fanout_briefs.cli.options import App, AsOf, Json, On, Since, User, written
+from fanout_briefs.cli.options import App, AsOf, Json, KnownUser, On, Since, User, written
 from fanout_briefs.explain import Explanation
 from fanout_briefs.model import Brief
 from fanout_briefs.operate import Status
@@ -57,7 +57,7 @@ def explain(application: App, user: User, on: On = None, as_of: AsOf = None, jso
 
 def preview(
     application: App,
-    user: User,
+    user: KnownUser,
     as_of: AsOf = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Also write the HTML to this file.")
