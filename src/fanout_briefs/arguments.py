@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import timedelta
 from types import FunctionType
 from typing import TypeVar, cast
@@ -118,14 +118,16 @@ def bad_port(name: str, given: object, port: type) -> Iterator[BadValue]:
         yield BadValue(name, given, f"{type(given).__name__} has no {' and no '.join(missing)}; see {port.__module__}")
     awaited = [member for member in members if inspect.iscoroutinefunction(getattr(port, member))]
     wrong = [each for each in awaited if each not in missing and _is_never_awaitable(getattr(given, each))]
-    if wrong:
-        methods = " and ".join(f"{type(given).__name__}.{member}" for member in wrong)
-        yield BadValue(name, given, f"{methods} must be async def; fanout_briefs.adapters.in_thread makes them so")
+    yield from _bad_methods(name, given, wrong, "must be async def; fanout_briefs.adapters.in_thread makes them so")
     called = [member for member in members if member not in awaited and inspect.isfunction(getattr(port, member, None))]
     wrong = [each for each in called if inspect.iscoroutinefunction(getattr(given, each, None))]
+    yield from _bad_methods(name, given, wrong, "must be a plain def: it is called and not awaited")
+
+
+def _bad_methods(name: str, given: object, wrong: Collection[str], reason: str) -> Iterator[BadValue]:
     if wrong:
         methods = " and ".join(f"{type(given).__name__}.{member}" for member in wrong)
-        yield BadValue(name, given, f"{methods} must be a plain def: it is called and not awaited")
+        yield BadValue(name, given, f"{methods} {reason}")
 
 
 def _is_never_awaitable(method: object) -> bool:

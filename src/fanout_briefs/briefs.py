@@ -703,8 +703,7 @@ def _aware(name: str, instant: datetime) -> datetime:
 
 def _user(user_id: str) -> str:
     wrong = check_user_id(user_id)
-    if wrong is not None:
-        raise ValueError(str(BadValue("user_id", user_id, wrong)))
+    refuse(() if wrong is None else (BadValue("user_id", user_id, wrong),))
     return user_id
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from attrs import evolve, frozen
 
-from fanout_briefs.model import Change, Claim, Demand, Finish, FollowUp, Job, JobStatus, Progress, SkipReason
+from fanout_briefs.model import ENDED, Change, Claim, Demand, Finish, FollowUp, Job, JobStatus, Progress, SkipReason
 from fanout_briefs.ports import Storage
-from fanout_briefs.testing.slots import DAY, ENDED, HOUR, NOW, claim, claim_one, job
+from fanout_briefs.testing.slots import DAY, HOUR, NOW, claim, claim_one, job
 from services import STORAGES, make_storage
 
 PAGE = Path(__file__).parents[2] / "docs" / "slots.md"

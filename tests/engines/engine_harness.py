@@ -16,8 +16,9 @@ from typing import Any
 from attrs import define, field, frozen
 
 from carriers import Carrier
-from fanout_briefs import Briefs, JobStatus, Preference
+from fanout_briefs import Briefs, Preference
 from fanout_briefs.adapters.postgres import PostgresStorage
+from fanout_briefs.model import ENDED
 from hosts import Host, Provider
 from services import Schema, connect
 
@@ -27,7 +28,6 @@ LEASE = timedelta(seconds=3)
 GUARD = 180.0
 """Seconds after which what does not come is taken for hanging."""
 NAME = "daily_brief"
-ENDED = [status for status in JobStatus if status not in (JobStatus.PENDING, JobStatus.PROCESSING)]
 
 
 @frozen(kw_only=True)

@@ -38,7 +38,7 @@ from fanout_briefs import (
     Window,
 )
 from fanout_briefs.adapters.eml import EmlMailer
-from fanout_briefs.model import Job
+from fanout_briefs.model import ENDED, Job
 from fanout_briefs.ports import Mailer
 from fanout_briefs.runs import Ended
 from fanout_briefs.serve import Round
@@ -79,7 +79,6 @@ BRIEFS = {
 }
 """How each brief's slot must end. Gus has switched his off, and has no slot."""
 SLOTS = len(BRIEFS) + len(MAILED) + 1
-ENDED = [status for status in JobStatus if status not in (JobStatus.PENDING, JobStatus.PROCESSING)]
 Told: TypeAlias = tuple[str, str, str]
 """What a process said: ``planned``, how many; or ``ended``, which job, how."""
 

@@ -16,12 +16,14 @@ from typing import Any, Final, Generic, Self, TypeVar, cast
 
 import attrs
 
-from fanout_briefs.engine import DispatcherPowers
 from fanout_briefs.model import Brief, Claim, Job
 
-__all__ = ["Broken", "Recorded", "Refusal", "holds", "refuses", "same", "shown"]
+__all__ = ["NESTED", "Broken", "Recorded", "Refusal", "holds", "refuses", "same", "shown"]
 
 _E = TypeVar("_E", bound=Exception)
+
+NESTED: Final = ("preferences",)
+"""Attributes of an adapter that are themselves adapters."""
 
 _REMEMBERED: Final = 6
 """How many of the last calls a message shows."""
@@ -207,8 +209,7 @@ class Recorded:
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._subject, name)
         if not callable(value):
-            is_plain = isinstance(value, str | bool | DispatcherPowers | None)
-            return value if is_plain else Recorded(value, self.done, f"{name}.")
+            return Recorded(value, self.done, f"{name}.") if name in NESTED else value
 
         async def call(*values: Any, **named: Any) -> Any:
             return await self._called(name, value, *values, **named)

@@ -9,19 +9,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Container
 from datetime import timedelta
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import anyio
 from attrs import frozen
 
 from fanout_briefs.errors import StorageUnavailable
+from fanout_briefs.testing.checks import NESTED
 
 __all__ = ["Call", "Faults", "answer_lost", "broken", "cancelled", "delayed", "unavailable"]
 
 _T = TypeVar("_T")
-
-_NESTED: Final = ("preferences",)
-"""Attributes that are themselves adapters."""
 
 
 @frozen
@@ -140,7 +138,7 @@ class _Subject:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._subject, name)
-        if name in _NESTED:
+        if name in NESTED:
             return self._faults.around(value, f"{self._name}{name}.")
         if not inspect.iscoroutinefunction(value):
             return value

@@ -32,7 +32,6 @@ from fanout_briefs.testing.checks import Broken, holds, same
 
 __all__ = [
     "DAY",
-    "ENDED",
     "EVER",
     "HOUR",
     "MICROSECOND",
@@ -63,7 +62,6 @@ EVER: Final = datetime(1, 1, 2, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 HOUR: Final = timedelta(hours=1)
 DAY: Final = timedelta(days=1)
-ENDED: Final = tuple(status for status in JobStatus if status not in (JobStatus.PENDING, JobStatus.PROCESSING))
 
 
 def job(

@@ -15,6 +15,7 @@ from attrs import evolve
 from hypothesis import strategies as st
 
 from fanout_briefs.model import (
+    ENDED,
     Activity,
     Demand,
     Finish,
@@ -295,8 +296,7 @@ def batches(
 
 def ends() -> st.SearchStrategy[Finish]:
     """The ways in which a claimed job may end, without a brief."""
-    live = (JobStatus.PENDING, JobStatus.PROCESSING)
-    states = [(status, code) for status in JobStatus if status not in live for code in _codes_of(status)]
+    states = [(status, code) for status in ENDED for code in _codes_of(status)]
     said = st.sampled_from([None, *_AWKWARD])
     return st.builds(_end, st.sampled_from([*states[:1] * 3, *states]), said, said)
 

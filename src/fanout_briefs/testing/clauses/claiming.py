@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from fanout_briefs.model import Change, Claim, Finish, JobStatus, SkipReason, Window
+from fanout_briefs.model import ENDED, Change, Claim, Finish, JobStatus, SkipReason, Window
 from fanout_briefs.ports import Storage
 from fanout_briefs.testing.checks import holds, refuses, same
 from fanout_briefs.testing.kits import storage_kit
@@ -101,7 +101,7 @@ async def _many_keys_look_at_those_slots_only(storage: Storage) -> None:
     same(names(await claim(storage, keys=[])), [])
 
 
-@storage_kit.clause("work.claim.ended-jobs-are-not", each=[*set(JobStatus) - {JobStatus.PENDING, JobStatus.PROCESSING}])
+@storage_kit.clause("work.claim.ended-jobs-are-not", each=ENDED)
 async def _ended_jobs_are_not_claimed(storage: Storage, status: JobStatus) -> None:
     """Jobs that have ended are not claimed."""
     await bring(storage, job(), status, SkipReason.MISSED)

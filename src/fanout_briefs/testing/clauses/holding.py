@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from fanout_briefs.model import Finish, FollowUp, JobStatus, Progress, SkipReason
+from fanout_briefs.model import ENDED, LIVE, Finish, FollowUp, JobStatus, Progress, SkipReason
 from fanout_briefs.ports import Storage
 from fanout_briefs.testing.checks import holds, refuses, same
 from fanout_briefs.testing.kits import storage_kit
@@ -87,7 +87,7 @@ async def _finishing_keeps_the_policys_reason_unless_it_brings_one(storage: Stor
         same((back.status, back.code, back.reason), (JobStatus.CANCELLED, code, kept))
 
 
-@storage_kit.clause("work.finish.refuses-what-is-no-end", each=[JobStatus.PENDING, JobStatus.PROCESSING])
+@storage_kit.clause("work.finish.refuses-what-is-no-end", each=LIVE)
 async def _an_end_that_is_none_is_refused(storage: Storage, status: JobStatus) -> None:
     """An end that is none is refused, and so is a follow-up that is no new slot; nothing is changed."""
     await storage.enqueue([job()])
@@ -145,9 +145,7 @@ async def _a_stale_token_changes_nothing(storage: Storage) -> None:
     same(await storage.finish(current, end), True)
 
 
-@storage_kit.clause(
-    "work.ended-claim.changes-nothing", each=[*set(JobStatus) - {JobStatus.PENDING, JobStatus.PROCESSING}, None]
-)
+@storage_kit.clause("work.ended-claim.changes-nothing", each=[*ENDED, None])
 async def _a_claim_whose_job_left_processing_changes_nothing(storage: Storage, status: JobStatus | None) -> None:
     """A claim whose job has left processing changes nothing, though its token is the last one."""
     slot = job()

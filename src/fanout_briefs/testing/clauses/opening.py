@@ -10,11 +10,11 @@ import anyio
 import anyio.to_thread
 
 from fanout_briefs.errors import StorageUnavailable
-from fanout_briefs.model import Change, Claim, Enqueued, Finish, JobStatus
+from fanout_briefs.model import ENDED, Change, Claim, Enqueued, Finish, JobStatus
 from fanout_briefs.ports import Storage
 from fanout_briefs.testing.checks import refuses, same
 from fanout_briefs.testing.kits import OpenableStorage, storage_kit
-from fanout_briefs.testing.slots import ENDED, HOUR, NOW, brief_of, claim, claim_one, found, job
+from fanout_briefs.testing.slots import HOUR, NOW, brief_of, claim, claim_one, found, job
 
 _HELD = Claim(job=job(), token=1, until=NOW)
 _READS: Mapping[str, Callable[[Storage], Awaitable[object]]] = {

@@ -7,13 +7,12 @@ from zoneinfo import ZoneInfo
 
 from attrs import evolve
 
-from fanout_briefs.model import Change, Demand, Finish, Job, JobStatus, Overview, Progress, SkipReason, Trouble
+from fanout_briefs.model import ENDED, Change, Demand, Finish, Job, JobStatus, Overview, Progress, SkipReason, Trouble
 from fanout_briefs.ports import Storage
 from fanout_briefs.testing.checks import holds, refuses, same
 from fanout_briefs.testing.kits import storage_kit
 from fanout_briefs.testing.slots import (
     DAY,
-    ENDED,
     EVER,
     HOUR,
     MICROSECOND,

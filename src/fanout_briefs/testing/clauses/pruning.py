@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from attrs import evolve
 
-from fanout_briefs.model import Change, Claim, Finish, FollowUp, JobStatus, SkipReason
+from fanout_briefs.model import LIVE, Change, Claim, Finish, FollowUp, JobStatus, SkipReason
 from fanout_briefs.ports import Storage
 from fanout_briefs.testing.checks import holds, same
 from fanout_briefs.testing.kits import storage_kit
@@ -34,7 +34,7 @@ async def _live_slots_are_never_erased(storage: Storage, status: JobStatus) -> N
     await bring(storage, job(day=2), JobStatus.COMPLETED)
     await bring(storage, job(), status, SkipReason.MISSED if status is JobStatus.SKIPPED else None)
     before = await found(storage, job().dedup_key)
-    lives = status in (JobStatus.PENDING, JobStatus.PROCESSING)
+    lives = status in LIVE
     same(await storage.prune(["daily"], NOW + 99 * DAY, 9), 1 if lives else 2)
     same(await storage.find([job().dedup_key]), {job().dedup_key: before} if lives else {})
 
