@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from kombu.exceptions import OperationalError
 
 from celery_carrier import CeleryCarrier, the_app
 from fanout_briefs import Briefs, DispatcherPowers, JobRef, Preference
-from fanout_briefs.adapters.celery import CeleryDispatcher
+from fanout_briefs.adapters.celery import CeleryDispatcher, add_tasks
+from fanout_briefs.adapters.memory import MemoryStorage
 from fanout_briefs.adapters.sqlite import SqliteStorage
 from hosts import Host
 from services import Schema, free_port
@@ -38,6 +40,30 @@ def test_no_message_waits_so_long_that_its_broker_would_deliver_it_anew() -> Non
     assert dispatcher.powers.schedules == 15 * MINUTE
     app.conf.broker_transport_options = {"visibility_timeout": 60}
     assert dispatcher.powers.schedules == MINUTE / 2
+
+
+def test_a_visibility_timeout_that_is_not_set_is_the_shortest_default() -> None:
+    app = the_app(NOWHERE)
+    app.conf.broker_transport_options = {"visibility_timeout": None}
+    assert CeleryDispatcher(app, ahead=timedelta(days=1)).powers.schedules == 15 * MINUTE
+
+
+def test_what_is_no_app_and_what_are_no_priorities_is_told() -> None:
+    wrong: Any = None
+    with pytest.raises(ValueError, match=r"^app=None: must be a Celery; priorities=7: must be a mapping"):
+        CeleryDispatcher(wrong, priorities=cast("Any", 7))
+
+
+def test_tasks_are_not_added_to_plan_never_or_to_end_badly() -> None:
+    app, host = the_app(NOWHERE), Host()
+    dispatcher = CeleryDispatcher(app)
+    briefs = Briefs(MemoryStorage(), projects=host, generator=host, dispatcher=dispatcher)
+    wrong: Any = 10
+    with pytest.raises(
+        ValueError, match=r"^every=.*seconds=7200.*at most 1:00:00, or None; grace=10: must be a timedelta"
+    ):
+        add_tasks(app, briefs, dispatcher, every=timedelta(hours=2), grace=wrong)
+    assert not [name for name in app.tasks if name.startswith("fanout_briefs.")]
 
 
 def test_every_bad_argument_is_named() -> None:

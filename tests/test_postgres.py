@@ -169,6 +169,7 @@ async def test_a_database_that_is_not_there_is_told(postgres: Schema) -> None:
         f"postgresql://user:with/{SECRET}@host/db",
         f"postgresql://user:with@{SECRET}@host/db",
         f"postgresql://user:{SECRET}/with@host/db",
+        f"postgresql://user:%ff{SECRET}@host/db",
         f"host=x passwort={SECRET}",
     ],
 )

@@ -1,19 +1,24 @@
-"""Tasks in the hands of dead workers of Procrastinate's are taken back; and what its tasks may be given."""
+"""Tasks in the hands of dead workers of Procrastinate's are taken back; and what it and PgQueuer may be given."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import procrastinate
 import pytest
+from pgqueuer import PgQueuer
+from pgqueuer.adapters.drivers.psycopg import PsycopgDriver
 from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
 from carriers import ProcrastinateCarrier
 from fanout_briefs import Briefs
 from fanout_briefs.adapters.memory import MemoryStorage
+from fanout_briefs.adapters.pgqueuer import PgQueuerDispatcher, carrying
 from fanout_briefs.adapters.procrastinate import ProcrastinateDispatcher, add_tasks, autocommit_pool
+from fanout_briefs.errors import StorageUnavailable
+from fanout_briefs.model import JobRef
 from hosts import Host
 from services import Schema, connect
 
@@ -79,6 +84,47 @@ async def test_nobody_waits_for_a_row_that_a_stopped_worker_keeps_locked(carrier
         await carrier.dispatcher.rescue(["fanout_briefs.daily"], MINUTE)
     assert statuses(carrier) == ["doing", "todo"]
     assert locked < free
+
+
+@pytest.mark.parametrize("dispatcher", [PgQueuerDispatcher, ProcrastinateDispatcher])
+async def test_a_password_is_not_told_by_a_dsn_that_is_none_and_by_a_server_that_is_away(
+    dispatcher: type[PgQueuerDispatcher | ProcrastinateDispatcher],
+) -> None:
+    job = JobRef("daily:2026-03-02:ann", "daily", datetime.now(UTC))
+    with pytest.raises(StorageUnavailable, match="percent-encode special characters of a password") as refused:
+        await dispatcher("postgresql://ann:cor rect@127.0.0.1/briefs").dispatch([job])
+    assert "rect" not in str(refused.value)
+    with pytest.raises(StorageUnavailable, match=r"PostgreSQL database 'briefs' at 127\.0\.0\.1:1: ") as refused:
+        await dispatcher("postgresql://ann:correct@127.0.0.1:1/briefs").dispatch([job])
+    assert "correct" not in str(refused.value)
+
+
+@pytest.mark.parametrize("dispatcher", [PgQueuerDispatcher, ProcrastinateDispatcher])
+def test_dispatchers_name_every_bad_argument(dispatcher: type[PgQueuerDispatcher | ProcrastinateDispatcher]) -> None:
+    wrong: Any = None
+    with pytest.raises(
+        ValueError, match=r"^dsn: must be .*; schema='': must be .*; priorities\['daily'\]='high': must"
+    ):
+        dispatcher(wrong, schema="", priorities={"daily": cast("Any", "high"), "mail": 5})
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_worker_of_pgqueuer_names_every_bad_argument(carrier: ProcrastinateCarrier) -> None:
+    host = Host()
+    briefs = Briefs(MemoryStorage(), projects=host, generator=host)
+    async with await AsyncConnection.connect(carrier.dsn, autocommit=True) as connection:
+        with pytest.raises(
+            ValueError, match=r"^every=.*days=-1.*; grace=10: .*; concurrency_limits\['daily_brief'\]=0: "
+        ) as told:
+            async with carrying(
+                PgQueuer(PsycopgDriver(connection)),
+                briefs,
+                every=-MINUTE,
+                grace=cast("Any", 10),
+                concurrency_limits={"daily_brief": 0, "dayly": 1},
+            ):
+                raise AssertionError
+    assert "concurrency_limits['dayly']: these briefs have no such job type; theirs are daily_brief" in str(told.value)
 
 
 def test_how_often_to_reconcile_has_to_divide_a_minute() -> None:

@@ -100,8 +100,7 @@ async def test_a_full_disk_is_told_and_stores_nothing(tmp_path: Path) -> None:
         slot = job()
         await storage.enqueue([slot])
         held = await claim_one(storage, slot)
-        session = storage._session  # pyright: ignore[reportPrivateUsage]  # the only way to a small disk
-        assert session is not None
+        session = storage._open_session()  # pyright: ignore[reportPrivateUsage]  # the only way to a small disk
         writer = session.writer.connection
         assert writer is not None
         (pages,) = writer.execute("PRAGMA page_count").fetchone()

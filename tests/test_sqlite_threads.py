@@ -116,8 +116,7 @@ async def test_work_that_waits_while_the_storage_closes_is_refused(tmp_path: Pat
         refusals.append(str(refusal.value))
 
     async with anyio.create_task_group() as tasks, storage:
-        session = storage._session  # pyright: ignore[reportPrivateUsage]  # closes it as a race would
-        assert session is not None
+        session = storage._open_session()  # pyright: ignore[reportPrivateUsage]  # closes it as a race would
         trace.at = gate = Gate("COMMIT")
         tasks.start_soon(storage.enqueue, [job()])
         await reached(gate)

@@ -7,7 +7,7 @@ import email.policy
 import re
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -163,6 +163,30 @@ async def test_what_the_host_shows_is_text(links: UnsubscribeLinks, users: Users
     assert not {"<b>", "<i>", "<script>"} & set(re.findall(r"<\w+>", shown))
 
 
+def test_a_page_names_every_bad_argument(links: UnsubscribeLinks) -> None:
+    def at_once(user_id: str) -> None:
+        raise AssertionError(user_id)
+
+    wrong: Any = at_once
+    with pytest.raises(
+        ValueError, match=r"^links='x': must be .*; unsubscribe=.*must be async def.*; question=7: must be"
+    ):
+        UnsubscribePage(*cast("Any", ("x", wrong)), question=cast("Any", 7))
+    with pytest.raises(ValueError, match=r"^unsubscribe=None: must be async def"):
+        UnsubscribePage(links, cast("Any", None))
+
+
+async def test_a_lambda_may_call_what_is_async(links: UnsubscribeLinks, users: Users) -> None:
+    page = UnsubscribePage(links, lambda user_id: users.unsubscribe(user_id.upper()))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(page)) as web:
+        await web.post(links.url("ana"))
+    assert users.off == ["ANA"]
+
+
+def test_what_is_no_token_names_nobody(links: UnsubscribeLinks) -> None:
+    assert [links.user_of(token) for token in ("", ".", "a.b", "a\ud800.b", "é.é")] == [None] * 5
+
+
 async def test_what_is_no_http_is_refused(links: UnsubscribeLinks, users: Users) -> None:
     async def never(*_: Any) -> Any:
         raise AssertionError
@@ -214,9 +238,22 @@ async def test_an_id_that_no_header_can_hold_fails_its_mail_for_good(links: Unsu
 
 @pytest.mark.parametrize(
     "url",
-    ["http://example.org/u", "https://", "https://example.org/u?a=1", "https://example.org/u#a", "https://exämple.org"],
+    [
+        "http://example.org/u",
+        "https://",
+        "https://example.org/u?a=1",
+        "https://example.org/u#a",
+        "https://exämple.org",
+        "https://example.org/a b",
+        "https://example.org/a\n",
+        "https://example.org/<u>",
+        "https://example.org/u|x",
+        "https://us:pw@example.org/u",
+        "https://[example.org/u",
+        f"https://example.org/{'u' * 900}",
+    ],
 )
-def test_urls_that_no_mail_program_would_use_are_refused(url: str) -> None:
+def test_urls_that_no_mail_program_would_use_and_no_header_holds_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match="must be an https URL"):
         UnsubscribeLinks(url, SECRET)
 
@@ -229,7 +266,7 @@ def test_all_bad_arguments_are_told_at_once() -> None:
         UnsubscribeLinks(wrong, [SECRET, wrong], name=wrong)
 
 
-@pytest.mark.parametrize("secret", ["", "short", [], [SECRET, "short"]])
+@pytest.mark.parametrize("secret", ["", "short", [], [SECRET, "short"], None, 7, SECRET.encode()])
 def test_secrets_that_are_none_are_refused_and_not_shown(secret: Any) -> None:
     with pytest.raises(ValueError, match="at least 16 characters") as refused:
         UnsubscribeLinks(URL, secret)

@@ -12,7 +12,7 @@ from typing_extensions import get_protocol_members
 
 from fanout_briefs.errors import BadValue
 
-__all__ = ["answered", "bad_counts", "bad_hooks", "bad_kinds", "bad_port", "bad_spans", "refuse"]
+__all__ = ["answered", "bad_awaited", "bad_counts", "bad_hooks", "bad_kinds", "bad_port", "bad_spans", "refuse"]
 
 _MICROSECOND = timedelta(microseconds=1)
 _T = TypeVar("_T")
@@ -94,6 +94,13 @@ def bad_hooks(given: Mapping[str, object]) -> Iterator[BadValue]:
             yield BadValue(name, hook, "must be callable")
         elif inspect.iscoroutinefunction(hook):
             yield BadValue(name, hook, "must be a plain function: it is called and not awaited")
+
+
+def bad_awaited(given: Mapping[str, object]) -> Iterator[BadValue]:
+    """Yield the values whose calls certainly give nothing to await."""
+    for name, function in given.items():
+        if _is_never_awaitable(function) and getattr(function, "__name__", "") != "<lambda>":  # It may call another.
+            yield BadValue(name, function, "must be async def: it is called and awaited")
 
 
 def bad_port(name: str, given: object, port: type) -> Iterator[BadValue]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wrong import SQLITE, Wrong
 
-OPENING = "        self._session: Session | None = None\n"
+OPENING = "        self._sessions: Final = Sessions(str(self._database.path), partial(Session, self._database))\n"
 
 SQL = [
     Wrong(

@@ -11,6 +11,7 @@ from anyio import to_thread
 from attrs import field, frozen
 from psycopg.rows import tuple_row
 
+from fanout_briefs.adapters.postgres_errors import Target
 from fanout_briefs.adapters.postgres_schema import quoted
 from fanout_briefs.errors import StorageUnavailable
 
@@ -24,13 +25,13 @@ class Tables:
     Attributes:
         engine: The engine's name.
         install: The command that creates its tables.
-        dsn: Connection string for use outside a ledger's transaction.
+        target: The database, for use outside a ledger's transaction.
         schema: The schema that holds the tables.
     """
 
     engine: str
     install: str
-    dsn: str = field(repr=False)
+    target: Target = field(converter=Target)
     schema: str
 
     @contextmanager
@@ -61,14 +62,21 @@ class Tables:
             ) from e
 
     async def in_thread(self, work: Callable[[psycopg.Connection[Any]], None]) -> None:
-        """Run ``work`` on a new connection, in a thread that is never abandoned."""
+        """Run ``work`` on a new connection, in a thread that is never abandoned.
+
+        Raises:
+            StorageUnavailable: The server cannot be reached or reported an error; the message contains no password.
+        """
 
         def run() -> None:
-            with psycopg.Connection[Any].connect(self.dsn, autocommit=True, connect_timeout=10) as connection:
+            with psycopg.Connection[Any].connect(self.target.conninfo, autocommit=True) as connection:
                 connection.execute(_LIMITS)
                 work(connection)
 
-        await to_thread.run_sync(run)
+        try:
+            await to_thread.run_sync(run)
+        except psycopg.Error as e:
+            raise StorageUnavailable(f"{self.engine} in {self.target.place}: {self.target.reason(e)}") from e
 
 
 _LIMITS: Final = (

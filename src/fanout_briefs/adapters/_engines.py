@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import anyio
 
+from fanout_briefs.arguments import bad_spans
 from fanout_briefs.engine import JobRun
+from fanout_briefs.errors import BadValue
 from fanout_briefs.model import JobRef
 
-__all__ = ["JobRunner", "Opener", "distinct", "dividing_a_minute"]
+__all__ = ["JobRunner", "Opener", "bad_priorities", "bad_spans_of", "distinct", "dividing_a_minute"]
 
 _CHUNK: Final = 10_000
+_PRIORITIES: Final = range(-(2**31), 2**31 - 1)
+"""Of a column of 32 bits; the largest number is left to jobs that are handed over again, which are one ahead."""
 
 
 class JobRunner(Protocol):
@@ -29,6 +33,11 @@ class JobRunner(Protocol):
     @property
     def lease(self) -> timedelta:
         """How long a claim outlives a dead worker."""
+        ...
+
+    @property
+    def horizon(self) -> timedelta:
+        """The longest time between two plans."""
         ...
 
     @property
@@ -57,6 +66,25 @@ class JobRunner(Protocol):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> object: ...
+
+
+def bad_priorities(given: object, allowed: range = _PRIORITIES) -> Iterator[BadValue | str]:
+    """Yield what cannot be priorities by job type; None is accepted."""
+    if given is None:
+        return
+    if not isinstance(given, Mapping):
+        yield BadValue("priorities", given, "must be a mapping of integers by job type, or None")
+        return
+    for kind, priority in cast("Mapping[object, object]", given).items():
+        if not isinstance(priority, int) or priority not in allowed:
+            must = f"must be an integer from {allowed[0]} to {allowed[-1]}"
+            yield f"priorities[{kind!r}]={priority!r}: {must}"
+
+
+def bad_spans_of(briefs: JobRunner, *, every: object, grace: object) -> Iterator[BadValue]:
+    """Yield what a worker cannot use as the interval between plans and as the time that running jobs have to finish."""
+    yield from bad_spans({"every": every}, least=timedelta(microseconds=1), most=briefs.horizon, may_be_none=True)
+    yield from bad_spans({"grace": grace})
 
 
 def distinct(jobs: Sequence[JobRef]) -> Generator[list[JobRef]]:

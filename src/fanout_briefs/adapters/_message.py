@@ -23,9 +23,11 @@ from fanout_briefs.errors import BadValue, NotSent, PermanentFailure, RetryLater
 from fanout_briefs.model import Mail, Recipient
 
 __all__ = [
+    "LONGEST_URL",
     "Unsubscribe",
     "compose",
     "hash_of",
+    "is_unsubscribe_url",
     "message_id",
     "one_address",
     "one_line",
@@ -46,7 +48,7 @@ _HTTPS = re.compile(
     r"https://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?(?:[/?#][a-z0-9._~:/?#\[\]@!$&'()*+,;=%-]*)?",
     re.ASCII | re.IGNORECASE,
 )
-_LONGEST_URL = 900  # RFC 5322, section 2.1.1, allows 998 characters per line, and this header must not be folded.
+LONGEST_URL = 900  # RFC 5322, section 2.1.1, allows 998 characters per line, and this header must not be folded.
 
 
 def written(
@@ -182,10 +184,15 @@ def hash_of(key: str) -> str:
     return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def _one_click(url: object) -> bytes:
-    if not isinstance(url, str) or len(url) > _LONGEST_URL or not _HTTPS.fullmatch(url):
+def is_unsubscribe_url(url: object) -> bool:
+    """Whether the header for one-click unsubscribing can hold it."""
+    return isinstance(url, str) and len(url) <= LONGEST_URL and _HTTPS.fullmatch(url) is not None
+
+
+def _one_click(url: str) -> bytes:
+    if not is_unsubscribe_url(url):
         raise ValueError(
-            f"unsubscribe={url!r}: must be an https URL of at most {_LONGEST_URL} ASCII characters, or None"
+            f"unsubscribe={url!r}: must be an https URL of at most {LONGEST_URL} ASCII characters, or None"
         )
     # Not through EmailMessage: it turns a long URL into encoded words, which nobody decodes in this header.
     return f"List-Unsubscribe: <{url}>{_CRLF}List-Unsubscribe-Post: List-Unsubscribe=One-Click{_CRLF}".encode()

@@ -27,8 +27,8 @@ import anyio
 from anyio import to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from fanout_briefs.adapters._engines import JobRunner, Opener, distinct
-from fanout_briefs.arguments import bad_spans, refuse
+from fanout_briefs.adapters._engines import JobRunner, Opener, bad_priorities, bad_spans_of, distinct
+from fanout_briefs.arguments import bad_kinds, bad_spans, refuse
 from fanout_briefs.engine import DispatcherPowers, JobOutcome
 from fanout_briefs.model import JobRef
 
@@ -37,7 +37,7 @@ __all__ = ["CeleryDispatcher", "add_tasks"]
 _log = logging.getLogger("fanout_briefs")
 _VISIBILITY: Final = 1800.0
 """Seconds: the shortest default among the brokers. RabbitMQ closes a channel whose acknowledgement takes longer."""
-_HIGHEST: Final = 9
+_PRIORITIES: Final = range(10)
 _AHEAD_OF_OTHERS: Final = 3
 """The smallest difference in priority that takes effect on Redis, which has four levels."""
 _PATIENCE: Final = 10.0
@@ -68,15 +68,16 @@ class CeleryDispatcher:
         ahead: timedelta = timedelta(minutes=1),
         priorities: Mapping[str, int] | None = None,
     ) -> None:
+        refuse(
+            [
+                *bad_kinds({"app": app}, Celery, may_be_none=False),
+                *bad_spans({"ahead": ahead}),
+                *bad_priorities(priorities, _PRIORITIES),
+            ]
+        )
         self._app = app
         self._ahead = ahead
         self._priorities = dict(priorities or {})
-        problems = [
-            f"priorities[{kind!r}]={priority!r}: must be an integer from 0 to {_HIGHEST}"
-            for kind, priority in self._priorities.items()
-            if priority not in range(_HIGHEST + 1)
-        ]
-        refuse([*bad_spans({"ahead": ahead}), *problems])
 
     @property
     def powers(self) -> DispatcherPowers:
@@ -86,7 +87,8 @@ class CeleryDispatcher:
         message even after the job is taken up again. Workers learn from the ledger that a job is cancelled.
         """
         options: Mapping[str, Any] = self._app.conf.broker_transport_options or {}
-        visible = timedelta(seconds=float(options.get("visibility_timeout", _VISIBILITY)))
+        given = options.get("visibility_timeout")
+        visible = timedelta(seconds=_VISIBILITY if given is None else float(given))
         return DispatcherPowers(schedules=min(self._ahead, visible / 2))
 
     async def dispatch(self, jobs: Sequence[JobRef]) -> None:
@@ -107,13 +109,14 @@ class CeleryDispatcher:
             is_redis = producer.connection.transport.driver_type == "redis"
             for job in jobs:
                 first = self._priorities.get(job.type, 0) + job.again * _AHEAD_OF_OTHERS
-                priority = min(first, _HIGHEST)
+                highest = _PRIORITIES[-1]
+                priority = min(first, highest)
                 self._app.send_task(
                     _task_name(job.type),
                     [job.dedup_key],
                     eta=job.run_at if job.run_at > now else None,
                     # Redis takes 0 first, RabbitMQ 9.
-                    priority=_HIGHEST - priority if is_redis else priority,
+                    priority=highest - priority if is_redis else priority,
                     ignore_result=True,
                     add_to_parent=False,
                     producer=producer,
@@ -143,10 +146,14 @@ def add_tasks(
         app: Your Celery app.
         briefs: The briefs to run. Each worker process opens them after its fork and keeps them open until it ends.
         dispatcher: The dispatcher of these briefs.
-        every: How often a beat plans; None leaves planning to other processes.
+        every: How often a beat plans; at most the horizon of these briefs. None leaves planning to other processes.
         grace: How long running jobs may take to finish after a worker is told to stop. Jobs still running then are
             given back, and another worker runs them at once; Celery itself would wait for them indefinitely.
+
+    Raises:
+        ValueError: Arguments are bad; the message names all of them.
     """
+    refuse(bad_spans_of(briefs, every=every, grace=grace))
     process = _Process(briefs)
 
     def add(kind: str) -> None:
@@ -223,7 +230,7 @@ class _Process:
         """Give back jobs that still run after this time, here or in processes forked from this one."""
 
         def give_back() -> None:
-            time.sleep(grace.total_seconds())
+            time.sleep(min(grace.total_seconds(), threading.TIMEOUT_MAX))
             self._is_draining = True
             for running in tuple(self._running):
                 running.cancel()

@@ -29,7 +29,9 @@ from attrs import frozen
 from psycopg.rows import dict_row
 
 from fanout_briefs.adapters._engine_tables import Tables
-from fanout_briefs.adapters._engines import JobRunner, distinct
+from fanout_briefs.adapters._engines import JobRunner, bad_priorities, bad_spans_of, distinct
+from fanout_briefs.adapters.postgres_errors import bad_place
+from fanout_briefs.arguments import bad_counts, refuse
 from fanout_briefs.engine import DispatcherPowers, JobOutcome
 from fanout_briefs.model import JobRef
 
@@ -48,12 +50,16 @@ class PgQueuerDispatcher:
 
     Pass ``within`` to a ledger in the same database, ``PostgresStorage(dsn, on_pending=dispatcher.within)``, and the
     dispatcher to ``Briefs``. With any other ledger, jobs are handed over after it commits.
+
+    Raises:
+        ValueError: Arguments are bad; the message names all of them.
     """
 
     powers: DispatcherPowers = DispatcherPowers(transactional=True, reports_duplicates=True, cancels=True)
 
     def __init__(self, dsn: str, *, schema: str = "public", priorities: Mapping[str, int] | None = None) -> None:
-        self._tables = Tables(engine="PgQueuer", install="pgq install", dsn=dsn, schema=schema)
+        refuse([*bad_place(dsn, schema), *bad_priorities(priorities)])
+        self._tables = Tables(engine="PgQueuer", install="pgq install", target=dsn, schema=schema)
         self._priorities = dict(priorities or {})
         self._builder = QueryQueueBuilder(settings=DBSettings(db_schema=schema))
 
@@ -141,10 +147,25 @@ async def carrying(
         pgq: The worker, preferably on asyncpg. On psycopg, PgQueuer waits for notifications, up to a second at a time,
             on the connection that it also fetches jobs with.
         briefs: The briefs to run; they are open while the context is entered.
-        every: How often to plan; None leaves planning to other processes.
+        every: How often to plan; at most the horizon of these briefs. None leaves planning to other processes.
         concurrency_limits: By job type, how many jobs run at once in all workers together; unlimited by default.
         grace: How long running jobs may take to finish after the worker is told to stop.
+
+    Raises:
+        ValueError: Arguments are bad; the message names all of them.
     """
+    limits = dict(concurrency_limits or {})
+    refuse(
+        [
+            *bad_spans_of(briefs, every=every, grace=grace),
+            *bad_counts({f"concurrency_limits[{kind!r}]": limit for kind, limit in limits.items()}),
+            *(
+                f"concurrency_limits[{kind!r}]: these briefs have no such job type; theirs are {', '.join(briefs.job_types)}"
+                for kind in limits
+                if kind not in briefs.job_types
+            ),
+        ]
+    )
     if isinstance(pgq.connection, PsycopgDriver):
         _log.warning("PgQueuer takes jobs up to a second late on psycopg; give it a connection of asyncpg's")
     stopping = _Stopping(pgq, grace)
@@ -157,7 +178,6 @@ async def carrying(
         if run.again_at is not None:
             raise RetryRequested(max(run.again_at - datetime.now(UTC), timedelta(0)), f"{run.outcome}")
 
-    limits = dict(concurrency_limits or {})
     for kind in briefs.job_types:
         pgq.entrypoint(kind, concurrency_limit=limits.get(kind, 0))(run)
     async with briefs, anyio.create_task_group() as tasks:

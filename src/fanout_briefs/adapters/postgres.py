@@ -20,10 +20,11 @@ except ModuleNotFoundError as _missing:
 
 from fanout_briefs.adapters import postgres_rows as convert
 from fanout_briefs.adapters import postgres_statements as sql
+from fanout_briefs.adapters._sessions import Sessions
 from fanout_briefs.adapters.postgres_connection import Database, Guest, Lanes, PoolUse, Session, Tables
+from fanout_briefs.adapters.postgres_errors import bad_place
 from fanout_briefs.arguments import bad_counts, bad_hooks, bad_spans, refuse
 from fanout_briefs.encoding import decode_brief
-from fanout_briefs.errors import BadValue
 from fanout_briefs.model import (
     Brief,
     Change,
@@ -61,11 +62,16 @@ OnPending: TypeAlias = Callable[[psycopg.Connection[Any], Sequence[JobRef]], obj
 """Called, in a thread and inside the transaction, with the jobs that become pending when it commits."""
 
 _CHUNK: Final = 10_000
+_LONGEST_STATEMENT: Final = timedelta(days=24)
+"""The server counts milliseconds in 31 bits."""
 """Rows per statement: more are no faster, and other planners get their turn in between."""
 
 
 class PostgresStorage:
     """Keeps everything in the tables of one schema.
+
+    One event loop may open it any number of times; each further loop, and each process after a fork, needs an object
+    of its own.
 
     Args:
         dsn: A libpq connection string: a ``postgresql://`` address or ``key=value`` pairs. Anything it leaves out comes
@@ -103,9 +109,11 @@ class PostgresStorage:
     ) -> None:
         refuse(
             [
-                *_bad_place(dsn, schema),
+                *bad_place(dsn, schema),
                 *bad_counts({"pool_size": pool_size}, least=2),  # heartbeats have their own connection
-                *bad_spans({"statement_timeout": statement_timeout}, least=timedelta(milliseconds=1)),
+                *bad_spans(
+                    {"statement_timeout": statement_timeout}, least=timedelta(milliseconds=1), most=_LONGEST_STATEMENT
+                ),
                 *bad_hooks({"trace": trace, "on_pending": on_pending}),
             ]
         )
@@ -118,44 +126,25 @@ class PostgresStorage:
             trace=trace,
         )
         self.on_pending: Final = on_pending
-        self._session: Session | None = None
+        self._sessions: Final = Sessions(self._database.place, partial(Session, self._database))
         self._guest: Guest | None = None
         self.preferences: Final = PostgresPreferences(self._lanes)
 
     async def __aenter__(self) -> Self:
         if self._guest is not None:
             return self
-        # No await before the count is right: another task may enter or leave at any await.
-        session = self._session = self._session or Session(self._database)
-        session.users += 1
-        try:
-            await session.open()
-        except BaseException:
-            await self._leave(session)
-            raise
+        await self._sessions.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._leave(self._session)
-
-    async def _leave(self, session: Session) -> None:
-        session.users -= 1
-        if session.users == 0:
-            self._session = None
-            await session.close()
+        await self._sessions.leave()
 
     def _lanes(self) -> Lanes:
         if self._guest is not None:
             return self._guest
-        return self._open_session()
-
-    def _open_session(self) -> Session:
-        if self._session is None:
-            raise not_open(self._database.place)
-        return self._session
+        return self._sessions.current()
 
     def _told(self, unit: Callable[[Tables], tuple[_T, Iterable[JobRef]]]) -> Callable[[Tables], _T]:
         """Wrap a unit so that ``on_pending`` gets its pending jobs in the unit's own transaction."""
@@ -209,7 +198,10 @@ class PostgresStorage:
 
     def pool_use(self) -> PoolUse:
         """Return the current use of the connection pool."""
-        return self._open_session().use()
+        session = self._sessions.session
+        if session is None:
+            raise not_open(self._database.place)
+        return session.use()
 
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
         lanes = self._lanes()
@@ -429,14 +421,6 @@ class PostgresPreferences:
         """Remove the preferences of these users, but not their slots and briefs."""
         asked = (convert.askable(user_ids),)
         await self._lanes().work(lambda tables: tables.count(sql.REMOVE_PREFERENCES, asked))
-
-
-def _bad_place(dsn: object, schema: object) -> Iterator[BadValue | str]:
-    if not isinstance(dsn, str) or not dsn.strip():
-        # libpq would silently use its defaults for an empty one.
-        yield "dsn: must be a postgresql:// address or key=value pairs, such as 'dbname=app'; it is not shown"
-    if not isinstance(schema, str) or not schema or "\0" in schema or len(schema.encode()) > 63:
-        yield BadValue("schema", schema, "must be a name of 1 to 63 bytes")
 
 
 def _rows(statement: str, values: Any) -> Callable[[Tables], list[tuple[Any, ...]]]:

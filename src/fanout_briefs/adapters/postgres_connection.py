@@ -302,7 +302,6 @@ class Session:
     """The time from the first opening to the last closing; its contents belong to one event loop."""
 
     def __init__(self, database: Database) -> None:
-        self.users = 0
         self._database = database
         self._pool = Pool(database)
         self._limiter = CapacityLimiter(database.pool_size - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -10,9 +10,9 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from fanout_briefs.adapters.postgres_schema import quoted
-from fanout_briefs.errors import StorageUnavailable
+from fanout_briefs.errors import BadValue, StorageUnavailable
 
-__all__ = ["Target", "explain"]
+__all__ = ["Target", "bad_place", "explain"]
 
 _DEFAULTS: Final[Mapping[str, Any]] = {
     "application_name": "fanout_briefs",
@@ -55,6 +55,14 @@ class Target:
             )
         return make_conninfo("", **{**_DEFAULTS, **given, "client_encoding": "UTF8"})
 
+    def reason(self, error: psycopg.Error) -> str:
+        """Return what the driver says, on one line and without secrets."""
+        # Only the primary message: the details of an error may contain values.
+        told = "; ".join((error.diag.message_primary or str(error)).split("\n"))
+        for secret in self.secrets:
+            told = told.replace(secret, "***")
+        return told
+
 
 def _parsed(dsn: str) -> dict[str, Any] | None:
     """Return the parts of a connection string; None if it is not valid."""
@@ -62,7 +70,7 @@ def _parsed(dsn: str) -> dict[str, Any] | None:
         return None  # A password with a space: older drivers accept it, newer ones do not.
     try:
         given = conninfo_to_dict(dsn)
-    except psycopg.Error:
+    except (psycopg.Error, UnicodeError):  # The latter: percent-encoded bytes that are not UTF-8.
         return None
     # Parts of a password with an unencoded @ or / end up in these, and would then appear in messages.
     host, database, port = (str(given.get(name) or "") for name in ("host", "dbname", "port"))
@@ -70,16 +78,21 @@ def _parsed(dsn: str) -> dict[str, Any] | None:
     return given if is_good else None
 
 
+def bad_place(dsn: object, schema: object) -> Iterator[BadValue | str]:
+    """Yield what cannot be a connection string or the name of a schema."""
+    if not isinstance(dsn, str) or not dsn.strip():
+        # libpq would silently use its defaults for an empty one.
+        yield "dsn: must be a postgresql:// address or key=value pairs, such as 'dbname=app'; it is not shown"
+    if not isinstance(schema, str) or "\0" in schema or not 0 < len(schema.encode(errors="replace")) <= 63:
+        yield BadValue("schema", schema, "must be a name of 1 to 63 bytes")
+
+
 def explain(
     error: psycopg.Error, target: Target, schema: str, statement_timeout: timedelta, *, connecting: bool = False
 ) -> str:
     """Return the driver's reason and what to do about it."""
-    # Only the primary message: the details of an error may contain values.
-    reason = "; ".join((error.diag.message_primary or str(error)).split("\n"))
-    for secret in target.secrets:
-        reason = reason.replace(secret, "***")
     seconds = f"{statement_timeout.total_seconds():g} s"
-    return f"{reason}: {_advice(error, connecting=connecting).format(schema=quoted(schema), seconds=seconds)}"
+    return f"{target.reason(error)}: {_advice(error, connecting=connecting).format(schema=quoted(schema), seconds=seconds)}"
 
 
 def _advice(error: psycopg.Error, *, connecting: bool) -> str:

@@ -21,8 +21,10 @@ except ModuleNotFoundError as _missing:
     ) from _missing
 
 from fanout_briefs.adapters._engine_tables import Tables
-from fanout_briefs.adapters._engines import JobRunner, Opener, distinct, dividing_a_minute
+from fanout_briefs.adapters._engines import JobRunner, Opener, bad_priorities, distinct, dividing_a_minute
+from fanout_briefs.adapters.postgres_errors import bad_place
 from fanout_briefs.adapters.postgres_schema import quoted
+from fanout_briefs.arguments import refuse
 from fanout_briefs.engine import DispatcherPowers
 from fanout_briefs.model import JobRef
 
@@ -42,13 +44,17 @@ class ProcrastinateDispatcher:
 
     Pass ``within`` to a ledger in the same database, ``PostgresStorage(dsn, on_pending=dispatcher.within)``, and the
     dispatcher to ``Briefs``. With any other ledger, jobs are handed over after it commits.
+
+    Raises:
+        ValueError: Arguments are bad; the message names all of them.
     """
 
     powers: DispatcherPowers = DispatcherPowers(transactional=True, reports_duplicates=True, cancels=True)
 
     def __init__(self, dsn: str, *, schema: str = "public", priorities: Mapping[str, int] | None = None) -> None:
+        refuse([*bad_place(dsn, schema), *bad_priorities(priorities)])
         self._tables = Tables(
-            engine="Procrastinate", install="procrastinate --app=... schema --apply", dsn=dsn, schema=schema
+            engine="Procrastinate", install="procrastinate --app=... schema --apply", target=dsn, schema=schema
         )
         self._priorities = dict(priorities or {})
         self._defer = _DEFER.replace("@", f"{quoted(schema).replace('%', '%%')}.").encode()

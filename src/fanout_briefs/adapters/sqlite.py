@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, Self, TypeVar, cast
 from attrs import evolve
 
 from fanout_briefs.adapters import sqlite_statements as sql
+from fanout_briefs.adapters._sessions import Sessions
 from fanout_briefs.adapters.sqlite_connection import Database, Session, Unit
 from fanout_briefs.arguments import bad_hooks, bad_spans, refuse
 from fanout_briefs.encoding import decode_brief
@@ -48,7 +49,6 @@ from fanout_briefs.rules import (
     check_new,
     enqueued,
     is_storable,
-    not_open,
     readable,
     storable,
     utc,
@@ -64,6 +64,9 @@ _CHUNK: Final = 4_000
 
 class SqliteStorage:
     """Keeps everything in the file at ``path``, which is created if it does not exist.
+
+    One event loop may open it any number of times; each further loop, and each process after a fork, needs an object
+    of its own.
 
     Args:
         path: The file; its folder must exist. SQLite keeps ``-wal`` and ``-shm`` files next to it.
@@ -91,36 +94,20 @@ class SqliteStorage:
             [*_bad_place(path, durability), *bad_spans({"busy_timeout": busy_timeout}), *bad_hooks({"trace": trace})]
         )
         self._database = Database(path=Path(path), durability=durability, busy_timeout=busy_timeout, trace=trace)
-        self._session: Session | None = None
+        self._sessions: Final = Sessions(str(self._database.path), partial(Session, self._database))
         self.preferences: Final = SqlitePreferences(self._open_session)
 
     async def __aenter__(self) -> Self:
-        # No await before the count is right: another task may enter or leave at any await.
-        session = self._session = self._session or Session(self._database)
-        session.users += 1
-        try:
-            await session.open()
-        except BaseException:
-            await self._leave(session)
-            raise
+        await self._sessions.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._leave(self._session)
-
-    async def _leave(self, session: Session) -> None:
-        session.users -= 1
-        if session.users == 0:
-            self._session = None
-            await session.close()
+        await self._sessions.leave()
 
     def _open_session(self) -> Session:
-        if self._session is None:
-            raise not_open(str(self._database.path))
-        return self._session
+        return self._sessions.current()
 
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
         writer = self._open_session().writer

@@ -240,7 +240,6 @@ class Session:
     """
 
     def __init__(self, database: Database) -> None:
-        self.users = 0
         self.writer: Lane = Lane(database)
         self.pulse: Lane = Lane(database)
         self.reader: Lane = Lane(database)

@@ -9,22 +9,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from html import escape
-from typing import Any, Final, TypeAlias
-from urllib.parse import urlsplit
+from typing import Any, Final, TypeAlias, cast
 
 try:
     from itsdangerous import BadSignature, URLSafeSerializer
 except ModuleNotFoundError as _missing:
     raise ImportError("UnsubscribeLinks needs itsdangerous: pip install 'fanout-briefs[unsubscribe]'") from _missing
 
-from fanout_briefs.arguments import bad_kinds, refuse
+from fanout_briefs.adapters._message import LONGEST_URL, is_unsubscribe_url
+from fanout_briefs.arguments import bad_awaited, bad_kinds, refuse
 from fanout_briefs.errors import BadValue, PermanentFailure
 from fanout_briefs.model import Mail
 
 __all__ = ["UnsubscribeLinks", "UnsubscribePage"]
 
-_LONGEST: Final = 900
-"""The most characters of a link that fits on one header line, with the header's name."""
 _SHORTEST_SECRET: Final = 16
 
 _Scope: TypeAlias = Mapping[str, Any]
@@ -51,11 +49,11 @@ class UnsubscribeLinks:
         Raises:
             ValueError: Arguments are bad; the message names all of them, and never shows a secret.
         """
-        secrets = [secret] if isinstance(secret, str) else list(secret)
+        secrets = [secret] if isinstance(secret, str) else secret
         refuse([*_bad_url(url), *_bad_secrets(secrets), *bad_kinds({"name": name}, str, may_be_none=False)])
         self._url = url.rstrip("/")
         self._signed = URLSafeSerializer(
-            secrets,
+            list(secrets),
             salt=f"fanout_briefs.unsubscribe:{name}",
             signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
         )
@@ -74,10 +72,10 @@ class UnsubscribeLinks:
             PermanentFailure: The user id makes the link too long for a header.
         """
         link = f"{self._url}/{self._signed.dumps(user_id)}"
-        if len(link) > _LONGEST:
+        if len(link) > LONGEST_URL:
             raise PermanentFailure(
                 f"user_id={user_id!r}: makes an unsubscribe link of {len(link)} characters, and a header holds "
-                f"{_LONGEST}; use shorter ids, or a shorter url"
+                f"{LONGEST_URL}; use shorter ids, or a shorter url"
             )
         return link
 
@@ -85,7 +83,7 @@ class UnsubscribeLinks:
         """Return the user id of a token, the last part of a link; None if the token is not valid."""
         try:
             found: object = self._signed.loads(token)
-        except BadSignature:  # also raised for anything that is not a token
+        except (BadSignature, UnicodeError):  # Anything that is not a token raises these too.
             return None
         return found if isinstance(found, str) else None
 
@@ -115,7 +113,17 @@ class UnsubscribePage:
             question: Shown above the button, as plain text.
             button: The label of the button, and the page's title.
             done: Shown after unsubscribing, as plain text.
+
+        Raises:
+            ValueError: Arguments are bad; the message names all of them.
         """
+        refuse(
+            [
+                *bad_kinds({"links": links}, UnsubscribeLinks, may_be_none=False),
+                *bad_awaited({"unsubscribe": unsubscribe}),
+                *bad_kinds({"question": question, "button": button, "done": done}, str, may_be_none=False),
+            ]
+        )
         self._links = links
         self._unsubscribe = unsubscribe
         form = f'<form method="post"><p>{escape(question)}</p><button>{escape(button)}</button></form>'
@@ -144,12 +152,13 @@ class UnsubscribePage:
 
 
 def _bad_url(url: object) -> Iterator[BadValue]:
-    parts = urlsplit(url) if isinstance(url, str) and url.isascii() else None
-    if parts is None or parts.scheme != "https" or not parts.netloc or parts.query or parts.fragment:
-        yield BadValue("url", url, "must be an https URL in ASCII without query and fragment")
+    if not isinstance(url, str) or not is_unsubscribe_url(url) or set(url) & set("?#"):
+        reason = "must be an https URL in ASCII, percent-encoded and without user, query and fragment"
+        yield BadValue("url", url, reason)
 
 
-def _bad_secrets(secrets: Sequence[object]) -> Iterator[str]:
+def _bad_secrets(given: object) -> Iterator[str]:
+    secrets = cast("Sequence[object]", given) if isinstance(given, Sequence) else [given]
     bad = [place for place, each in enumerate(secrets) if not isinstance(each, str) or len(each) < _SHORTEST_SECRET]
     if bad or not secrets:
         which = f" (not so: number {', '.join(str(place + 1) for place in bad)})" if len(secrets) > 1 else ""
