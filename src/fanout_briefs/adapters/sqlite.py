@@ -178,7 +178,11 @@ class SqliteStorage:
 
     async def forget(self, user_id: str) -> int:
         writer = self._open_session().writer
-        return await writer.write(partial(_forget, user_id=user_id)) if is_storable(user_id) else 0
+        if not is_storable(user_id):
+            return 0
+        erased = await writer.write(partial(_forget, user_id=user_id))
+        await writer.read(_empty_log)
+        return erased
 
     async def claim(
         self,
@@ -453,6 +457,12 @@ def _prune(connection: Connection, types: Sequence[str], values: Mapping[str, An
     for statement in sql.PRUNE:
         connection.execute(statement, erased)
     return len(seqs)
+
+
+def _empty_log(connection: Connection) -> None:
+    # What was erased from the file is still in its log. While others read or write, this leaves it to a later call, or
+    # to the last connection that closes.
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
 
 def _forget(connection: Connection, user_id: str) -> int:

@@ -100,7 +100,7 @@ class Database:
             connection.execute(f"PRAGMA synchronous = {self.durability}")
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute(f"PRAGMA cache_size = -{_READERS_CACHE}")
-            # Data erased about a user must also be gone from the file.
+            # Data erased about a user must also be gone from the file; for its log see SqliteStorage.forget.
             connection.execute("PRAGMA secure_delete = ON")
             undo.pop_all()
         return connection
