@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from fanout_briefs import Briefs, CatchUp, Concern, Preference, ProjectBrief, Retrying, SectionRequest
+from fanout_briefs import Briefs, CatchUp, Concern, Preference, ProjectBrief, Retrying, SectionRequest, operate
 from fanout_briefs.errors import BriefFailed, InvalidSchedule, NotSent, PermanentFailure, UnknownUser
 from fanout_briefs.model import JobStatus, Progress
 from fanout_briefs.runs import Reconciled
@@ -153,8 +153,11 @@ class TestRetry:
 
         assert await code(briefs) == "superseded"
 
-    async def test_all_that_failed_are_retried_at_once_however_many(self, storage: Storage, clock: Clock) -> None:
-        people = [f"user-{number:04}" for number in range(1200)]
+    async def test_all_that_failed_are_retried_at_once_however_many(
+        self, storage: Storage, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(operate, "_BATCH", 50)
+        people = [f"user-{number:03}" for number in range(120)]
         await storage.preferences.put([Preference(user_id=user_id) for user_id in people])
         await storage.preferences.remove(["ada"])
         host = Host(refuse, projects=1)
@@ -162,8 +165,8 @@ class TestRetry:
         await done(briefs, clock)
         host.act = None
 
-        assert await briefs.retry_all(since=timedelta(0), now=NINE) == 1200
-        assert (await briefs.run_once(NINE)).briefs == {JobStatus.COMPLETED: 1200}
+        assert await briefs.retry_all(since=timedelta(0), now=NINE) == 120
+        assert (await briefs.run_once(NINE)).briefs == {JobStatus.COMPLETED: 120}
 
     async def test_what_is_older_than_asked_for_is_left_alone(self, storage: Storage, clock: Clock) -> None:
         briefs = the_briefs(storage, clock, Host(refuse))
