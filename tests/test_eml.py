@@ -214,8 +214,16 @@ async def test_a_url_that_makes_no_header_is_told_and_nothing_is_written(tmp_pat
 
 
 def test_everything_that_is_wrong_with_a_mailer_is_named_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"sender='': .*; unsubscribe='x': must be a synchronous callable, or None"):
-        EmlMailer(tmp_path, sender="", unsubscribe="x")  # type: ignore[arg-type]
+    wrong: Any = "x"
+    with pytest.raises(
+        ValueError, match=r"sender='': .*; unsubscribe='x': must be .* or None; idempotent='x': must be"
+    ):
+        EmlMailer(tmp_path, sender="", unsubscribe=wrong, idempotent=wrong)
+
+
+def test_a_folder_that_another_program_empties_is_not_idempotent(tmp_path: Path) -> None:
+    assert EmlMailer(tmp_path).idempotent
+    assert not EmlMailer(tmp_path, idempotent=False).idempotent
 
 
 @pytest.mark.parametrize(

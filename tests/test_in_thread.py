@@ -226,7 +226,13 @@ def test_a_property_is_not_read_while_wrapping_and_errors_of_reading_it_come_thr
     assert not hasattr(mailer, "page")
 
 
-@pytest.mark.parametrize("limiter", [0, -1])
-def test_a_limit_below_one_is_refused(limiter: int) -> None:
-    with pytest.raises(ValueError, match="must be at least 1"):
+@pytest.mark.parametrize("limiter", [0, -1, "3", 1.5, True])
+def test_what_is_no_limit_is_refused(limiter: Any) -> None:
+    with pytest.raises(ValueError, match=r"^limiter=.*must be an int of at least 1, a CapacityLimiter, or None"):
         in_thread(Queue(), limiter=limiter)
+
+
+def test_a_class_is_refused() -> None:
+    wrong: Any = Queue
+    with pytest.raises(TypeError, match=r"^in_thread\(Queue\): must be an object, not a class: Queue\(\.\.\.\)$"):
+        in_thread(wrong)

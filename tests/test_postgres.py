@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import anyio
@@ -130,6 +131,36 @@ async def test_tables_of_somebody_else_are_left_alone(fresh: Schema) -> None:
     assert fresh.run(f"SELECT relname FROM pg_class WHERE relnamespace = '\"{NOT_THERE}\"'::regnamespace") == [
         ("jobs",)
     ]
+
+
+@pytest.mark.parametrize("columns", ["version varchar(50), script text", "installed_rank integer"])
+async def test_a_table_of_versions_that_is_another_programs_is_told_and_left_alone(fresh: Schema, columns: str) -> None:
+    fresh.run(f'CREATE SCHEMA "{NOT_THERE}"; CREATE TABLE schema_version ({columns})')
+    fresh.run("INSERT INTO schema_version VALUES ('1')")
+    for migrate in (True, False):
+        message = await refused(fresh.storage(migrate=migrate))
+        assert "the table schema_version is another program's; choose another schema" in message
+    assert fresh.run(f"SELECT relname FROM pg_class WHERE relnamespace = '\"{NOT_THERE}\"'::regnamespace") == [
+        ("schema_version",)
+    ]
+
+
+async def test_who_waits_for_anothers_migration_waits_longer_than_for_any_lock(fresh: Schema) -> None:
+    key = f"hashtextextended('fanout_briefs ' || '{NOT_THERE}', 0)"
+    waiting = (
+        f"SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = ({key} & 4294967295)::oid"
+    )
+    storage = fresh.storage(statement_timeout=timedelta(milliseconds=200))
+    async with anyio.create_task_group() as tasks:
+        with connect(fresh.dsn) as other:
+            other.execute(f"SELECT pg_advisory_lock({key})".encode())
+            tasks.start_soon(storage.migrate)
+            with anyio.fail_after(60):
+                while not fresh.run(waiting):  # noqa: ASYNC110  # another process's event
+                    await anyio.sleep(0.01)
+            fresh.run("SELECT pg_sleep(0.3)")
+            assert fresh.run(waiting)
+    assert fresh.run("SELECT version FROM schema_version") == [(1,)]
 
 
 async def test_a_newer_schema_is_refused_and_nothing_changes(fresh: Schema) -> None:

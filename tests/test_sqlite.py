@@ -57,9 +57,15 @@ async def test_an_empty_file_is_taken(tmp_path: Path) -> None:
         assert list(await storage.enqueue([job()])) == [Enqueued.CREATED]
 
 
-@pytest.mark.parametrize("path", ["", ":memory:"])
+@pytest.mark.parametrize("path", ["", ".", ":memory:", "./:memory:"])
 def test_a_path_that_is_no_file_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="MemoryStorage"):
+        SqliteStorage(path)
+
+
+@pytest.mark.parametrize("path", [None, 7, b"briefs.db", "nul\0"])
+def test_what_is_no_path_of_a_file_is_refused(path: Any) -> None:
+    with pytest.raises(ValueError, match=r"^path=.*: must be the path of a file"):
         SqliteStorage(path)
 
 

@@ -61,6 +61,9 @@ State: TypeAlias = tuple[JobStatus, SkipReason | None]
 RENEWABLE: Final = (JobStatus.PENDING, JobStatus.SKIPPED, JobStatus.FAILED, JobStatus.CANCELLED)
 """A follow-up in one of these is renewed by a later ``finish``."""
 
+_HIGHEST_LIMIT: Final = 2**62
+"""One more still fits into the integers of databases."""
+
 _DONE: Final = (JobStatus.COMPLETED, JobStatus.EMPTY)
 
 
@@ -177,9 +180,9 @@ def normal(job: Job) -> Job:
 
 
 def check_limit(limit: int) -> None:
-    """Refuse a limit below 1; SQLite would read a negative one as no limit."""
-    if limit < 1:
-        raise ValueError(f"limit={limit!r}: must be at least 1")
+    """Refuse what is no limit; SQLite would read a negative one as none."""
+    if not isinstance(cast("object", limit), int) or not 1 <= limit <= _HIGHEST_LIMIT:
+        raise ValueError(f"limit={limit!r}: must be an integer of at least 1, and at most {_HIGHEST_LIMIT}")
 
 
 def check_new(job: Job) -> None:

@@ -120,7 +120,7 @@ VALUES = [
     ),
     Wrong(
         "erases whoever has an id that has no encoding",
-        {" if is_storable(user_id) else 0\n": "\n"},
+        {"        if not is_storable(user_id):\n            return 0\n": ""},
         fails=("values.ids.impossible-found-nowhere",),
         right=SQLITE,
     ),

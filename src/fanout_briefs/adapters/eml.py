@@ -12,12 +12,13 @@ import os
 import re
 import secrets
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 import anyio.to_thread
 
 from fanout_briefs.adapters._message import Unsubscribe, hash_of, sender_address, unsubscribe_problems, written
-from fanout_briefs.arguments import refuse
+from fanout_briefs.arguments import bad_kinds, refuse
 from fanout_briefs.errors import BadValue, NotSent
 from fanout_briefs.model import Mail, Receipt
 
@@ -41,14 +42,13 @@ class EmlMailer:
     reads it; delete it whenever no mailer is running.
     """
 
-    idempotent = True
-
     def __init__(
         self,
         folder: str | os.PathLike[str],
         *,
         sender: str = "briefs@localhost",
         unsubscribe: Unsubscribe | None = None,
+        idempotent: bool = True,
     ) -> None:
         """Check the arguments; the file system is not touched before the first mail.
 
@@ -57,13 +57,17 @@ class EmlMailer:
                 another one is shortened and gets a hash.
             sender: The ``From`` header: an address, or a name and an address as in ``Briefs <briefs@localhost>``.
             unsubscribe: As for ``SmtpMailer``, so that both write the same mails.
+            idempotent: Whether the files stay where they are written, so that writing one again changes nothing. Pass
+                False if another program takes them away, as a mail server does with its pickup folder; a mail whose
+                outcome is unknown is then not written again.
 
         Raises:
             ValueError: Arguments are bad; the message names all of them.
         """
         self._folder = Path(folder)
         self._unsubscribe = unsubscribe
-        problems = [*unsubscribe_problems(unsubscribe)]
+        self.idempotent: Final = idempotent
+        problems = [*unsubscribe_problems(unsubscribe), *bad_kinds({"idempotent": idempotent}, bool, may_be_none=False)]
         try:
             self._sender = sender_address(sender)
         except ValueError as error:

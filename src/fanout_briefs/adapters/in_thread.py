@@ -16,6 +16,7 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 from fanout_briefs import ports
+from fanout_briefs.arguments import bad_counts, refuse
 from fanout_briefs.engine import DispatcherPowers
 from fanout_briefs.model import (
     JobRef,
@@ -132,12 +133,16 @@ def in_thread(port: object, *, limiter: int | anyio.CapacityLimiter | None = Non
             code, or None for anyio's default limiter of 40 threads.
 
     Raises:
-        TypeError: A method is already ``async``, or is a generator, whose body would run outside the thread; the
-            message names all of them.
-        ValueError: ``limiter`` is below 1.
+        TypeError: ``port`` is a class; or a method is already ``async``, or is a generator, whose body would run outside
+            the thread; the message names all of them.
+        ValueError: ``limiter`` is no limiter and no number of at least 1.
     """
-    if isinstance(limiter, int) and limiter < 1:
-        raise ValueError(f"limiter={limiter!r}: must be at least 1, or None for the default of anyio")
+    if limiter is not None and not isinstance(limiter, anyio.CapacityLimiter):
+        refuse(
+            f"{each}, a CapacityLimiter, or None for the default of anyio" for each in bad_counts({"limiter": limiter})
+        )
+    if isinstance(port, type):
+        raise TypeError(f"in_thread({port.__name__}): must be an object, not a class: {port.__name__}(...)")
     problems = [
         f"{name} {problem}"
         for name in dir(port)

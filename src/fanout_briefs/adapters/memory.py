@@ -53,6 +53,7 @@ from fanout_briefs.rules import (
     check_new,
     enqueued,
     fields_of,
+    is_storable,
     normal,
     not_open,
     readable,
@@ -319,7 +320,7 @@ class MemoryStorage:
     async def pause(self, types: Collection[str], at: datetime) -> bool:
         await self._ready()
         at = utc(at)
-        running = set(types) - self._paused.keys()
+        running = set(filter(is_storable, types)) - self._paused.keys()
         self._paused.update(dict.fromkeys(running, at))
         return bool(running)
 

@@ -35,14 +35,15 @@ def examine(connection: Connection[Any], schema: str, place: str) -> int:
 
     Raises:
         SchemaTooNew: A newer release of this library created it.
-        StorageUnavailable: The server is too old, the database is not in UTF-8, or it is read-only.
+        StorageUnavailable: The server is too old, the database is not in UTF-8 or read-only, or the schema is in use by
+            another program.
     """
     if connection.info.server_version < OLDEST_SERVER * 10_000:
         raise StorageUnavailable(
             f"{place} runs on PostgreSQL {connection.info.server_version // 10_000}, which is too old: "
             f"use a server of version {OLDEST_SERVER} or newer"
         )
-    encoding, read_only, exists = connection.execute(_FACTS, (schema,)).fetchone() or ("", "on", False)
+    encoding, read_only, kind = connection.execute(_FACTS, (schema,)).fetchone() or ("", "on", None)
     if encoding != "UTF8":
         raise StorageUnavailable(
             f"{place}: the database is encoded in {encoding}, which does not hold every text: use one that was made "
@@ -53,8 +54,13 @@ def examine(connection: Connection[Any], schema: str, place: str) -> int:
             f"{place} is read-only, such as a standby server is: connect to the primary (target_session_attrs="
             "read-write in the DSN finds it among several hosts)"
         )
-    if not exists:
+    if kind is None:
         return 0
+    if kind != "integer":
+        raise StorageUnavailable(
+            f"{place}: the table schema_version is another program's; choose another schema for the tables of this "
+            "library"
+        )
     question = sql.SQL("SELECT version FROM {}").format(sql.Identifier(schema, "schema_version"))
     row = connection.execute(question).fetchone()
     version = 0 if row is None else int(row[0])
@@ -66,8 +72,10 @@ def examine(connection: Connection[Any], schema: str, place: str) -> int:
 # Queries the catalogue, since to_regclass fails if the role may not use the schema. The query that follows then
 # reports the missing privilege.
 _FACTS: Final = """
-SELECT current_setting('server_encoding'), current_setting('transaction_read_only'), EXISTS (
-    SELECT FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+SELECT current_setting('server_encoding'), current_setting('transaction_read_only'), (
+    SELECT coalesce(pg_catalog.format_type(atttypid, NULL), 'no such column')
+    FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+    LEFT JOIN pg_catalog.pg_attribute ON attrelid = pg_class.oid AND attname = 'version' AND NOT attisdropped
     WHERE nspname = %s AND relname = 'schema_version'
 )
 """
@@ -98,9 +106,13 @@ def migrate(connection: Connection[Any], schema: str, place: str, trace: Callabl
         return
     name = sql.Identifier(schema)
     with connection.transaction():
-        # Building an index on a large table takes long, so the timeout for everyday work does not apply.
+        # Building an index on a large table takes long, so the timeout for everyday work does not apply; nor does the
+        # one for locks to waiting until another process has done it.
         connection.execute("SET LOCAL statement_timeout = 0")
+        (before,) = connection.execute("SELECT current_setting('lock_timeout')").fetchone() or ("",)
+        connection.execute("SET LOCAL lock_timeout = 0")
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('fanout_briefs ' || %s, 0))", (schema,))
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", (before,))
         if connection.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s", (schema,)).rowcount == 0:
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(name))
         known = examine(connection, schema, place)

@@ -71,7 +71,8 @@ class SqliteStorage:
     Args:
         path: The file; its folder must exist. SQLite keeps ``-wal`` and ``-shm`` files next to it.
         durability: ``normal`` survives every crash of the process; a power failure may lose the most recent
-            transactions, but never part of one. ``full`` waits for the disk at each transaction.
+            transactions, but never part of one, so mails that were sent just before it may be sent again. ``full``
+            waits for the disk at each transaction.
         busy_timeout: How long to wait for the file while another process writes.
         trace: For diagnostics: called in a thread with each SQL statement before it runs, without the values. If it
             raises, the transaction is rolled back.
@@ -169,6 +170,8 @@ class SqliteStorage:
         planned_at: datetime | None = None,
     ) -> datetime | None:
         session = self._open_session()
+        if start is None and not is_storable(name):
+            return None
         if to is None and start is None and planned_at is None:
             rows = await session.reader.read(_all(sql.MARK, (name,)))
         else:
@@ -335,11 +338,13 @@ class SqlitePreferences:
 
 def _bad_place(path: object, durability: object) -> Iterator[BadValue]:
     try:
-        place = os.fspath(cast("str", path))
+        place = Path(cast("str", path))
     except TypeError:
-        yield BadValue("path", path, "must be the path of a file, as a str or an os.PathLike")
+        yield BadValue("path", path, "must be the path of a file, as a str or an os.PathLike of one")
     else:
-        if place in ("", ":memory:"):
+        if "\0" in str(place):
+            yield BadValue("path", path, "must be the path of a file, which has no NUL")
+        if str(place) in (".", ":memory:"):
             yield BadValue("path", path, "must be a file; MemoryStorage keeps everything in memory")
     if durability not in ("normal", "full"):
         yield BadValue("durability", durability, "must be 'normal' or 'full'")

@@ -41,6 +41,7 @@ from fanout_briefs.rules import (
     SOON,
     TROUBLED,
     TROUBLES,
+    is_storable,
     readable,
     utc,
 )
@@ -389,9 +390,10 @@ def instant(number: int) -> datetime:
 def array(texts: Iterable[str]) -> str:
     """Convert a set of keys to one parameter.
 
-    Texts with a NUL are left out: no key contains one, and SQLite's JSON would cut the text there, giving another key.
+    Texts with a NUL or lone surrogates are left out: no key contains them. SQLite's JSON would cut the text at a NUL,
+    giving another key, and make text of surrogates that it cannot read back.
     """
-    return json.dumps([text for text in texts if "\0" not in text])
+    return json.dumps([text for text in texts if is_storable(text)])
 
 
 def from_job(job: Job, epoch: int, token: int) -> tuple[object, ...]:

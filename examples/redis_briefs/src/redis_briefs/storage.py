@@ -269,7 +269,7 @@ class RedisStorage:
     # The oversight: what an operator sees and does.
 
     async def pause(self, types: Collection[str], at: datetime) -> bool:
-        asked = {"types": sorted(set(types)), "at": from_instant(at)}
+        asked = {"types": sorted(filter(is_storable, set(types))), "at": from_instant(at)}
         return bool(await self._opened().script("pause", packed(asked)))
 
     async def resume(self, types: Collection[str], *, since: datetime) -> int | None:
@@ -279,7 +279,7 @@ class RedisStorage:
 
     async def paused(self, types: Collection[str]) -> Mapping[str, datetime]:
         session = self._opened()
-        asked = sorted(set(types))
+        asked = sorted(filter(is_storable, set(types)))
         since: list[bytes | None] = await session.command("HMGET", "pauses", *asked) if asked else []
         return {kind: to_instant(at.decode()) for kind, at in zip(asked, since, strict=True) if at is not None}
 

@@ -64,6 +64,8 @@ async def _asking_for_impossible_ids_finds_nothing(storage: Storage) -> None:
     same((await claim(storage, keys=keys)).claims, [])
     same([await storage.brief("daily", user_id) for user_id in odd], [None] * len(odd))
     same([await storage.forget(user_id) for user_id in odd], [0] * len(odd))
+    same(await storage.pause(odd, NOW), False)
+    same(await storage.paused(["daily", *odd]), {})
 
 
 @storage_kit.clause("values.instants.naive-refused")
