@@ -79,7 +79,8 @@ class Sessions(Generic[_S]):
 
     async def leave(self) -> None:
         """Leave the session, and close it if nobody else has it open."""
-        if self.session is not None:
+        # What is left of a loop that was closed may come late, and must not close the session of the next one.
+        if self.session is not None and self._loop == current_token():
             await self._leave(self.session)
 
     async def _leave(self, session: _S) -> None:
@@ -98,8 +99,7 @@ class Sessions(Generic[_S]):
 
 
 def _is_closed(loop: EventLoopToken | None) -> bool:
-    asyncio_loop: Any = None if loop is None else loop.native_token
-    is_closed = getattr(
-        asyncio_loop, "is_closed", None
-    )  # Trio's token cannot tell, and trio never leaves tasks behind.
+    # Trio's token cannot tell, but trio leaves no task behind.
+    native: Any = None if loop is None else loop.native_token
+    is_closed = getattr(native, "is_closed", None)
     return is_closed is not None and bool(is_closed())

@@ -107,9 +107,9 @@ class CeleryDispatcher:
         producer: Any
         with self._app.producer_pool.acquire(block=True, timeout=_PATIENCE) as producer, producer.batch():
             is_redis = producer.connection.transport.driver_type == "redis"
+            highest = _PRIORITIES[-1]
             for job in jobs:
                 first = self._priorities.get(job.type, 0) + job.again * _AHEAD_OF_OTHERS
-                highest = _PRIORITIES[-1]
                 priority = min(first, highest)
                 self._app.send_task(
                     _task_name(job.type),

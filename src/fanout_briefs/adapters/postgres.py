@@ -62,9 +62,9 @@ OnPending: TypeAlias = Callable[[psycopg.Connection[Any], Sequence[JobRef]], obj
 """Called, in a thread and inside the transaction, with the jobs that become pending when it commits."""
 
 _CHUNK: Final = 10_000
+"""Rows per statement: more are no faster, and other planners get their turn in between."""
 _LONGEST_STATEMENT: Final = timedelta(days=24)
 """The server counts milliseconds in 31 bits."""
-"""Rows per statement: more are no faster, and other planners get their turn in between."""
 
 
 class PostgresStorage:
