@@ -434,6 +434,7 @@ class TestRefused:
             ("MAIL", "garbage", False),
             ("RCPT", "550 5.1.1 no such user", True),
             ("RCPT", "553 no", True),
+            ("RCPT", "554 5.7.1 relay access denied", False),
             ("RCPT", "530 5.7.0 Authentication required", False),
             ("RCPT", "451 4.7.1 greylisted", False),
             ("RCPT", "421 4.7.0 too fast, come back in 300 seconds", False),

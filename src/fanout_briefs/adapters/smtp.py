@@ -48,6 +48,9 @@ _SLICE = 16 * 1024  # One TLS record: anything larger takes several writes, each
 _GOODBYE_SECONDS = 2.0
 _SHOWN = 300  # Characters of a server's reply.
 _ABOUT_THE_LOGIN = (530, 534, 535, 538)  # RFC 4954, section 6. Never about the recipient.
+_POLICY = re.compile(
+    rb"5\.7\."
+)  # RFC 3463. Most often about who sends: such a server relays for nobody it does not know.
 _ENHANCED_CODE = re.compile(rb"[245]\.\d{1,3}\.\d{1,3}\b")  # RFC 3463.
 
 
@@ -148,7 +151,8 @@ class SmtpMailer:
         Raises:
             NotSent: The mail has certainly not left. Permanent if the server refused this recipient, or this mail
                 after reading it, for good (5xx), or if the address cannot be used. Any other problem, such as
-                with the sender or the login, would affect every mail, so it is not permanent.
+                with the sender, the login or the right to relay (5.7.x), would affect every mail, so it is not
+                permanent.
             OutcomeUnknown: The server received the whole mail, but gave no clear answer.
             RetryLater: Raised by ``unsubscribe``; the mail has not left.
             PermanentFailure: Raised by ``unsubscribe``; the mail has not left.
@@ -261,7 +265,10 @@ class _Conversation(smtplib.SMTP):
         self._stage = "MAIL FROM"
         self._expect(2, self.docmd("MAIL", f"FROM:<{sender}>{options}"), advice)
         self._stage = f"RCPT TO {to}"
-        self._expect(2, self.docmd("RCPT", f"TO:<{to}>"), "correct the address", is_about_recipient=True)
+        reply = self.docmd("RCPT", f"TO:<{to}>")
+        if _POLICY.match(reply[1]):
+            self._expect(2, reply, "see whether that server lets this application send to others")
+        self._expect(2, reply, "correct the address", is_about_recipient=True)
         self._stage = "DATA"
         self._expect(3, self.docmd("DATA"), "it is tried again")
         self._stage = "the content"
