@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +65,34 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Run folders in several processes, and files and single tests right here, where nothing has to start first.
 
-    There is one more than there are processors, since some tests wait for servers most of the time, but no more than
-    the hundred connections of a PostgreSQL are enough for. ``-n NUMBER`` decides otherwise.
+    There are two more than there are processors, since the slow tests wait for servers most of the time, but no more
+    than the hundred connections of a PostgreSQL are enough for. ``-n NUMBER`` decides otherwise.
     """
     if all(Path(argument).is_dir() for argument in config.args):
-        return min(8, 1 + (os.cpu_count() or 1))
+        return min(8, 2 + (os.cpu_count() or 1))
     return 0
 
 
+def slow_first(items: Sequence[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Order tests so that half of the workers begin with what is slow, and none is left alone with it at the end.
+
+    Each worker is given an equal share of the list, in order, and takes from the ends of others once it is through.
+    """
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = iter([item for item in items if not item.get_closest_marker("slow")])
+    beginning = max(1, workers // 2)
+    ordered: list[pytest.Item] = []
+    for worker in range(beginning):
+        first = slow[worker::beginning]
+        ordered += [*first, *islice(others, max(0, len(items) // workers - len(first)))]
+    return [*ordered, *others]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes too long for every day; several workers begin with what is slow, so that none waits at the end."""
-    if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Leave out what takes too long for every day, and put the tests in the best order for several workers."""
+    worker: Mapping[str, Any] | None = getattr(config, "workerinput", None)
+    if worker is not None:
+        items[:] = slow_first(items, worker["workercount"])
     if os.environ.get("HYPOTHESIS_PROFILE") == "nightly":
         return
     skip = pytest.mark.skip(reason="takes minutes: HYPOTHESIS_PROFILE=nightly")

@@ -114,14 +114,14 @@ async def test_a_worker_of_pgqueuer_names_every_bad_argument(carrier: Procrastin
     briefs = Briefs(MemoryStorage(), projects=host, generator=host)
     async with await AsyncConnection.connect(carrier.dsn, autocommit=True) as connection:
         with pytest.raises(
-            ValueError, match=r"^every=.*days=-1.*; grace=10: .*; concurrency_limits\['daily_brief'\]=0: "
+            ValueError, match=r"^every=.*days=-1.*; grace=10: .*; concurrency_limits\['daily_brief'\]=-1: "
         ) as told:
             async with carrying(
                 PgQueuer(PsycopgDriver(connection)),
                 briefs,
                 every=-MINUTE,
                 grace=cast("Any", 10),
-                concurrency_limits={"daily_brief": 0, "dayly": 1},
+                concurrency_limits={"daily_brief": -1, "dayly": 1},
             ):
                 raise AssertionError
     assert "concurrency_limits['dayly']: these briefs have no such job type; theirs are daily_brief" in str(told.value)

@@ -148,7 +148,8 @@ async def carrying(
             on the connection that it also fetches jobs with.
         briefs: The briefs to run; they are open while the context is entered.
         every: How often to plan; at most the horizon of these briefs. None leaves planning to other processes.
-        concurrency_limits: By job type, how many jobs run at once in all workers together; unlimited by default.
+        concurrency_limits: By job type, how many jobs run at once in all workers together; 0, the default, means no
+            limit.
         grace: How long running jobs may take to finish after the worker is told to stop.
 
     Raises:
@@ -158,7 +159,7 @@ async def carrying(
     refuse(
         [
             *bad_spans_of(briefs, every=every, grace=grace),
-            *bad_counts({f"concurrency_limits[{kind!r}]": limit for kind, limit in limits.items()}),
+            *bad_counts({f"concurrency_limits[{kind!r}]": limit for kind, limit in limits.items()}, least=0),
             *(
                 f"concurrency_limits[{kind!r}]: these briefs have no such job type; theirs are {', '.join(briefs.job_types)}"
                 for kind in limits
