@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -979,6 +979,20 @@ async def test_a_naive_now_is_refused_before_anything_is_read(memory: MemoryStor
         await plan(memory, rows, datetime(2025, 9, 30, 9))
     assert rows.pages == 0
     assert await memory.advance(NAME) is None
+
+
+async def test_a_review_and_a_hook_that_cannot_be_used_are_refused_before_anything_is_read(
+    memory: MemoryStorage,
+) -> None:
+    async def awaited(verdict: Verdict) -> None:
+        raise AssertionError(verdict)
+
+    rows = Rows([person()])
+    with pytest.raises(
+        ValueError, match=r"^review=-1: must be a timedelta .*; on_verdict=.*: must be a plain function"
+    ):
+        await planner(memory, rows).plan(NINE, on_verdict=awaited, review=cast("Any", -1))
+    assert rows.pages == 0
 
 
 # Engagement
