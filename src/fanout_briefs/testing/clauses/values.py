@@ -53,7 +53,7 @@ async def _ids_that_cannot_be_told_apart_are_refused(storage: Storage, user_id: 
 
 @storage_kit.clause("values.ids.impossible-found-nowhere")
 async def _asking_for_impossible_ids_finds_nothing(storage: Storage) -> None:
-    """Asking for impossible ids finds nothing, and never somebody else's."""
+    """Asking for impossible ids or types finds nothing, and never somebody else's."""
     await storage.enqueue([job("nul"), job("surrogate")])
     odd = ["nul\0", "nul\0more", "surrogate\ud800"]
     keys = [job(user_id).dedup_key for user_id in odd]
