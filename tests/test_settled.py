@@ -1125,6 +1125,33 @@ async def test_a_stray_cancel_while_waiting_for_a_token_harms_nobody() -> None:
     assert limiter.borrowed_tokens == 0
 
 
+@on_asyncio
+@pytest.mark.parametrize("turns", [1, 2, 3])
+async def test_a_stray_cancel_as_the_wait_for_a_token_is_called_off_harms_nobody(turns: int) -> None:
+    tasks: set[asyncio.Task[Any]] = set()
+    loop = asyncio.get_running_loop()
+
+    def cancel_all(turns: int) -> None:
+        if turns:
+            loop.call_soon(cancel_all, turns - 1)
+            return
+        for task in tasks:
+            task.cancel()
+
+    async def work(item: int) -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        await checkpoint()
+        if item == 1:  # The last one: whoever waits for a token is told in the next turn that nothing is left.
+            cancel_all(turns)
+        return item
+
+    limiter = CapacityLimiter(1)
+    assert values(await gather_settled(work, range(2), limit=2, limiter=limiter)) == [0, 1]
+    assert limiter.borrowed_tokens == limiter.statistics().tasks_waiting == 0
+
+
 # Tasks
 
 

@@ -623,10 +623,17 @@ class _Worker(Generic[T, R]):
             limiter.acquire_on_behalf_of_nowait(self)
             self._has_token = True
         except WouldBlock:
-            with CancelScope() as scope:
-                self._pool.borrowing.add(scope)
-                await self._undisturbed(partial(self._borrow_later, limiter))
-            self._pool.borrowing.discard(scope)
+            scope = CancelScope()
+            self._pool.borrowing.add(scope)
+            try:
+                with scope:
+                    await self._undisturbed(partial(self._borrow_later, limiter))
+            except get_cancelled_exc_class():  # An item cancelled this task too, so the scope did not absorb it.
+                if not scope.cancel_called or is_cancelled_from_outside():
+                    raise
+                await self._forget_cancel()
+            finally:
+                self._pool.borrowing.discard(scope)
         return self._has_token
 
     async def _borrow_later(self, limiter: CapacityLimiter) -> None:
