@@ -17,7 +17,7 @@ from email.message import EmailMessage
 from email.parser import HeaderParser
 from email.policy import SMTP, SMTPUTF8
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from fanout_briefs.errors import BadValue, NotSent, PermanentFailure, RetryLater
 from fanout_briefs.model import Mail, Recipient
@@ -184,7 +184,7 @@ def hash_of(key: str) -> str:
     return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def is_unsubscribe_url(url: object) -> bool:
+def is_unsubscribe_url(url: object) -> TypeGuard[str]:
     """Whether the header for one-click unsubscribing can hold it."""
     return isinstance(url, str) and len(url) <= LONGEST_URL and _HTTPS.fullmatch(url) is not None
 

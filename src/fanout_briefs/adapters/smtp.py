@@ -48,9 +48,8 @@ _SLICE = 16 * 1024  # One TLS record: anything larger takes several writes, each
 _GOODBYE_SECONDS = 2.0
 _SHOWN = 300  # Characters of a server's reply.
 _ABOUT_THE_LOGIN = (530, 534, 535, 538)  # RFC 4954, section 6. Never about the recipient.
-_POLICY = re.compile(
-    rb"5\.7\."
-)  # RFC 3463. Most often about who sends: such a server relays for nobody it does not know.
+# RFC 3463. Most often about who sends: such a server relays for nobody it does not know.
+_POLICY = re.compile(rb"5\.7\.")
 _ENHANCED_CODE = re.compile(rb"[245]\.\d{1,3}\.\d{1,3}\b")  # RFC 3463.
 
 
