@@ -504,8 +504,8 @@ class Oversight(Protocol):
         latest brief: engagement and content windows depend on them.
 
         Returns:
-            How many slots were erased; fewer than ``limit`` means that none is left but those
-                that other transactions hold at this moment.
+            How many slots were erased; fewer than ``limit`` means that none is left but those that
+            other transactions hold at this moment.
         """
         ...
 
